@@ -17,7 +17,7 @@ class Alternating:
         """Take over a loader.
 
         Args:
-            loader: of pairs; closed with this one.
+            loader: loader of pairs; closed with this one.
             mu: unlabelled images per labelled one, as it was built with.
         """
         self._loader, self._mu = loader, mu

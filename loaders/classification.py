@@ -148,7 +148,7 @@ def fit_to_ranks(rows: Split, batch_size: int, num_ranks: int, pairs: bool = Fal
     """Return rows and a batch size that fit each other and the number of ranks, also where rows are few.
 
     Args:
-        rows: to train on.
+        rows: images to train on.
         batch_size: global; smaller where there are fewer rows.
         num_ranks: number of processes, each of which gets the same share of a batch.
         pairs: give each rank an even share where there are rows enough, since images are mixed in pairs.
@@ -173,8 +173,8 @@ class LabeledLoaders:
 
         Args:
             pack: the pack.
-            fields: of the run.
-            views: of the labelled images.
+            fields: options of the run.
+            views: policies of the labelled images.
 
         Raises:
             UserError: see `divided_labels`.
@@ -225,11 +225,11 @@ class SemiLoaders(LabeledLoaders):
 
         Args:
             pack: the pack.
-            fields: of the run.
-            labeled_views: of the labelled images.
-            unlabeled_views: of the unlabelled images.
+            fields: options of the run.
+            labeled_views: policies of the labelled images.
+            unlabeled_views: policies of the unlabelled images.
             with_labeled: let images with a label stand among the unlabelled ones.
-            share: of the unlabelled images, see `unlabeled_images`; chosen by the seed of the labels.
+            share: share of the unlabelled images, see `unlabeled_images`; the seed of the labels chooses.
             turns: give labelled and unlabelled batches one after the other, see `Alternating`.
 
         Raises:
@@ -272,7 +272,7 @@ def build_labeled_loader(
 
     Args:
         pack: the pack.
-        labels: their labels; of several tables, a row comes once for each of its labels.
+        labels: labels of the images; of several tables, a row comes once for each of its labels.
         views: see `build_loader`.
         batch_size: global; see `fit_to_ranks` for fewer rows.
         options: see `build_loader`.
@@ -335,9 +335,9 @@ def unlabeled_images(
     Args:
         pack: the pack.
         splits: names of the splits.
-        division: of the labels of the run; None where nothing is set aside.
+        division: how the run's labels are divided; None where nothing is set aside.
         with_labeled: also return images that are trained on with a label.
-        share: of the images that remain, chosen by `seed`; a larger share contains the smaller.
+        share: share of the images that remain, chosen by `seed`; a larger share contains the smaller.
         seed: see `share`.
 
     Raises:
@@ -396,7 +396,7 @@ def build_pool_loader(
         options: see `build_loader`.
         division: labels of a run; the images that they set aside are left out; see `unlabeled_images`.
         share: share of the images, see `unlabeled_images`.
-        seed: of the choice of that share.
+        seed: seed by which that share is chosen.
     """
     batch_size = _ROWS_IN_ORDER * options.num_ranks
     images = unlabeled_images(pack, splits, division, share=share, seed=seed)

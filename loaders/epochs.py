@@ -34,8 +34,8 @@ _OTHER_PROCESS = (
 )
 
 Draws = Callable[[int, permutation.Positions], tuple[permutation.Positions, permutation.Positions]]
-"""Function of an epoch and places in it, int64 [B], that returns the epoch of each row's random numbers and its
-position in the split, int64 [B] each."""
+"""Function of an epoch and places in it, int64 [B], that returns the epoch of each row's random numbers and
+its position in the split, int64 [B] each."""
 
 Pair = tuple[Tensor | tuple[Tensor, ...], Tensor]
 
@@ -79,8 +79,8 @@ class _EpochSource(ABC, Generic[BatchT]):
         """Yield this rank's batches of `epoch` from `start_step` on; skipped batches cost nothing.
 
         Args:
-            epoch: from 0 on.
-            start_step: from 0 to `steps_per_epoch`; the latter yields nothing.
+            epoch: number of the epoch, from 0 on.
+            start_step: first step, from 0 to `steps_per_epoch`; the latter yields nothing.
 
         Raises:
             UserError: the epoch or the step does not exist.
@@ -182,7 +182,7 @@ class EpochLoader(_EpochSource[Batch]):
         """Use `build_loader`.
 
         Args:
-            renderer: of the work.
+            renderer: what renders the work.
             work: what is rendered; its crew ends with the loader.
             batch_size: global batch size.
             place: moves an epoch's finished batches to the device.
@@ -292,9 +292,9 @@ class LabeledStream:
 
     Attributes:
         renderer: backend of the labelled rows alone.
-        num_rows: their number.
-        fingerprint: of a loader with these labels.
-        groups: their classes, for balanced sampling; None cycles through the rows.
+        num_rows: number of these rows.
+        fingerprint: fingerprint of a loader with these labels.
+        groups: rows of each class, for balanced sampling; None cycles through the rows.
     """
 
     renderer: Renderer
@@ -327,7 +327,7 @@ class PairedLoader(_EpochSource[PairedBatch]):
             make_labeled: builds the labelled stream of a label table; None stands for the true labels.
             labeled: the first labelled stream.
             unlabeled: renders the unlabelled stream.
-            work: of the unlabelled stream; its crew ends with the loader.
+            work: work of the unlabelled stream; its crew ends with the loader.
             batch_size: global number B of labelled rows per step.
             mu: unlabelled rows per labelled row.
             place: moves an epoch's finished batches to the device.

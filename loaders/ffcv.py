@@ -117,7 +117,7 @@ def fused_views(
 
     Args:
         views: one policy per view.
-        seed: of the views.
+        seed: seed of the views.
         num_threads: threads that decode and render.
         dtype: "float32", "float16" or "bfloat16" (normalised as the policy says), or "uint8".
         channels_last: deliver views in torch.channels_last.
@@ -167,7 +167,7 @@ class EpochOrder:
     To resume at step s of epoch e: `order.skip = (e, s)` and `loader.next_epoch = e`.
 
     Args:
-        seed: of the order.
+        seed: seed of the order.
         rank: this process.
         num_ranks: number of processes; the loader's `batch_size` is that of one, its `distributed` is False.
 

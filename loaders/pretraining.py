@@ -54,8 +54,8 @@ class PretrainingLoaders:
         """Open the pack.
 
         Args:
-            fields: of the run.
-            views: of the training.
+            fields: options of the run.
+            views: policies of the training images.
             test_split: split on which the run's own task is measured at its end; "" for none.
         """
         self.test_split = test_split

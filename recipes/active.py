@@ -352,7 +352,7 @@ def read_filled(path: Path, pack: Pack, cycle: int, new_classes: bool = False) -
 
     Args:
         path: the request, as request.html saves it.
-        pack: of the request; gets the new classes, in memory and on disk.
+        pack: pack of the request; gets the new classes, in memory and on disk.
         cycle: kept in the table.
         new_classes: accept classes that the pack does not have.
 

@@ -95,7 +95,7 @@ class DeepCluster(Recipe):
         """Build the networks; call `seed_everything` first.
 
         Args:
-            config: of the run.
+            config: options of the run.
             in_order: yields every image of the split once, without augmentation, shared among the ranks.
             num_rows: rows of the pack.
         """

@@ -178,8 +178,8 @@ def select_balanced(
     """Predict all images of a loader and keep the top K classes of each, then the top P images of each class.
 
     Args:
-        network: on `device`.
-        loader: of this rank's part of the images, in evaluation mode.
+        network: classifier on `device`.
+        loader: this rank's part of the images, by a loader in evaluation mode.
         device: where the network is.
         top_k: K; at most the number of classes counts.
         per_class: P.

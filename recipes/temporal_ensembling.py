@@ -104,7 +104,7 @@ class TemporalEnsembling(ClassifierRecipe):
         """Build the network and an empty table; call `seed_everything` first.
 
         Args:
-            config: of the run.
+            config: options of the run.
             classes: names of the C classes.
             rows: int64 [N], the pack's rows of unlabelled images.
         """

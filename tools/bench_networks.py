@@ -78,10 +78,10 @@ class Measured:
     """What one network came to.
 
     Attributes:
-        network: its name.
+        network: name of the network.
         img_per_core_s: median over rounds of images trained on in a second of processor time.
-        slowest: of the rounds.
-        fastest: of the rounds.
+        slowest: the same in the slowest round.
+        fastest: the same in the fastest round.
         mflop: 10^6 operations of an image, forward and backward; a multiplication and an addition are two.
         parameters: that learn.
     """

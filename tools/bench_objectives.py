@@ -70,7 +70,7 @@ class Case:
     """One objective: ours and the plain one, and inputs for both.
 
     Attributes:
-        name: of the objective.
+        name: name of the objective.
         ours: maps the inputs to a loss or to images.
         plain: the same, row by row.
         inputs: tensors; the floating ones get a gradient.

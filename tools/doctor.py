@@ -94,9 +94,9 @@ class Diagnosis:
     Attributes:
         cold: reading, after asking the system to drop the shards from memory.
         warm: reading from its memory.
-        decoding: in all threads.
+        decoding: decoding, in all threads.
         views: drawing views, in all threads.
-        copy: to the device; 0 on a processor.
+        copy: copying to the device; 0 on a processor.
         network: forward, backward and step.
         together: all at once.
         shares_cores: whether loader and network share the processor.

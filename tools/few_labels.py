@@ -110,7 +110,7 @@ def classify(
     """Return scores [M, C] of the images to measure on, by one method.
 
     Args:
-        config: of the command.
+        config: options of the command.
         method: the method.
         h: [N, D], features of the labelled images.
         labels: int64 [N].

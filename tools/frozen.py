@@ -23,7 +23,7 @@ def frozen_features(
     """Return the features of the images of a split; every process computes its part.
 
     Args:
-        config: of the command.
+        config: options of the command.
         network: maps views to representations; on the device of this process.
         view: view of an image for the network.
         split: the images.
@@ -43,8 +43,8 @@ def say_next_of_start(config: FrozenConfig, start: Path, train_split: str, test_
     """Print the command that fine-tunes a measured start, with all that it needs to be the same start.
 
     Args:
-        config: of the command that measured it.
-        start: as the user named it.
+        config: options of the command that measured it.
+        start: start, as the user named it.
         train_split, test_split: splits that were learned from and measured on.
     """
     words: list[object] = ["--pack", config.pack, "--init", start]

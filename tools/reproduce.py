@@ -91,7 +91,7 @@ def prepare_pack(config: Config, run_script: RunScript) -> Pack:
     """Open the pack, and make it first where it is not there.
 
     Args:
-        config: of the command.
+        config: options of the command.
         run_script: see `Bench`; this process keeps from threads, which no fork should inherit.
 
     Raises:

@@ -125,7 +125,7 @@ class Comparison:
     Attributes:
         originals: float [3, H, W] in [0, 1] per image.
         ours: float [N, D, 3, R, R] in [0, 1], D draws of each image.
-        theirs: of the same shape.
+        theirs: torchvision's views, of the same shape.
         notes: what was drawn, per image and draw.
     """
 
@@ -142,10 +142,10 @@ def compare(
 
     Args:
         split: the images.
-        policy: of the view; its normalisation is left out.
+        policy: policy of the view; its normalisation is left out.
         num_images: N, at most the split's.
         draws: D, one epoch each.
-        seed: of images and views.
+        seed: seed of images and views.
         backend: that renders ours.
     """
     policy = replace(policy, normalize=None)

@@ -48,7 +48,7 @@ def stage_maps(network: nn.Module, views: Tensor, most: int = MOST_STAGES) -> li
     Of a network whose maps are all of one size, such as a ViT's, these are blocks, evenly spaced.
 
     Args:
-        network: of `build_backbone`; the mode of each of its modules is restored.
+        network: what `build_backbone` built; the mode of each of its modules is restored.
         views: float32 [N, 3, H, W], normalised, on the network's device.
         most: stages at most.
 

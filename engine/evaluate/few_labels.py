@@ -36,7 +36,7 @@ class FewLabelResult:
         validation_top1: share of validation images classified correctly; None if there were none.
         start_top1: share of test images that the linear probe of its start classified correctly, where the
             network began with it; it decided nothing. None elsewhere.
-        folder: of its classifier, below that of the results; "" where it left none.
+        folder: folder of the classifier, below that of the results; "" where there is none.
     """
 
     init: str
@@ -153,7 +153,7 @@ def next_step(out: Path, results: Sequence[FewLabelResult]) -> str:
 
     Args:
         out: folder of the results.
-        results: in the order in which they came.
+        results: all results, in the order in which they came.
     """
     left = [result for result in results if result.folder]
     if not left:

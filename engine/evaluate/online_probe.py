@@ -139,7 +139,7 @@ class ProbeRecorder:
             probe: what to measure and how often.
             out: run folder.
             start_step: steps done so far; lines of later steps are dropped, since these are measured again.
-            steps_per_epoch: of the run.
+            steps_per_epoch: steps of an epoch of the run.
             total_steps: steps of the run; its end is measured too.
         """
         self._probe, self._out = probe, out
@@ -153,7 +153,7 @@ class ProbeRecorder:
         Args:
             step: steps done.
             backbone: not wrapped.
-            device: of the run.
+            device: device that the run computes on.
 
         Returns:
             The record; empty if nothing is due.

@@ -56,7 +56,7 @@ def predict(
 
     Args:
         network: maps [B, 3, H, W] to logits [B, C]; on `device`.
-        loader: in evaluation mode, with one view or more.
+        loader: the images, by a loader in evaluation mode, with one view or more.
         device: where the network is.
         out: folder whose `bad_rows.jsonl` names the images that could not be read.
     """
@@ -79,7 +79,7 @@ class Accuracy:
     """Share of labelled images classified correctly, over all ranks.
 
     Attributes:
-        top1: in [0, 1].
+        top1: share whose most probable class is the label, in [0, 1].
         num_images: labelled images.
         top5: label among the five most probable classes, or among all where there are fewer. This and the
             fields below are None in older files.
@@ -87,7 +87,7 @@ class Accuracy:
         mean_class_top1: mean over the classes that occur of the share classified correctly.
         worst_class: the class with the smallest share, the first among equals; its name if the classes have
             names, else its number.
-        worst_class_top1: its share.
+        worst_class_top1: share of that class that is classified correctly.
         per_class: share classified correctly of each class that occurs, by name or number.
     """
 
@@ -181,7 +181,7 @@ def guess_labels(
 
     Args:
         network: maps [B, 3, H, W] to logits [B, C].
-        loader: in evaluation mode.
+        loader: the images, by a loader in evaluation mode.
         device: where the network is.
         num_rows: rows of the pack.
         threshold: least probability of a guess to be returned.

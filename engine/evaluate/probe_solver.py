@@ -31,7 +31,7 @@ class ChosenProbe:
     """The probe whose penalty was best on validation images.
 
     Attributes:
-        probe: of the chosen penalty.
+        probe: probe fitted with the chosen penalty.
         inverse_penalty: scikit-learn's C.
         accuracies: validation accuracy of each penalty, in their order.
         passes: over the features.
@@ -66,7 +66,7 @@ def fit_probes(
         held_h: float [M, D], features of the images to choose by.
         held_labels: int64 [M].
         inverse_penalties: S values of C.
-        seed: of the order.
+        seed: seed of the order.
         passes: passes over the features; by default as many as `MAX_FLOPS` allows.
 
     Source: Kingma and Ba 2015 (Adam); the cosine of Loshchilov and Hutter 2017.
@@ -107,7 +107,7 @@ def fit_probe(
         labels: int64 [N], in [0, num_classes).
         num_classes: C.
         inverse_penalty: scikit-learn's C; beyond `MOST_NUMBERS` a tenth of the images chooses it instead.
-        seed: of that choice, and of the order.
+        seed: seed of that choice, and of the order.
     """
     if h.numel() * num_classes <= MOST_NUMBERS:
         return fit_linear_probe(h, labels, num_classes, inverse_penalty)

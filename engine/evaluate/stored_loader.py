@@ -24,8 +24,8 @@ class StoredLoader:
         """Decode nothing: the loader is asked for rows alone.
 
         Args:
-            loader: of the images; closed with this one.
-            store: of all of them, maybe of more.
+            loader: loader of the images; closed with this one.
+            store: features of all these images, maybe of more.
             device: where the batches go.
         """
         self._loader, self._store, self._device = loader, store, device

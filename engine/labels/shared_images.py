@@ -83,7 +83,7 @@ class Account:
     Attributes:
         leaks: shared labels or images that the user allowed; one text each.
         notes: facts that are no leak but that the user should know.
-        validation: in words, on what the run is measured while it trains; "" for a run without labels.
+        validation: a text that says on what the run is measured as it trains; "" for a run without labels.
     """
 
     leaks: tuple[str, ...] = ()
@@ -106,8 +106,8 @@ def account(config: StartFields, division: Division | None = None) -> Account:
     """Compare the training images of a recipe with labels with its test split and its validation images.
 
     Args:
-        config: of the run.
-        division: of its labels.
+        config: options of the run.
+        division: how the run's labels are divided.
 
     Raises:
         UserError: they share labels, here or in the run that it starts from, and that is not allowed.

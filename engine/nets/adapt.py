@@ -111,7 +111,7 @@ def fit_tensors(tensors: Mapping[str, Tensor], network: nn.Module) -> Fit:
     """Find the tensors of a network in a checkpoint, under the prefix that most of them have.
 
     Args:
-        tensors: as `read_weights` gives them.
+        tensors: name and tensor of each weight, as `read_weights` gives them.
         network: without a classifier; from `timm.create_model(..., num_classes=0)` or one of this project's.
     """
     best: Fit | None = None

@@ -41,7 +41,7 @@ class ResidualBlock(nn.Module):
         Args:
             in_channels: channels of the input.
             out_channels: channels of the output.
-            stride: of the first convolution; the shortcut averages before its 1x1 convolution.
+            stride: stride of the first convolution; the shortcut averages before its 1x1 convolution.
         """
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
@@ -139,7 +139,7 @@ def resized(network: nn.Module, name: str, resolution: int) -> nn.Module:
 
     Args:
         network: built by `build_backbone`; returned unchanged if no part of it depends on the resolution.
-        name: as `build_backbone` takes it.
+        name: name of a network, as `build_backbone` takes it.
         resolution: side of the views in pixels.
 
     Raises:
@@ -162,7 +162,7 @@ def of_whole_images(network: nn.Module, name: str, resolution: int) -> nn.Module
 
     Args:
         network: built by `build_backbone` for tiles; returned where nothing in it belongs to a resolution.
-        name: as `build_backbone` takes it.
+        name: name of a network, as `build_backbone` takes it.
         resolution: side of the whole images in pixels.
 
     Raises:
@@ -179,7 +179,7 @@ def check_resolution(network: nn.Module, name: str, resolution: int) -> None:
 
     Args:
         network: built by `build_backbone`, on any device; keeps its mode.
-        name: as `build_backbone` takes it.
+        name: name of a network, as `build_backbone` takes it.
         resolution: side of the views in pixels.
 
     Raises:

@@ -53,7 +53,7 @@ def load_checkpoint(path: Path, resolution: int | None = None) -> nn.Module:
     """Build the backbone of a checkpoint with its weights, on the CPU, in evaluation mode.
 
     Args:
-        path: of the checkpoint.
+        path: path of the checkpoint.
         resolution: side of the views in pixels; that of its training by default.
 
     Raises:

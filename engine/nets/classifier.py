@@ -44,7 +44,7 @@ class Classifier(nn.Module):
 
         Args:
             backbone: maps [B, 3, H, W] to h [B, num_features].
-            backbone_name: as `build_backbone` takes it.
+            backbone_name: name of the network, as `build_backbone` takes it.
             view: view with which the network is measured; the backbone was built for its resolution.
             classes: names of the C classes, in the order of the logits.
             origin: origin of the weights with which the backbone's training began; None for random ones.

@@ -16,7 +16,7 @@ def last_map(backbone: nn.Module, x: Tensor) -> Tensor:
     """Return the map [B, C, H', W'] that a backbone averages to its representation.
 
     Args:
-        backbone: with `forward_features`, as timm's networks have it.
+        backbone: network with `forward_features`, as timm's networks have it.
         x: views [B, 3, H, W].
     """
     return cast(Callable[[Tensor], Tensor], backbone.forward_features)(x)
@@ -34,7 +34,7 @@ class MapHead(nn.Module):
         Args:
             backbone: see `last_map`.
             resolution: side of the views in pixels.
-            side: of the logits.
+            side: side of the map of logits.
             width: channels of the hidden maps.
             num_logits: per place.
 

@@ -26,8 +26,8 @@ class Origin:
     """Weights of others with which training began; the record is kept with all weights that come from them.
 
     Attributes:
-        source: as the user gave it: timm:NAME, hf:REPO, a folder or a file.
-        licence: as their publisher states it; "" if none is stated.
+        source: name that the user gave: timm:NAME, hf:REPO, a folder or a file.
+        licence: licence that their publisher states; "" if none is stated.
     """
 
     source: str

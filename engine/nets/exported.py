@@ -65,7 +65,7 @@ def as_timm(network: Classifier, x: Tensor) -> nn.Module:
     """Return timm's own network with the weights of a classifier.
 
     Args:
-        network: in evaluation mode, on the CPU.
+        network: classifier in evaluation mode, on the CPU.
         x: views [B, 3, H, W] on which both are compared.
 
     Raises:
@@ -179,7 +179,7 @@ def write_torch_export(network: Classifier, x: Tensor, out: Path) -> None:
     """Write a program of torch.export whose batch may have any size, and compare it.
 
     Raises:
-        UserError: its results differ; nothing is left then.
+        UserError: the file's results differ; no file is left then.
     """
     _tell_long("torch_export")
     batch = torch.export.Dim("batch", min=1)
@@ -311,7 +311,7 @@ def load_exported(path: Path, backbone: str | None = None) -> Exported:
     """Load a classifier from a run folder, an exported file, or weights of others with a classifier.
 
     Args:
-        path: its path, or timm:NAME or hf:REPO.
+        path: path of the file, or timm:NAME or hf:REPO.
         backbone: network of a weights file that does not say it.
 
     Raises:

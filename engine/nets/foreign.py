@@ -40,7 +40,7 @@ class Foreign:
     """A network whose weights others trained; every call of `build` builds a new one.
 
     Attributes:
-        source: as the user gave it.
+        source: name that the user gave.
         backbone: name, as `build_backbone` takes it.
         view: view with which the weights were trained.
         origin: source and licence of the weights.

@@ -37,7 +37,7 @@ class Generator(nn.Module):
 
         Args:
             resolution: side of the images: 4, 5, 6 or 7 times 4, 8, 16 or 32.
-            noise_size: of the input.
+            noise_size: numbers in the input.
             width: channels at half the resolution; each earlier layer has twice as many, up to 8 * width.
         """
         super().__init__()

@@ -77,7 +77,7 @@ def measure_layer(backbone: nn.Module, resolution: int, layer: Layer) -> tuple[i
     """Return the number of features of a layer, and the parameters behind the layer.
 
     Args:
-        backbone: on the CPU; the mode of its modules is restored.
+        backbone: network on the CPU; the mode of its modules is restored.
         resolution: side of the views in pixels.
         layer: where to stop.
 

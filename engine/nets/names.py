@@ -31,7 +31,7 @@ def check_mentioned(name: str, option: str = "backbone") -> None:
     A name that a file holds for another reason passes here; `check_name` refuses it later.
 
     Args:
-        name: of a network, maybe with timm's tag of its weights.
+        name: name of a network, maybe with timm's tag of its weights.
         option: that gave it.
 
     Raises:

@@ -74,7 +74,7 @@ def find_start(path: Path, backbone: str | None = None) -> Start:
     """Return the start for which a run, a checkpoint, a file or a name stands.
 
     Args:
-        path: its path, or the name.
+        path: path of the start, or the name.
         backbone: name of the network, if the user gives one; needed for a file that does not say it.
 
     Raises:
@@ -94,7 +94,7 @@ def build_start(init: Path | None, backbone: str, resolution: int) -> nn.Module:
     """Build a backbone in training mode: from random weights, or from a start, which must be of that network.
 
     Args:
-        init: of the start; None for random weights, for which call `seed_everything` first.
+        init: path or name of the start; None for random weights, for which call `seed_everything` first.
         backbone: name, as `build_backbone` takes it.
         resolution: side of the views in pixels.
 

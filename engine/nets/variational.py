@@ -60,7 +60,7 @@ class LatentCode(nn.Module):
             num_features: size of the representation h.
             num_latent: size of z.
             resolution: side of the views, a multiple of 16.
-            width: of the decoder.
+            width: width of the decoder.
             stochastic: False leaves out the variance: the plain autoencoder.
         """
         super().__init__()
@@ -95,8 +95,8 @@ class Intensities(nn.Module):
         """Keep the statistics beside the weights, but not in checkpoints.
 
         Args:
-            mean: of the three channels.
-            std: of the three channels.
+            mean: mean of each of the three channels.
+            std: standard deviation of each of the three channels.
         """
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
@@ -115,10 +115,10 @@ def reconstruct_and_sample(
 
     Args:
         backbone: the encoder.
-        code: its code.
+        code: parameters of q(z | x), and the decoder.
         to_intensities: undoes the normalisation of the views.
         x: normalised views [N, 3, H, W].
-        seed: of the samples.
+        seed: seed of the samples.
 
     Returns:
         Intensities [N, 3, H, W] each: the images, their reconstructions from the mean, and, of a VAE,

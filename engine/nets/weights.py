@@ -16,7 +16,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
 
     Args:
         path: file to write.
-        tensors: of any layout; safetensors keeps no strides.
+        tensors: name and tensor, of any layout; safetensors keeps no strides.
         metadata: texts kept beside them.
     """
     path.touch()

@@ -20,7 +20,7 @@ class PreActivationBlock(nn.Module):
         Args:
             in_channels: channels of the input.
             out_channels: channels of the output.
-            stride: of the first convolution and of the shortcut.
+            stride: stride of the first convolution and of the shortcut.
         """
         super().__init__()
         self.norm1 = nn.BatchNorm2d(in_channels)

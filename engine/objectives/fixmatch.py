@@ -131,7 +131,7 @@ def fixmatch_loss(
         logits_strong: [M, C], of the same rows' strong views.
         threshold: tau, of all rows or of each, [M]; 0.95 in the paper (0.7 on ImageNet).
         unlabeled_weight: lambda_u; 1 in the paper (10 on ImageNet).
-        class_weights: of the supervised loss, see `label_loss`; the paper has none.
+        class_weights: weight of each class in the supervised loss, see `label_loss`; the paper has none.
 
     Raises:
         ValueError: weak and strong logits of different shapes.

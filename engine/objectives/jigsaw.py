@@ -27,7 +27,7 @@ def permutation_set(num_permutations: int, num_tiles: int, seed: int = 0) -> NDA
     Args:
         num_permutations: P, at most T!.
         num_tiles: T, at most 9: all T! permutations are looked at.
-        seed: of the first permutation.
+        seed: seed of the first permutation.
 
     Returns:
         int64 [P, T], all different.

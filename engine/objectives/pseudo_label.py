@@ -28,7 +28,7 @@ def pseudo_label_loss(
         logits_unlabeled: [M, C]; the guess is their argmax, through which no gradient flows.
         threshold: least probability of a guess; 0 takes every guess, as Lee did.
         weight: alpha(t), see `label_weight`.
-        class_weights: of the supervised loss, see `label_loss`.
+        class_weights: weight of each class in the supervised loss, see `label_loss`.
     """
     unlabeled = logits_unlabeled
     return fixmatch_loss(logits_labeled, labels, unlabeled, unlabeled, threshold, weight, class_weights)

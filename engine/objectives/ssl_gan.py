@@ -54,7 +54,7 @@ def discriminator_loss(
         labels: int64 [B], or shares of the classes, see `label_loss`.
         logits_unlabeled: [M, K].
         logits_generated: [G, K], of images whose generator gets no gradient from here.
-        class_weights: of the K classes, see `label_loss`.
+        class_weights: weight of each of the K classes, see `label_loss`.
     """
     supervised = label_loss(logits_labeled, labels, class_weights)
     z_real = at_least_float32(logits_unlabeled).logsumexp(1)

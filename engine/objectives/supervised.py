@@ -66,8 +66,8 @@ def mix(x: Tensor, labels: Tensor, mixing: Mixing, alpha: float, seed: int, step
         x: [B, 3, H, W]; B must be even if images are mixed.
         labels: int64 [B].
         mixing: "mixup" blends all pixels, "cutmix" pastes a box of the neighbour.
-        alpha: of Beta(alpha, alpha); the papers have 0.2 (mixup on ImageNet) and 1 (CutMix).
-        seed: of the run.
+        alpha: parameter of Beta(alpha, alpha); the papers have 0.2 (mixup on ImageNet) and 1 (CutMix).
+        seed: seed of the run.
         step: step of the run; every step draws new numbers.
 
     Raises:
@@ -100,9 +100,9 @@ def mixed_cross_entropy(
 
     Args:
         logits: [B, C], of `mixed.x`.
-        mixed: from `mix`.
+        mixed: what `mix` returned.
         label_smoothing: share of the label that is spread evenly over all classes; 0.1 in the paper.
-        weights: of the classes, see `label_loss`.
+        weights: weight of each class, see `label_loss`.
     """
     own = label_loss(logits, mixed.labels, weights, label_smoothing)
     if mixed.share == 1.0:

@@ -29,10 +29,10 @@ def write_ablation(
     """Write ablation.json and ablation.csv of the stages so far.
 
     Args:
-        out: folder folder of the files.
-        measured: in the order of the stages.
-        titles: of the stages.
-        config: of the whole chain, in JSON types.
+        out: folder of the files.
+        measured: result of each stage, in their order.
+        titles: titles of the stages.
+        config: options of the whole chain, in JSON types.
     """
     if not measured:
         return
@@ -56,9 +56,9 @@ def print_ablation(
     """Print the accuracy after every stage and the change that it made.
 
     Args:
-        console: to print on.
-        measured: in the order of the stages.
-        titles: of the stages.
+        console: where to print.
+        measured: result of each stage, in their order.
+        titles: titles of the stages.
         apart: a stage from which no other goes on.
     """
     table = Table("stage", "top-1, %", "change")

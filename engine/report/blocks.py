@@ -60,7 +60,7 @@ class Sheet:
     Attributes:
         name: the kind, such as a class.
         images: JPEG files.
-        keys: their keys, shown on hovering.
+        keys: keys of the images, shown on hovering.
     """
 
     name: str

@@ -34,9 +34,9 @@ class ImageMaps:
     """What a network makes of some images.
 
     Attributes:
-        name: of the network.
+        name: name of the network.
         images: uint8 [N, 3, H, W], as the network sees them.
-        stages: from the first to the last.
+        stages: maps of each stage, from the first to the last.
     """
 
     name: str
@@ -50,8 +50,8 @@ def look(name: str, start: Path, pack: Pack, rows: Sequence[int], **options: Any
     Args:
         name: what it is called.
         start: whatever `--init` takes.
-        pack: of the images.
-        rows: of the pack, each once.
+        pack: pack that holds the images.
+        rows: rows of the pack, each once.
         options: `backbone`, of a weights file that does not say it; `resolution`, else that of its training.
 
     Raises:
@@ -142,9 +142,9 @@ def draw_maps(seen: Sequence[ImageMaps], count: int, seed: int) -> Picture:
     """Draw the maps of several networks: for each image a row per network, a column per stage.
 
     Args:
-        seen: of the same images; networks may have different stages.
+        seen: maps of the same images; networks may have different stages.
         count: channels of each stage to show.
-        seed: of their choice.
+        seed: seed by which they are chosen.
     """
     names = drawn_names([one.name for one in seen])
     num_images, num_columns = len(seen[0].images), 1 + max(len(one.stages) for one in seen)

@@ -37,10 +37,10 @@ def draw_heatmap(
 
     Args:
         panels: maps of len(row_names) x len(column_names).
-        row_names: from top to bottom.
-        column_names: from left to right.
-        row_title: of the vertical axis.
-        column_title: of the horizontal axis.
+        row_names: names of the rows, from top to bottom.
+        column_names: names of the columns, from left to right.
+        row_title: title of the vertical axis.
+        column_title: title of the horizontal axis.
         quantity: name of the quantity, with its unit.
         caption: below the picture.
     """

@@ -65,7 +65,7 @@ class PageOptions:
         commands: command lines that led here; those in the folder by default.
         num_images: images on the sheet of views.
         num_tested: test images that are shown to the network at most; 0 shows it none.
-        classes: whose right and wrong images are shown; the best and the worst by default.
+        classes: names of those whose right and wrong images are shown; the best and the worst by default.
     """
 
     run: Path
@@ -215,9 +215,9 @@ def classifier_sections(
 
     Args:
         tested: what it says.
-        pack: of the images.
+        pack: pack that holds the images.
         training: int64 [C], labels of each class that were trained on; None where that is not known.
-        classes: whose right and wrong images are shown; the best and the worst by default.
+        classes: names of those whose right and wrong images are shown; the best and the worst by default.
     """
     from engine.report.classifier_sections import ClassifierPages
     from engine.report.rank_sections import RankPages
@@ -380,7 +380,7 @@ def leave_page(run: Path, build: Callable[[], str] | None = None) -> None:
     """Write the page of a finished run, in the first process; a failure is a line and no error.
 
     Args:
-        run: its folder, which also keeps the command line of this process.
+        run: folder of the run, which also keeps the command line of this process.
         build: makes the page; `build_run_page` by default.
     """
     if os.environ.get("RANK", "0") != "0":

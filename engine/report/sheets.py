@@ -17,8 +17,8 @@ def to_pixels(view: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tens
 
     Args:
         view: float [..., 3, H, W], (x - mean) / std of intensities in [0, 1].
-        mean: of the three channels.
-        std: of the three channels.
+        mean: mean of each of the three channels.
+        std: standard deviation of each of the three channels.
 
     Returns:
         uint8 [..., 3, H, W] on the CPU; values are clipped to 0..255.

@@ -28,7 +28,7 @@ class Tested:
     """What a network says of images of a split: all, or labelled ones evenly spaced over it.
 
     Attributes:
-        split: its name.
+        split: name of the split.
         num_labelled: number of labelled images of the split, from which these are taken.
         row: int64 [N], rows of the pack.
         label: int64 [N], -1 where an image of an evaluation has none.
@@ -59,8 +59,8 @@ def look_at_split(run: Path, pack: Pack, split: str, most: int = MOST_TESTED) ->
 
     Args:
         run: run folder with a classifier or a backbone.
-        pack: of the images.
-        split: its name.
+        pack: pack that holds the images.
+        split: name of the split.
         most: most images.
 
     Raises:

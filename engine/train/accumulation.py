@@ -69,8 +69,8 @@ class Accumulator:
         Args:
             recipe: what is trained.
             model: a `Shell` around it, prepared.
-            accelerator: of the run.
-            loader: of the run.
+            accelerator: the run's connection to its device and ranks.
+            loader: batches that the run trains on.
             micro: labelled images of each process in a part; None for one part.
 
         Raises:

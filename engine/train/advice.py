@@ -23,9 +23,9 @@ def advise_before(config: Any, recipe: Recipe, steps_per_epoch: int | None = Non
     """Print a line for each setting that makes training useless.
 
     Args:
-        config: of the run.
+        config: options of the run.
         recipe: built.
-        steps_per_epoch: of the run; None where its length is not given in steps.
+        steps_per_epoch: steps of an epoch; None where the run's length is not given in steps.
     """
     warn(before(config, recipe, steps_per_epoch))
 

@@ -75,7 +75,7 @@ def check_agreement(facts: Mapping[str, str]) -> None:
     """Compare the facts of all ranks; do nothing if there is only one.
 
     Args:
-        facts: of this rank.
+        facts: name and text of every fact of this rank.
 
     Raises:
         UserError: on rank 0; names the first fact that differs, its values and the ranks.

@@ -62,8 +62,8 @@ def dtype_of_views(precision: str, device: str, out: Path) -> DTypeName:
     """Return the dtype of training views: that of the run in `out`, or of a new run.
 
     Args:
-        precision: of autocast.
-        device: of the network; on a GPU the views of new runs have the dtype of autocast.
+        precision: precision of autocast.
+        device: where the network is; on a GPU the views of new runs have the dtype of autocast.
         out: run folder. Older runs, which do not record it, took float32.
     """
     config = _config_of(out)

@@ -25,7 +25,7 @@ class BadRowRecorder:
 
     Args:
         out: folder, made when there is something to write; rows that are in its file already stay and count.
-        loader: of this rank.
+        loader: loader of this rank.
         device: where the ranks compare.
 
     Attributes:

@@ -57,7 +57,7 @@ class CheckpointMeta:
             is measured with; empty in checkpoints from before it was kept.
         validation: state of the validation, from `Validator.described`; empty without one.
         files: name -> SHA-256.
-        format: of this layout.
+        format: version of this layout.
     """
 
     recipe: str
@@ -92,7 +92,7 @@ def save_checkpoint(
         meta: everything but the hashes.
         recipe: the module, not wrapped for several ranks.
         optimizer: the optimizer, not wrapped.
-        rng: from `gather_rng_states`.
+        rng: states of the generators, from `gather_rng_states`.
         keep: newest checkpoints to keep, at least 1.
         best: state of the recipe at its best validation; none by default.
 

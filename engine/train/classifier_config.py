@@ -119,7 +119,7 @@ class ClassifierConfig(StartConfig, ValidationOptions):
         """Compare the run's training images with its test split and its validation images.
 
         Args:
-            division: of the run's labels.
+            division: how the run's labels are divided.
 
         Raises:
             UserError: they share labels, here or in the run that it starts from, and that is not allowed.

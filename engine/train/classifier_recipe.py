@@ -59,7 +59,7 @@ class ClassifierRecipe(Recipe):
         """Build the network; call `seed_everything` first.
 
         Args:
-            config: of the run.
+            config: options of the run.
             classes: names of the C classes, in the order of the labels.
             average: keep a moving average of the weights, which the subclass updates, with this rule for
                 BatchNorm's statistics; "copy" also sets the momentum that BatchNorm then needs.
@@ -151,7 +151,7 @@ class ClassifierRecipe(Recipe):
 
         Args:
             batch: labelled.
-            step: of the run.
+            step: number of the step in the run.
 
         Returns:
             The views [B, 3, H, W], all mixed alike, and labels: int64 [B], or float32 [B, C] of shares.

@@ -40,9 +40,9 @@ class ProbeStart:
     """What a run needs to begin at the probe of its labels, and not to end below it.
 
     Attributes:
-        config: of the run.
-        pack: of the images.
-        options: of this rank's loaders.
+        config: options of the run.
+        pack: pack that holds the images.
+        options: loader options of this rank.
         training: builds the loader of the recipe's batches with some labels.
         make_recipe: builds the recipe; the seed is set just before.
     """
@@ -86,10 +86,10 @@ class ProbeStart:
         """Build the recipe, and say how its training goes.
 
         Args:
-            labels: to train on.
-            loop: of the run, whose folder is claimed here where there are no validation images.
+            labels: labels to train on.
+            loop: options of the loop; the run's folder is claimed here where there are no validation images.
             validated: whether it is measured on validation images.
-            accelerator: of the run.
+            accelerator: the run's connection to its device and ranks.
 
         Returns:
             The recipe, and the loop; without steps where a rehearsal found them not worth it.

@@ -36,8 +36,8 @@ class StepDraws:
         """Start the stream.
 
         Args:
-            seed: of the run.
-            step: of the training step.
+            seed: seed of the run.
+            step: number of the training step.
             device: where the numbers are drawn; another device draws other numbers.
         """
         mixed = int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)

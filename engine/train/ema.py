@@ -51,7 +51,7 @@ def warmed_up(step: int, decay: float, power: int = POWER) -> float:
 
     Args:
         step: steps taken before this one, by the loop's count, which goes on in a resumed run.
-        decay: of the moving average after the warm-up, in [0, 1].
+        decay: share of the old average that stays after the warm-up, in [0, 1].
         power: `MEAN` for the plain mean of all weights so far, as in Mean Teacher.
 
     Source: Tarvainen and Valpola 2017 for the power of 1 (the authors' code in PyTorch counts from 1: there
@@ -70,7 +70,7 @@ def update_ema(
     Args:
         target: module of the same structure, changed in place.
         source: the trained module.
-        decay: in [0, 1]; 0 copies, 1 keeps.
+        decay: share of the old average that stays, in [0, 1]; 0 copies, 1 keeps.
         statistics: the rule for buffers; under "average", buffers that are not floating point, such as
             BatchNorm's count of batches, are copied.
     """

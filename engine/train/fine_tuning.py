@@ -92,7 +92,7 @@ class Transfer(Recipe):
 
         Args:
             backbone: maps [B, 3, H, W] to h [B, num_features].
-            backbone_name: as `build_backbone` takes it.
+            backbone_name: name of the network, as `build_backbone` takes it.
             num_classes: C.
             tuning: rates, steps and BatchNorm mode.
             layer: where the features are read.
@@ -203,7 +203,7 @@ class Trained:
 
     Attributes:
         steps: that its weights have seen.
-        found: on validation images; None without any.
+        found: accuracy and state on validation images; None without any.
     """
 
     steps: int
@@ -220,10 +220,10 @@ def train_stages(
     """Train stage by stage; the recipe ends with the last weights, or the best where these are kept.
 
     Args:
-        recipe: to train.
-        loader: of the training.
-        accelerator: of the process.
-        stages: in their order.
+        recipe: networks and loss to train.
+        loader: batches that the training sees.
+        accelerator: the process's connection to its device and ranks.
+        stages: settings of each stage, in their order.
         validation: what to measure while training; None for nothing.
     """
     trained = []
@@ -284,9 +284,9 @@ def rehearse(trainer: JobTrainer, job: Job, images: Split, labels: LabelTable) -
     """Return which stages of a job are worth it, see `engine.train.probe_start`.
 
     Args:
-        trainer: of the job.
-        job: with a number of steps.
-        images: to train on.
+        trainer: what trains the job.
+        job: the job; its number of steps is set.
+        images: images to train on.
         labels: theirs.
     """
     none = [False] * job.num_stages
@@ -316,9 +316,9 @@ def leave_classifier(
     Args:
         out: run folder, which a training left.
         recipe: trained.
-        start: of its backbone.
+        start: what its backbone began with.
         classes: names of the C classes.
-        tested: its accuracy on the test split.
+        tested: accuracy of the classifier on the test split.
 
     Returns:
         The classifier's file; None for one on a layer inside the backbone, or of several layers, which only
@@ -348,8 +348,8 @@ def vote(bank: Features, query: Features, num_classes: int, k: int = 20) -> Accu
     """Classify images by their nearest labelled neighbours on rank 0; every rank gets the result.
 
     Args:
-        bank: of the images that vote; all have a label.
-        query: of the images to classify; all have a label.
+        bank: features of the images that vote; all have a label.
+        query: features of the images to classify; all have a label.
         num_classes: C.
         k: number of neighbours; all if there are fewer.
     """

@@ -50,7 +50,7 @@ class StepGuard:
         """Tell whether to take the step, the same on every rank; if not, restore the buffers.
 
         Args:
-            loss: of this rank.
+            loss: loss of this rank.
             norm: norm of the gradients; None if a gradient scaler judges them.
         """
         if not self._skips:
@@ -71,7 +71,7 @@ def draw_again(loader: Loader[Any], step: int) -> Any:
     """Return this rank's batch of a step; the loader is a pure function of the step and makes it again.
 
     Args:
-        loader: of the run.
+        loader: batches that the run trains on.
         step: number of the step, from 1.
     """
     epoch, start = divmod(step - 1, loader.steps_per_epoch)
@@ -84,7 +84,7 @@ def save_bad_batch(out: Path, step: int, batch: Batch | PairedBatch) -> str:
     Args:
         out: run folder.
         step: number of the step, from 1.
-        batch: of the step.
+        batch: batch of the step.
 
     Returns:
         The message: the rows and the file.

@@ -30,9 +30,9 @@ class Growth:
         """Take note of the start and of the step from which views are whole.
 
         Args:
-            options: of the run.
-            total_steps: of the whole run.
-            recipe: whose network is to see them.
+            options: optimizer options of the run.
+            total_steps: steps of the whole run.
+            recipe: recipe whose network is to see the smaller views.
 
         Raises:
             UserError: it cannot see smaller views.

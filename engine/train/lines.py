@@ -62,7 +62,7 @@ def _sound_lines(path: Path) -> tuple[list[tuple[bytes, Record]], int]:
     """Return the lines that are JSON objects, raw and parsed, and the number of other lines."""
     if not path.exists():
         return [], 0
-    # A line is whole once its newline is written; what follows the last newline is a line that a kill cut off.
+    # A line is whole once its newline is written; what follows the last one is a line that a kill cut off.
     lines = [line for line in path.read_bytes().split(b"\n")[:-1] if line]
     found = [(line, record) for line in lines if (record := _record(line)) is not None]
     return found, len(lines) - len(found)

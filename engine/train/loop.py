@@ -90,7 +90,7 @@ def train(
     Args:
         recipe: built after `seed_everything`, so that all ranks hold the same weights.
         loader: divides itself among the ranks and delivers on the accelerator's device; it is not prepared.
-        accelerator: from `make_accelerator`.
+        accelerator: what `make_accelerator` returned.
         config: how to carry the run out.
         probe: what to measure on frozen features while training goes on.
         validation: what to measure the recipe's `network` on while training goes on.

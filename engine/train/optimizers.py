@@ -35,7 +35,7 @@ def choose_optimizer(recipe: Recipe, options: OptimizerOptions) -> Optimizer:
 
     Args:
         recipe: recipe whose `make_optimizer` returns the paper's.
-        options: of the run.
+        options: optimizer options of the run.
 
     Raises:
         UserError: the recipe learns only with its own optimizer, another optimizer lacks a rate, or layers
@@ -89,7 +89,7 @@ def fused_on(device: torch.device, optimizer: Optimizer, scaled: bool = False) -
     """Return the optimizer in the form whose step is a few launches on a GPU; else unchanged.
 
     Args:
-        device: on which the parameters will be when it takes its first step.
+        device: where the parameters will be when the optimizer takes its first step.
         optimizer: without state.
         scaled: whether float16's scaler may leave out steps. SGD then stays as it is: after a first step that
             was left out, torch's fused form takes memory that nothing has written for its momentum.
@@ -110,10 +110,10 @@ def choose_schedule(
     Weight decay needs no schedule of its own: SGD, LARS, AdamW and Muon take it times the rate of the step.
 
     Args:
-        recipe: whose `make_schedule` is the paper's.
-        options: of the run.
-        steps_per_epoch: of its loader.
-        total_steps: of the whole run.
+        recipe: recipe; its `make_schedule` is the paper's.
+        options: optimizer options of the run.
+        steps_per_epoch: steps of an epoch of the training loader.
+        total_steps: steps of the whole run.
 
     Raises:
         UserError: a warm-up beside one_cycle, which has its own.

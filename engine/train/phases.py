@@ -77,7 +77,7 @@ class SupervisedPhase(ClassifierRecipe):
         """Build the network; call `seed_everything` first.
 
         Args:
-            config: of the phase.
+            config: options of the phase.
             classes: names of the C classes.
             cosine: let the learning rate fall to 0; else it stays constant.
         """
@@ -101,8 +101,8 @@ class PhaseSummary:
     """The result of a phase.
 
     Attributes:
-        name: of the phase.
-        out: its run folder.
+        name: name of the phase.
+        out: run folder of the phase.
         accuracy: accuracy on the test split; None if there is none.
     """
 
@@ -119,9 +119,9 @@ class Phases:
 
         Args:
             recipe: name of the recipe.
-            config: of the command.
-            pack: of the images.
-            division: of the labels; all phases are measured on the same validation images.
+            config: options of the command.
+            pack: pack that holds the images.
+            division: how the labels are divided; all phases are measured on the same validation images.
             data: facts that identify the pack. A command that goes on must find the same facts, since its
                 finished phases and label tables belong to that pack.
 
@@ -200,7 +200,7 @@ class Phases:
 
         Args:
             view: what the network is shown; where it is the run's own, a frozen backbone sees them once.
-            share: of the images, chosen by the seed of the labels.
+            share: share of the images, chosen by the seed of the labels.
         """
         config, division = self.config, self.division
         part = (division, share, config.label_seed)
@@ -254,13 +254,13 @@ class Phases:
         """Train on labelled images, or read the result of an earlier start of the command from disk.
 
         Args:
-            name: of the phase and its folder.
+            name: name of the phase and its folder.
             init: run folder whose weights to start from; None for random ones.
             keep_head: start with the classifier layer of `init` too.
             epochs: passes over the labelled images.
-            labels: their labels, in several tables where an image stands under several classes.
+            labels: labels of the images, in several tables where an image stands under several classes.
             views: that their training views are drawn from, one of each image.
-            test_loader: from `test_images`.
+            test_loader: test images, from `test_images`.
             cosine: see `SupervisedPhase`.
         """
         out = self.config.out / name

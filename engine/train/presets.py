@@ -47,7 +47,7 @@ def settle(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what the preset of a configuration changes.
 
     Args:
-        config: as the command line says it, with the paper's defaults; has the fields `preset` and `pack`.
+        config: options of the command line, with the paper's defaults; `preset` and `pack` are among them.
 
     Returns:
         Other defaults by field, to read the same command line with; and fields that are set whatever it

@@ -39,7 +39,7 @@ def start_at_probe(head: nn.Linear, features: Features) -> None:
 
     Args:
         head: maps [B, D] to [B, C].
-        features: of the images to train on, [N, D], by the backbone in evaluation mode; all have a label.
+        features: those of the training images, [N, D], by the backbone in evaluation mode; all have a label.
             Where they are all of one class there is no probe, and the layer stays as it is.
     """
     num_classes = head.out_features
@@ -82,7 +82,7 @@ def is_worth_it(state: ValidationState, num_images: int) -> bool:
     Few images are held out: the gain has to exceed one standard error of the difference of two accuracies.
 
     Args:
-        state: of a rehearsal that was `watched`.
+        state: state of the validation of a rehearsal that was `watched`.
         num_images: that it was measured on.
 
     Source: Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3, the rule of one

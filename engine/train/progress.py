@@ -83,7 +83,7 @@ class CountProgress(_WithBar):
         """Begin the clock.
 
         Args:
-            name: of the work, such as "features".
+            name: what the work is called, such as "features".
             total: images; 0 if not known yet, and then work begins with the first call of `show`.
             done: images that were done before.
             visible: False on every rank but 0.
@@ -116,7 +116,7 @@ class TrainingProgress(_WithBar):
         """Prepare the display.
 
         Args:
-            name: of the run.
+            name: name of the run.
             total_steps: steps of the whole run.
             done_steps: steps done before this process started.
             visible: False on every rank but 0.

@@ -114,7 +114,7 @@ class Recipe(nn.Module, ABC):
 
         Args:
             out: run folder.
-            device: of the run.
+            device: device that the run computes on.
         """
         return
 
@@ -162,7 +162,7 @@ class Recipe(nn.Module, ABC):
         Args:
             out: run folder.
             test_loader: loader of this rank's part of the test images; None if there are none.
-            device: of the run.
+            device: device that the run computes on.
 
         Returns:
             The accuracy of the weights to use; None if the recipe has no labels.

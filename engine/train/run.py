@@ -77,9 +77,9 @@ def run(config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders) 
     """Build a recipe and its loaders after seeding, train, measure, and close everything.
 
     Args:
-        config: of the run.
+        config: options of the run.
         make_recipe: builds the recipe; the seed of its weights is set just before.
-        loaders: of the run.
+        loaders: what builds the run's loaders.
 
     Returns:
         The summary of the run, whose folder is `config.out`.
@@ -139,10 +139,10 @@ def probe_start(
     """Return what a run needs whose classifier begins at the linear probe of its start; None for others.
 
     Args:
-        config: of the run.
+        config: options of the run.
         make_recipe: builds its recipe.
-        loaders: of the run.
-        options: of this rank's loaders.
+        loaders: what builds the run's loaders.
+        options: loader options of this rank.
     """
     begins = isinstance(config, ClassifierConfig) and config.begins_at_probe and config.measure == "training"
     if not begins or not isinstance(loaders, LabeledLoaders):
@@ -171,9 +171,9 @@ def plan_validation(
     """Return what to measure while training.
 
     Args:
-        config: of the run.
-        loader: of the validation images.
-        division: of its labels.
+        config: options of the run.
+        loader: loader of the validation images.
+        division: how the run's labels are divided.
     """
     probed = isinstance(config, ClassifierConfig) and config.begins_at_probe
     return Validation(

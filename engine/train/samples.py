@@ -28,7 +28,7 @@ def save_samples(
 
     Args:
         out: run folder.
-        batch: of this rank; of a pair, the unlabelled batch.
+        batch: batch of this rank; of a pair, the unlabelled one.
         num_images: images to keep.
         view: fields of the run's `EvaluationView`, whose `mean` and `std` normalised the views too.
     """

@@ -53,8 +53,8 @@ def begin_trackers(accelerator: Any, name: str, out: Path) -> None:
     """Begin a run on every tracker; W&B writes into the run folder, and offline where it cannot be reached.
 
     Args:
-        accelerator: of the run.
-        name: of the project that trackers file the run under.
+        accelerator: the run's connection to its device and ranks.
+        name: name of the project that trackers file the run under.
         out: run folder, which this process has claimed.
     """
     if "wandb" not in map(str, accelerator.log_with):
@@ -93,8 +93,8 @@ def log_views(accelerator: Any, batch: Any, step: int, view: Mapping[str, Any] |
     """Show the first views of a batch on every tracker that shows images.
 
     Args:
-        accelerator: of the run.
-        batch: of this rank; of a pair, the unlabelled part.
+        accelerator: the run's connection to its device and ranks.
+        batch: batch of this rank; of a pair, the unlabelled one.
         step: steps done.
         view: fields of the run's `EvaluationView`, whose `mean` and `std` normalised the views too.
     """
@@ -120,10 +120,10 @@ def log_weights(accelerator: Any, recipe: Any, step: int, total_steps: int) -> N
     """Show how the weights are spread, twenty times in a run, on every tracker that shows histograms.
 
     Args:
-        accelerator: of the run.
+        accelerator: the run's connection to its device and ranks.
         recipe: module whose parameters are shown.
         step: steps done.
-        total_steps: of the run.
+        total_steps: steps of the run.
     """
     shows = [tracker for tracker in accelerator.trackers if tracker.name in ("tensorboard", "wandb")]
     every = -(-total_steps // _NUM_HISTOGRAMS)

@@ -69,11 +69,11 @@ class Job:
     """One network to train and to test.
 
     Attributes:
-        init: its start, or "scratch".
+        init: start of the network, or "scratch".
         method: what becomes of it.
-        tuning: its training.
+        tuning: settings of its training.
         labels_per_class: k.
-        seed: of the choice of labels, of new weights, of order and views.
+        seed: seed of the choice of labels, of new weights, of order and views.
         group: folder below that of the command, of a cell of a grid.
     """
 
@@ -99,7 +99,7 @@ class Job:
         """Return its trainings: the ending of the folder, how, and whether the backbone is frozen.
 
         Args:
-            head_steps: of the first of two stages; None for as many as the second has.
+            head_steps: steps of the first of two stages; None for as many as the second has.
             together_factor: rate of the classifier in the second stage by that in the first.
         """
         if self.method != "two_stage":

@@ -93,7 +93,7 @@ class Validator:
         Args:
             validation: what to measure, and how often.
             out: run folder.
-            total_steps: of the run, whose end is measured too.
+            total_steps: steps of the run, whose end is measured too.
         """
         self.plan, self._out, self._total_steps = validation, out, total_steps
         self._every_steps = validation.every_steps or max(1, total_steps // MEASUREMENTS)
@@ -134,7 +134,7 @@ class Validator:
         Args:
             step: steps done; 0 before the first, where the start is measured.
             recipe: not wrapped.
-            device: of the run.
+            device: device that the run computes on.
         """
         if step % self._every_steps and step != self._total_steps:
             return Measured()

@@ -24,7 +24,7 @@ def whiten_stems(networks: nn.Module, loader: Loader[Any]) -> None:
 
     Args:
         networks: all that a run trains or averages; stems of one size get the same kernels.
-        loader: of the training.
+        loader: batches that the training sees.
     """
     stems = [part for part in networks.modules() if isinstance(part, WhiteningStem)]
     waiting = [stem for stem in stems if not bool(stem.is_set)]

@@ -34,7 +34,7 @@ def choose_backend(name: BackendName, *splits: Split) -> tuple[Backend, str]:
     """Return a backend, and one line that names it and says why it is taken.
 
     Args:
-        name: as in `LoaderOptions`; "auto" takes stream where a pack lies in a store, else cpu.
+        name: a name of `LoaderOptions`; "auto" takes stream where a pack lies in a store, else cpu.
         splits: what the loader reads.
 
     Raises:

@@ -35,8 +35,8 @@ class BufferPool:
         """Begin without memory.
 
         Args:
-            shape: of the arrays.
-            dtype: of the arrays.
+            shape: shape of the arrays.
+            dtype: dtype of the arrays.
             usual: arrays needed if every user drops its array in time. `take` waits a moment before it makes
                 more than these; None: it never waits.
             allocate: makes an array.

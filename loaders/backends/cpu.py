@@ -307,11 +307,11 @@ class CpuRenderer(Renderer):
         """Put the next readable row of the split in place of row i of the job.
 
         Args:
-            job: whose row it is.
-            i: its number.
+            job: job that the row belongs to.
+            i: number of the row in the job.
             start: int64 [1], where its bytes begin in memory; updated if the bytes of the other row lie
                 elsewhere.
-            worker: of this thread.
+            worker: memory of this thread.
             reason: what is wrong with it.
 
         Returns:

@@ -141,8 +141,8 @@ class DeviceRenderer(Renderer):
         """Open a stream; the kernels are compiled with the first batch.
 
         Args:
-            rows: whose pixels are drawn.
-            streams: of the device; by default those of CUDA.
+            rows: source of the pixels.
+            streams: streams of the device; by default those of CUDA.
         """
         super().__init__(rows.work.options)
         self._rows, self._work = rows, rows.work

@@ -172,7 +172,7 @@ def ffcv_loader(
     """Return FFCV's Loader of the images of a .beton.
 
     Args:
-        path: of the .beton, whose fields are `image` and `label`.
+        path: path of the .beton, whose fields are `image` and `label`.
         batch_size: images of a batch.
         batches_ahead: batches that wait for the consumer.
         image_operations: what happens to the images.

@@ -105,8 +105,8 @@ def load_parts(
     """Decode this rank's part, whose bytes are in proportion to its device's memory, and map those of others.
 
     Args:
-        ranks: of the host; all make this call, and exchange something more before they read.
-        device: of this rank.
+        ranks: ranks of the host; all make this call, and exchange something more before they read.
+        device: device of this rank.
         places: int64 [K], bytes of all rows before each row.
         total: bytes of all rows.
         decode: fills a part.

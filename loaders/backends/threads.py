@@ -29,8 +29,8 @@ def result_until(
     """Wait for the result of a thread.
 
     Args:
-        future: of the thread's work.
-        deadline: by `time.monotonic`.
+        future: what the thread will return.
+        deadline: time of `time.monotonic` at which waiting ends.
         limit_s: the time limit that the deadline comes from, for the message.
         what: the work, for the message.
         may_hang: a clause that says what may hang, or what gives it when time is up.
@@ -57,7 +57,7 @@ class WorkerPool(Executor):
 
     Args:
         num_threads: at most.
-        name: of the threads, before their number.
+        name: name of the threads, before their number.
     """
 
     def __init__(self, num_threads: int, name: str) -> None:

@@ -54,8 +54,8 @@ class Pending:
     """A batch that threads work on.
 
     Attributes:
-        under_way: their work.
-        what, may_hang: of `result_until`.
+        under_way: what the threads have yet to return.
+        what, may_hang: arguments of `result_until`.
         collect: makes the batch of what they did.
         cancel: gives up the batch.
     """
@@ -82,7 +82,7 @@ class Crew:
     """The threads that the streams of one loader share, and all else that ends with the loader.
 
     Attributes:
-        num_threads: of `threads`.
+        num_threads: number of `threads`.
         threads: which decode and render; they start when first needed.
         fetching: threads that fetch shards, likewise.
     """
@@ -120,7 +120,7 @@ class Work:
         views: one policy per view; every image is decoded once for all of them.
         options: how the loader works.
         batch_size: images of a batch on this rank.
-        crew: of the loader.
+        crew: threads of the loader.
         labels: int64 [len(split)], -1 where there is none, or None for batches without labels.
         mode: "eval" marks a replaced row invalid, so that an evaluation does not count it.
         stream: `LABELED` or `UNLABELED`; the two streams of a pair draw apart.

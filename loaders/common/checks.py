@@ -97,7 +97,7 @@ def check_whole(what: str, found: Any, least: int, most: int | None = None, reme
 
     Args:
         what: name of the argument.
-        found: its value; True and False are no numbers.
+        found: value of the argument; True and False are no numbers.
         least: smallest value allowed.
         most: largest value allowed; None for any.
         remedy: what to do instead, where the range alone does not say it.
@@ -126,7 +126,7 @@ def check_number(
 
     Args:
         what: name of the argument.
-        found: its value; True, False and NaN are no numbers.
+        found: value of the argument; True, False and NaN are no numbers.
         least: smallest value allowed.
         most: largest value allowed.
         remedy: what to do instead.
@@ -158,7 +158,7 @@ def check_seconds(what: str, found: Any, may_be_zero: bool = False) -> None:
 
     Args:
         what: name of the argument.
-        found: its value.
+        found: value of the argument.
         may_be_zero: allow 0.
 
     Raises:

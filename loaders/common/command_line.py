@@ -79,7 +79,7 @@ def expand_home(words: Sequence[str]) -> list[str]:
     """Return words of a command line with `~` expanded where a shell leaves it, as in `train=~/images`.
 
     Args:
-        words: as the shell gave them. A `~` is expanded at the beginning of a word and behind `=` or `:`,
+        words: what the shell gave. A `~` is expanded at the beginning of a word and behind `=` or `:`,
             alone or with the name of a user, where a `/` or nothing follows.
 
     Raises:

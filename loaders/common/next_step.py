@@ -21,7 +21,7 @@ def next_line(script: str, *words: object) -> str:
 
     Args:
         script: such as "tools/predict.py".
-        words: its options; those in capitals are for the user to fill in.
+        words: options of the command; those in capitals are for the user to fill in.
     """
     path = Path(script)
     begin = ["python", script]

@@ -64,7 +64,7 @@ def check_command_line(config: Any, description: str | None) -> None:
 
     Args:
         config: dataclass, or union of subcommands, that tyro reads the words into.
-        description: of the program, for `--help`.
+        description: what the program does, for `--help`.
     """
     global _checked
     _checked = None
@@ -88,7 +88,7 @@ def command_line(config: Any, description: str | None) -> Any:
 
     Args:
         config: see `check_command_line`.
-        description: of the program, for `--help`.
+        description: what the program does, for `--help`.
     """
     if _checked is not None and _checked[:2] == (config, sys.argv[1:]):
         return _checked[2]
@@ -112,7 +112,7 @@ def with_defaults(config: type[Any], defaults: Mapping[str, Any]) -> type[Any]:
 
     Args:
         config: frozen dataclass.
-        defaults: of some of its fields.
+        defaults: name and new default of some of its fields.
     """
     types = get_type_hints(config, include_extras=True)
     changed = [(name, types[name], _as_default(value)) for name, value in defaults.items()]

@@ -16,7 +16,7 @@ def print_table(console: Console, table: Table) -> None:
     Args:
         console: to print on. Where it is narrower than the longest words of the columns side by side, every
             row is a list: the name of the column, and the cell.
-        table: with headings.
+        table: the table, with headings.
     """
     from rich.measure import Measurement
 

@@ -51,8 +51,8 @@ def balanced_positions(flat: Positions, groups: ClassGroups, seed: int) -> tuple
 
     Args:
         flat: int64 [B], positions since the start of training, at least 0.
-        groups: of the labelled rows.
-        seed: of the order.
+        groups: labelled rows of each class.
+        seed: seed of the order.
 
     Returns:
         epochs int64 [B], how often all rows of the drawn row's class have come before, and positions

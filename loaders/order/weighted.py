@@ -74,7 +74,7 @@ def weighted_positions(
         epoch: at least 0.
         positions: int64 [B], places of the epoch in [0, N).
         ends: see `cumulative_shares`.
-        seed: of the order.
+        seed: seed of the order.
         in_turns: let a row's epochs be even and odd in turns, for views that alternate with them.
 
     Returns:

@@ -55,7 +55,7 @@ def divide_listing(
     to the first part, whose quarantine will name it. The result depends only on the source and the division.
 
     Args:
-        listing: of the whole source, as `listing_lines` writes it.
+        listing: file that lists the whole source, as `listing_lines` writes it.
         parts: files to write, one for each split of the division.
         source: the opened source.
         division: the shares.

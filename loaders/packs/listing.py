@@ -61,7 +61,7 @@ class ShardPlan:
         first_byte: where the run begins in the split's listing file.
         num_bytes: length of the run.
         num_items: inputs in the run.
-        input_bytes: their bytes together.
+        input_bytes: bytes of these inputs together.
         max_item_bytes: size of the largest input.
     """
 

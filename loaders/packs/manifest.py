@@ -96,7 +96,7 @@ class Manifest:
         num_quarantined: inputs in `quarantine.jsonl`, each with its reason.
         actions: number of images per action ("copied", "reencoded", "reencoded+resized", ...).
         classes: class names; a label is an index into them.
-        splits: in the order of their rows.
+        splits: facts of each split, in the order of their rows.
         options: options that decide the bytes of the pack (image policy, shard size).
         files: every file but the shards and this manifest, with its checksum.
         notes: open questions about labels, one line each.
@@ -139,7 +139,7 @@ def divisions_of(manifest: Manifest, split: str) -> list[tuple[int, bool]]:
     """Return how the divided sources of a split were divided, in the order in which they were packed.
 
     Args:
-        manifest: of the pack.
+        manifest: manifest of the pack.
         split: name of the split.
 
     Returns:

@@ -27,7 +27,7 @@ def map_file(path: Path) -> NDArray[np.uint8]:
     need not). A memory map itself needs no descriptor.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Raises:
         OSError: no such file, or the system refuses.

@@ -19,7 +19,7 @@ def run_jobs(jobs: Sequence[ShardJob], num_workers: int, in_threads: bool = Fals
     Args:
         jobs: the shards to write.
         num_workers: how many are written at the same time.
-        in_threads: in threads of this process, for work that compiled code does without the interpreter's
+        in_threads: use threads of this process, for work that compiled code does without the interpreter's
             lock; processes would only start more slowly.
 
     Raises:

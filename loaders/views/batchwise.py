@@ -56,8 +56,8 @@ def draw_cutmix(alpha: float, seed: int, step: int, height: int, width: int) -> 
         alpha: concentration, above 0; the paper takes 1.
         seed: any int64.
         step: global step.
-        height: of the views in pixels.
-        width: of the views in pixels.
+        height: height of the views in pixels.
+        width: width of the views in pixels.
 
     Raises:
         UserError: alpha is not above 0.
@@ -80,7 +80,7 @@ def mix_views(views: Tensor, mixing: Mixing) -> Tensor:
 
     Args:
         views: floating point [B, C, H, W]; of any dtype when a rectangle is pasted.
-        mixing: from `draw_mixup` or `draw_cutmix`.
+        mixing: what `draw_mixup` or `draw_cutmix` drew.
 
     Returns:
         A new tensor of the same shape, dtype, device and memory format.

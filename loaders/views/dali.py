@@ -122,7 +122,7 @@ def build_pipeline(
         batch_size: images of the largest batch.
         num_threads: CPU threads of DALI.
         device_id: GPU that decodes and augments; None for the CPU alone.
-        dtype: of the views; uint8 ones are not normalised.
+        dtype: dtype of the views; uint8 ones are not normalised.
         channels_last: deliver [R, R, 3] instead of [3, R, R] per image.
         decoded: the images come as pixels [H, W, 3] instead of JPEG bytes.
 
@@ -166,9 +166,9 @@ def feed_batch(
 
     Args:
         pipeline: built.
-        feeds: its inputs.
+        feeds: inputs of the pipeline.
         images: B arrays of uint8, JPEG bytes or pixels [H, W, 3]; they must live until the batch is finished.
-        parameters: of `loaders.views.draw.draw`, one per view, of the same B images.
+        parameters: what `loaders.views.draw.draw` drew, one per view, for the same B images.
     """
     pipeline.feed_input(IMAGES, list(images))
     for feed in feeds:

@@ -40,7 +40,7 @@ class Feed:
     """An input of the graph and how its batch is made.
 
     Attributes:
-        name: of the input.
+        name: name of the input.
         view: number of the view whose parameters it takes.
         read: function from the parameters of a batch to an array [B, ...], one entry per image.
     """

@@ -61,7 +61,7 @@ class ResizedCenterCrop:
     a whole number of pixels, which stretches the image a little, and the square begins at a whole pixel.
 
     Attributes:
-        short_side: of the resized image, in pixels; at least the view's resolution.
+        short_side: shorter side of the resized image, in pixels; at least the view's resolution.
         rounded: resize as Pillow does, to the last bit: rows, then columns, each in whole bytes. Networks of
             timm and torchvision are measured with it; slower than without. (Pillow 13 begins with columns
             where an image is more than twice as high as wide.)
@@ -96,8 +96,8 @@ class Tile:
     mirrors the tile in its place. Tiles of one image share their crop by `ViewPolicy.shares_draws_of`.
 
     Attributes:
-        row: of the cell, from 0.
-        column: of the cell, from 0.
+        row: row of the cell in the grid, from 0.
+        column: column of the cell in the grid, from 0.
         grid: cells per side.
         cell: side of a cell in pixels of the resized crop; the view's resolution is the tile's side.
         crop: box under the grid.

@@ -177,7 +177,7 @@ class Augment:
     """One operation of RandAugment and what its magnitude in [0, 1] means.
 
     Attributes:
-        name: of the operation.
+        name: name of the operation.
         low: argument at magnitude 0: a factor for brightness, color, contrast, sharpness; bits for posterize;
             a threshold of 255 for solarize; degrees for rotate; a slope for shear; a share of the side for
             translate.

@@ -205,7 +205,7 @@ def augmented(view: ViewPolicy, augmentations: tuple[Augmentation, ...]) -> View
     FixMatch's operations. They come in this order.
 
     Args:
-        view: of an image.
+        view: policy of one image's view.
         augmentations: what to add; none leaves the view as it is.
     """
     if not augmentations:

@@ -39,9 +39,9 @@ class BuiltAs(NamedTuple):
     """What `build_loader` is given for a contender, and what its records say.
 
     Attributes:
-        backend, device: of `LoaderOptions`.
+        backend, device: options of `LoaderOptions`.
         libraries: distributions besides Sluice whose versions are recorded.
-        setup, differences: of `Contender`.
+        setup, differences: fields of `Contender`.
     """
 
     backend: BackendName

@@ -28,7 +28,7 @@ class Contender:
     """One loader to measure, in its best reasonable set-up.
 
     Attributes:
-        name: its name in records.
+        name: name of the contender in records.
         libraries: installed distributions whose versions are recorded.
         setup: one line on how it is set up.
         differences: where its pixels differ from the definition of the views; empty if nowhere.

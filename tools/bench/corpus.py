@@ -36,7 +36,7 @@ class Corpus:
     Attributes:
         root: folder for derived files, made once and reused.
         pack: the pack that they come from.
-        split: its split.
+        split: name of the corpus's split.
         num_images: images of the split, one epoch.
         uniform: whether all images have one size.
     """
@@ -109,7 +109,7 @@ def open_corpus(pack_path: Path, split_name: str, cache: Path, batch_size: int) 
 
     Args:
         pack_path: the pack.
-        split_name: its split; empty for the first.
+        split_name: name of the split; empty for the first.
         cache: folder for derived files.
         batch_size: images per batch; an epoch must hold at least 4 batches.
 

@@ -53,9 +53,9 @@ class Timing:
         images: source images delivered in the timed part.
         seconds: length of the timed part.
         cpu_s: processor seconds spent in the timed part, all processes together.
-        first_batch_s: from the import of the contender, with torch loaded before, to its first batch.
+        first_batch_s: seconds from the import of the contender, torch being loaded, to its first batch.
         num_processes: processes alive at the end, this one included.
-        num_threads: their threads.
+        num_threads: threads of these processes.
     """
 
     images: int
@@ -87,8 +87,8 @@ def measure(
 
     Args:
         contender: the loader.
-        workload: its work.
-        corpus: its images.
+        workload: what the contender has to do.
+        corpus: the images.
         seconds: timed part.
         warmup_s: untimed part before it.
         start: `time.perf_counter` when the contender began to start; now when None.

@@ -69,7 +69,7 @@ def watched(
 
     Args:
         command: the command.
-        environ: its environment.
+        environ: environment of the command.
         log: file for all that it prints; a pipe would stop it once full. None shows its errors alone.
         limit_s: seconds after which it is ended.
         sample_s: least seconds between two looks at it.

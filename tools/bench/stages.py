@@ -37,7 +37,7 @@ class Work:
 
     Attributes:
         split: images to train on.
-        views: of each image.
+        views: policies of the views of each image.
         backbone: name of the network.
         batch_size: images of a step.
         options: how the loader works.

@@ -17,7 +17,7 @@ class Row:
     """One contender's runs, summarised by medians.
 
     Attributes:
-        contender: its name.
+        contender: name of the loader.
         kind: peer, backend or limit.
         images_per_s: median over runs.
         low: slowest run.

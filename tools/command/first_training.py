@@ -61,7 +61,7 @@ def say_training_on(
     Args:
         pack: the pack.
         shown: the pack, as the user gave it.
-        name: of the table.
+        name: name of the table.
         table: the table.
         measured: split to measure on, where it has labels and the table none of its images.
         more: further options.

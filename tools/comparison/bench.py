@@ -59,7 +59,7 @@ class Bench:
 
         Args:
             records: records of a comparison with the same budget, on a pack of the same size.
-            batch_sizes: of the methods of this family.
+            batch_sizes: batch size of each method of this family.
 
         Raises:
             UserError: the records are of another family, budget or pack, which no table may mix.
@@ -126,7 +126,7 @@ class Bench:
         """Return the times of a method, measured once by short runs.
 
         Args:
-            name: of the method.
+            name: name of the method.
             run: (folder, steps) -> seconds.
             steps_per_epoch: see `Cost`.
             epochwise: see `calibrate`.

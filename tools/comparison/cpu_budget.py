@@ -91,7 +91,7 @@ def cpu_seconds(script: str, arguments: Sequence[str], log: Path, limit_s: float
 
     Args:
         script: below the project's root, such as `recipes/barlow.py`.
-        arguments: of the script.
+        arguments: command line of the script.
         log: what it prints is added here.
         limit_s: processor time after which the system ends it; None for no limit.
 
@@ -161,7 +161,7 @@ class Cost:
         base: seconds of a run without steps: start-up, and work that the method does once.
         per_step: seconds of a step.
         per_epoch: seconds of the work before every epoch after the first.
-        steps_per_epoch: of the split that it trains on.
+        steps_per_epoch: steps of a pass over the split that the method trains on.
     """
 
     base: float

@@ -34,7 +34,7 @@ class Pretraining:
 
     Attributes:
         recipe: file name in recipes/, without suffix.
-        title: in the table.
+        title: title in the table.
         batch_size: images per step.
         metric: metric of the pretext task: its key in metrics.jsonl and its name in the table.
         settings: arguments that do not depend on the length of the run.
@@ -168,7 +168,7 @@ class Training:
     """A method with labels.
 
     Attributes:
-        title: in the table.
+        title: title in the table.
         commands: (arguments of all, labels, folder, steps) -> commands, one after the other.
         run: folder of the last classifier, below the method's.
         calibration: further arguments of the first command in calibration, so that its short run includes all

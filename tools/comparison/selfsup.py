@@ -27,9 +27,9 @@ def measure_all(
     """Measure every method, one seed after the other, beside an untrained backbone and training from scratch.
 
     Args:
-        bench: of the comparison.
-        names: of the methods.
-        labels_per_class: of the fine-tuning.
+        bench: settings and records of the comparison.
+        names: names of the methods.
+        labels_per_class: numbers of labels per class to fine-tune on.
         seeds: seeds of everything except the labels of kNN and the probe.
         probe_labels: labels per class for kNN and the linear probe.
         failures: takes note of failures.

@@ -22,8 +22,8 @@ def measure_all(
     """Measure every method at every number of labels, one seed after the other.
 
     Args:
-        bench: of the comparison.
-        names: of the methods.
+        bench: settings and records of the comparison.
+        names: names of the methods.
         labels_per_class: true labels of each class; the active method ends with so many too.
         seeds: seeds of everything.
         failures: takes note of failures.

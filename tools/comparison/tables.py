@@ -25,7 +25,7 @@ class Row:
     """One method of a table.
 
     Attributes:
-        title: of the method.
+        title: title of the method.
         facts: cells other than accuracies.
         shares: accuracies in [0, 1] of all seeds; empty where nothing was measured.
         baseline: whether other methods are compared with it.
@@ -165,7 +165,7 @@ def write_page(path: Path, table: AccuracyTable) -> None:
     """Write the table and the plot of a comparison beside its records.
 
     Args:
-        path: of the records; the table and the plot get its name with .md and .png.
+        path: path of the records; the table and the plot get its name with .md and .png.
         table: the comparison.
 
     Raises:

@@ -25,9 +25,9 @@ class Contender(NamedTuple):
     """A library in one set-up.
 
     Attributes:
-        name: of the library, and of its set-up where it has several.
+        name: name of the library, and of its set-up where it has several.
         needs: packages that must be installed.
-        draws: for what a set of random numbers is drawn.
+        draws: text that says what random numbers are drawn for, such as each image or the whole batch.
         build: takes the pixels, uint8 [B, 3, H, W], and the workload; returns a function that draws a batch
             of all views, float16 [B, 3, R, R] each.
     """

@@ -117,11 +117,11 @@ class Engine:
         """Make a batch.
 
         Args:
-            cases: whose drawn numbers are used.
-            name: of a view in the cases on speed.
-            device: of pixels and views.
+            cases: views, with the drawn numbers that are used.
+            name: name of a view in the cases on speed.
+            device: where pixels and views lie.
             pixels: uint8 [B, 3, H, W]; random ones by default.
-            dtype: of the views.
+            dtype: dtype of the views.
             channels_last: the views' layout.
         """
         _, side, self.image_side, cubic = cases.speed(name)

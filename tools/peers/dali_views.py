@@ -15,7 +15,7 @@ def dali_view(image: Any, view: View, workload: Workload, dtype: Any) -> Any:
     Args:
         image: node of uint8 [H, W, 3], on the host or the GPU.
         view: which view.
-        workload: whose resolution and filter count.
+        workload: work, of which resolution and filter count.
         dtype: DALI's, of the view.
     """
     from nvidia.dali import fn, types

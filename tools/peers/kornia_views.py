@@ -17,7 +17,7 @@ def kornia_view(
 
     Args:
         view: a crop and flip, or one of Barlow Twins.
-        workload: whose resolution, filter and dtype count.
+        workload: work, of which resolution, filter and dtype count.
         crop: crop and resize too; without it, the images are crops.
         cropping_mode: kornia's way to crop, image by image or all in one warp.
 

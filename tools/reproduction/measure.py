@@ -48,7 +48,7 @@ class Bench:
         pack: folder of the pack.
         out: folder of the table.
         num_train: images of the split that epochs are counted on.
-        num_threads: of every command.
+        num_threads: threads of every command.
         say: shows a line.
         run_script: runs one of the project's scripts.
     """
@@ -88,7 +88,7 @@ class Given:
 
     Attributes:
         per_class: labels of each class; 0 for all.
-        seed: of labels, weights, order and views.
+        seed: seed of labels, weights, order and views.
         setting: options of the last stage.
         trial: whether a quarter of the labels is measured on, and the test is not.
     """

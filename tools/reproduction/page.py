@@ -82,7 +82,7 @@ def write_page(path: Path, table: ResultTable, records: Sequence[Record]) -> str
     """Write the records, the page as .md and the picture as .png beside it; return the page.
 
     Args:
-        path: of the records, .jsonl.
+        path: path of the records, .jsonl.
         table: what is measured.
         records: so far.
     """

@@ -17,10 +17,10 @@ class Stage:
     """One command of a row; in its options `{name}` stands for the folder of the row's stage of that name.
 
     Attributes:
-        name: of its folder.
+        name: name of its folder.
         script: below the project's root.
         options: that do not depend on the length of the run.
-        share: of the row's budget; those of a row sum to at most 1.
+        share: share of the row's budget; those of a row sum to at most 1.
         labels: whether it is told labels per class and their seed.
         lengths: options that say how long it trains, each with its multiple of the steps that the budget
             buys; none where the length is fixed.
@@ -43,8 +43,8 @@ class Row:
     """One line of a table.
 
     Attributes:
-        name: of its folder and its records.
-        title: in the table.
+        name: name of its folder and its records.
+        title: title in the table.
         stages: one after the other.
         settings: options of the last stage that are tried on validation labels; the best is trained in full.
         reads_unlabeled: whether it learns from images without labels.
@@ -68,11 +68,11 @@ class ResultTable:
     """One table.
 
     Attributes:
-        name: on the command line.
-        title: of its page.
+        name: name on the command line.
+        title: title of its page.
         rows: all with the same budget, label tables and number of settings tried.
         labels_per_class: columns; 0 stands for all labels.
-        seeds: of each column: of labels, weights, order and views.
+        seeds: seeds of each column, for labels, weights, order and views.
         budget_s: core seconds, user and system, of everything that a row trains with one seed and one number
             of labels, pre-training included. Tests and trials of settings are outside of it.
         trial_s: likewise, of the trial of one setting.

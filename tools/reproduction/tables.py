@@ -18,9 +18,9 @@ class Scale:
     Attributes:
         resolution: side of the views in pixels.
         budget_s: core seconds of a row.
-        trial_s: of the trial of one setting.
+        trial_s: core seconds of the trial of one setting.
         tried: settings tried of each row.
-        seeds: of each number of labels per class.
+        seeds: seeds of each number of labels per class.
         batch_size: labelled images of a step.
         mu: unlabelled images per labelled one.
         pretrain_batch: images of a step of pre-training.

@@ -26,7 +26,7 @@ def torchvision_view(image: NDArray[np.uint8], policy: ViewPolicy, drawn: ViewPa
 
     Args:
         image: uint8 [H, W, 3], decoded.
-        policy: of the view.
+        policy: policy of the view.
         drawn: parameters of a batch.
         i: number of the image in the batch.
 

@@ -81,9 +81,9 @@ def fit_text(pen: ImageDraw.ImageDraw, text: str, width: int, points: Sequence[i
     """Return a text and its font, so that it takes at most `width` pixels.
 
     Args:
-        pen: with which it will be drawn.
+        pen: pen that will draw the text.
         text: one line.
-        width: in pixels.
+        width: width in pixels.
         points: sizes of the font, the best first; a text too long for the last ends in an ellipsis.
     """
     for size in points:

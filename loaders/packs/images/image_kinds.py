@@ -23,7 +23,7 @@ class _Kind(NamedTuple):
 
     Attributes:
         at: position of its signature.
-        signature: its first bytes.
+        signature: first bytes of the format.
         name: name of the format, with its article.
         remedy: how to make images of it.
     """
@@ -101,7 +101,7 @@ class Extra(NamedTuple):
 
     Attributes:
         pillow_name: Pillow's name of the format once the package is installed.
-        name: its common name, with its article.
+        name: common name of the format, with its article.
         package: what to install.
         register: registers the format with Pillow; raises ImportError without the package.
     """

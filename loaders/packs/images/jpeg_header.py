@@ -48,7 +48,7 @@ class JpegHeader(NamedTuple):
         precision: bits of a sample.
         is_plain: baseline, 8 bit, gray or YCbCr of usual sampling, with tables of its own, so that
             libjpeg-turbo, nvJPEG and FFCV all decode it to the same picture.
-        orientation: from EXIF or XMP, 1 to 8; 1 where neither has one.
+        orientation: number in EXIF or XMP, 1 to 8; 1 where neither has one.
     """
 
     height: int

@@ -65,8 +65,8 @@ class _Layout(NamedTuple):
 
     Attributes:
         shared: pixels that share one colour value, down and across.
-        height: of the colours.
-        width: of the colours.
+        height: rows of a plane of colour.
+        width: columns of a plane of colour.
     """
 
     shared: tuple[int, int]
@@ -134,7 +134,7 @@ def shrink_planes(data: bytes, factor: int, to_height: int, to_width: int, quali
         factor: 1, 2, 4 or 8, by which decoding shrinks.
         to_height: rows of the result.
         to_width: columns of the result.
-        quality: of the result, 1 to 100.
+        quality: JPEG quality of the result, 1 to 100.
 
     Returns:
         The new JPEG; None where the decoder complains, and for very narrow images and unusual subsampling,

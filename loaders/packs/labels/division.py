@@ -18,7 +18,7 @@ class Division(NamedTuple):
     """How one source becomes several splits.
 
     Attributes:
-        names: of the splits.
+        names: names of the splits.
         shares: share of each class that each split gets; they sum to 1.
         seed: seed of the choice of images.
         near: whether images that look the same stay together too.
@@ -107,7 +107,7 @@ def divide(
         labels: int64 [N], -1 where an image has none; these are divided like a class.
         groups: int64 [N], see `joined_groups`.
         hashes: uint64 [N], of the contents.
-        shares: of the P parts, which sum to 1.
+        shares: share of each of the P parts; they sum to 1.
         seed: at least 0.
 
     Returns:
@@ -173,7 +173,7 @@ def scarce_note(
     Args:
         labels: int64 [N], -1 where an image has none.
         parts: int64 [N], what `divide` returned.
-        names: of the P parts.
+        names: names of the P parts.
         classes: names; a label is an index into them.
     """
     known = labels >= 0

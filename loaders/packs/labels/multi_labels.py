@@ -80,7 +80,7 @@ def write_multi_labels(
     Args:
         target: folder that gets the file.
         given: rows in increasing order, each with the label from its source, see `names_of`.
-        classes: of the pack.
+        classes: names of the pack's classes.
         base: labels of the pack to which rows are appended; the rows of that pack come first.
     """
     import pyarrow as pa

@@ -79,7 +79,7 @@ class LabelSummary:
 
         Args:
             split: the split.
-            source: its source.
+            source: adapter of the split's source.
             said: notes on its layout.
             beside: files that may hold its labels, if it has none.
         """

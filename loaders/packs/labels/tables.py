@@ -104,7 +104,7 @@ class LabelTable:
         Args:
             row: whole numbers [M], in any order, none twice.
             label: whole numbers [M].
-            num_classes: of the pack.
+            num_classes: number of the pack's classes.
             confidence: numbers [M], or one for all; rounded to float32.
             source: who gave the labels.
             cycle: round in which they were given, at most `MAX_CYCLE`.
@@ -209,7 +209,7 @@ class LabelTable:
         """Read and check a table.
 
         Args:
-            path: of the table.
+            path: path of the table.
             max_rows: rows of the pack, if known; a table with more rows is refused before it is read.
 
         Raises:

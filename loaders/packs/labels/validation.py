@@ -60,11 +60,11 @@ class Division:
     """The labels of a run, divided.
 
     Attributes:
-        training: to train on.
-        validation: to measure on while training; None for nothing.
+        training: labels to train on.
+        validation: labels to measure on while training; None for nothing.
         set_aside: whether the validation labels were taken from the labels to train on. Then their images,
             and copies of these, are not trained on without labels either, and the run folder keeps the table.
-        said: in words, where the validation labels come from.
+        said: a text that says where the validation labels come from.
         leaks: description of images both trained on and measured on, if that is allowed.
     """
 
@@ -81,7 +81,7 @@ def divide_labels(pack: Pack, labels: LabelTable, fields: ValidationFields) -> D
     Args:
         pack: the pack.
         labels: all labels that may be trained on.
-        fields: of the run.
+        fields: options of the run.
 
     Raises:
         UserError: a share that leaves a class without a label, a split that has no labels or is trained on,
@@ -221,8 +221,8 @@ def hold_out(
     Args:
         split: labelled images.
         known: int64 [N], their labels; -1 for none.
-        share: of each class, see `validation_part`.
-        seed: of the choice.
+        share: share of each class to set aside, see `validation_part`.
+        seed: seed of the choice.
 
     Returns:
         The images set aside, and the labels of the others; copies of what is set aside have none.

@@ -140,7 +140,7 @@ class UnreadableItem(Exception):
         """Say why.
 
         Args:
-            text: for people, as it stands in the quarantine.
+            text: reason for people, as it stands in the quarantine.
             reason: which of the enumeration.
         """
         super().__init__(text)

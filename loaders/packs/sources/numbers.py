@@ -69,7 +69,7 @@ class NumberedClasses:
         """Begin.
 
         Args:
-            names: a name for each number, if the source has them; equal names are told apart by their numbers.
+            names: a name for each number, if the source has them; their numbers tell equal names apart.
             multi_label: whether a label is a list of labels.
         """
         if names is not None:

@@ -1,4 +1,7 @@
-"""Lists of paths with optional labels, splits and keys: .csv, .tsv, .txt, .jsonl; .parquet, .arrow without images."""
+"""Lists of paths with optional labels, splits and keys.
+
+.csv, .tsv, .txt and .jsonl; .parquet and .arrow where they hold no images.
+"""
 
 from __future__ import annotations
 

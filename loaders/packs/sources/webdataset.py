@@ -33,7 +33,7 @@ class WebDatasetSource(NumberLabels):
 
         Args:
             paths: the shards, uncompressed tars.
-            options: its label column is the suffix of a member, such as `txt`, or a field of `.json`.
+            options: columns; that of labels is the suffix of a member, such as `txt`, or a field of `.json`.
         """
         self._paths = {path.name: path for path in paths}
         self._opened: dict[str, int] = {}

@@ -40,8 +40,8 @@ def connect(url: str, options: Mapping[str, Any] | None = None) -> tuple[Any, st
     """Return the fsspec file system of a URL and the path in it.
 
     Args:
-        url: of a folder or a file, such as "s3://bucket/packs/mine".
-        options: of the file system, such as endpoint and credentials.
+        url: URL of a folder or a file, such as "s3://bucket/packs/mine".
+        options: options of the file system, such as endpoint and credentials.
 
     Raises:
         MissingBackendError: the protocol needs a package that is not installed.

@@ -89,7 +89,7 @@ def open_remote_pack(url: str, options: StoreOptions) -> RemotePack:
     """Copy the small files of a remote pack, or find the copies, and open it.
 
     Args:
-        url: of the folder that `tools/pack_dataset.py` wrote, in any store fsspec knows.
+        url: URL of the folder that `tools/pack_dataset.py` wrote, in any store fsspec knows.
         options: how to read the store.
 
     Returns:

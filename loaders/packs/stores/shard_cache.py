@@ -27,7 +27,7 @@ class ShardCache:
     """The local copies of one remote pack's shards.
 
     Args:
-        folder: of this pack, inside the cache folder.
+        folder: folder of this pack, inside the cache folder.
         store: source of the shards.
         cache_bytes: most bytes of all shards in the cache folder, of this and other packs.
     """

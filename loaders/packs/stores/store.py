@@ -69,7 +69,7 @@ class Store:
         """Connect.
 
         Args:
-            url: of the folder, such as "s3://bucket/packs/mine".
+            url: URL of the folder, such as "s3://bucket/packs/mine".
             options: how to read the store.
 
         Raises:
