@@ -53,9 +53,8 @@ def build_loader(
             and marks the padding in `Batch.valid`.
         labels: label table, as `LabelTable.read(path)` is; the true labels by default. Several tables are
             for a split that holds a row once for each of its labels, see `Split.labeled_by`.
-        sampler: which rows an epoch of training takes, instead of each once: "balanced" takes every class
-            equally often, and draws as many rows as have a label; weights [len(split)] take each row by its
-            share, and draw as many rows as the split has.
+        sampler: what an epoch of training draws, instead of each row once: "balanced" every class equally
+            often, as many rows as have a label; weights [len(split)] each row by its share, len(split) rows.
         batch_transform: `transform(views, generator)`, a function with a name. It gets the views [B, 3, H, W]
             on the device, in [0, 1] before normalisation, and a generator seeded by (seed, epoch, step,
             rank), and returns the views. A callable of the views alone, as torchvision's v2 transforms are,

@@ -27,7 +27,7 @@ from loaders.transform import Transforming
 
 BatchT = TypeVar("BatchT")
 
-MAX_EPOCH = 2**32 - 1  # an epoch is one word of the random numbers' counter
+MAX_EPOCH = 2**32 - 1  # the random numbers' counter holds an epoch in one word of 32 bits
 _OTHER_PROCESS = (
     "loader: expected the process that built it, found another, to which its threads do not come along; "
     "build it in the process that iterates it, and give it to no DataLoader: it has threads of its own"

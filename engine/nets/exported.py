@@ -111,7 +111,7 @@ def write_hf(network: Classifier, x: Tensor, out: Path) -> None:
         as_timm(network, x), str(out), kept, data_config=config["pretrained_cfg"], safe_serialization=True
     )
     written = parse_json((out / "config.json").read_bytes())
-    written["model_args"].pop("num_classes", None)  # it stands beside them too, and transformers pass both
+    written["model_args"].pop("num_classes", None)  # it stands outside of them too; transformers pass both
     write_atomic(out / "config.json", to_json(written))
 
 

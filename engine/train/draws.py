@@ -57,7 +57,7 @@ class StepDraws:
         return _own_rows(joined)
 
     def integers(self, high: int, num_rows: int, *shape: int) -> Tensor:
-        """Return this rank's rows of numbers in [0, high), int64 [num_rows, *shape]."""
+        """Return this rank's rows of uniform whole numbers in [0, high), int64 [num_rows, *shape]."""
         size = (_num_joined(num_rows), *shape)
         return _own_rows(torch.randint(high, size, generator=self._generator, device=self._device))
 
