@@ -73,7 +73,7 @@ class Branch:
     math: Any
 
     def feed(self, what: str, read: Callable[[ViewParameters], NDArray[Any]], like: NDArray[Any]) -> Any:
-        """Add an input to the graph; `like` has the dtype and the number of dimensions of one image's entry."""
+        """Add an input to the graph; `like` has the dtype and number of dimensions of one image's entry."""
         name = f"view{self.number}_{what}"
         self.feeds.append(Feed(name, self.number, read))
         kind = {"f": "FLOAT", "b": "BOOL", "i": "INT32", "u": "UINT8"}[like.dtype.kind]
