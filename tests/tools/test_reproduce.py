@@ -43,9 +43,11 @@ class Here:
     stop_in: str = ""
     exceed_in: str = ""
     commands: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    limits: dict[str, float | None] = field(default_factory=dict)  # by name of the log
 
     def __call__(self, script: str, arguments: Sequence[str], log: Path, limit_s: float | None) -> float:
         self.commands.append((script, tuple(arguments)))
+        self.limits[log.stem] = limit_s
         steps = int(arguments[arguments.index("--steps") + 1]) if "--steps" in arguments else 0
         if self.exceed_in and self.exceed_in in str(log):
             raise CommandFailed("over", 5.0, -signal.SIGXCPU)
@@ -108,6 +110,8 @@ def test_the_budgeted_table_is_stopped_and_gone_on_with(little_pack: Pack, tmp_p
     assert str(tmp_path) not in " ".join(found["commands"])
     assert 0.0 < found["results"][0]["top1"] <= 1.0
     trials = [record(out, f"trial-pretrained-{number}") for number in range(2)]
+    assert first.limits["trial-pretrained-0"] is None  # measured on the way, it may take longer than foretold
+    assert first.limits["row-pretrained-4-labels-seed-0"] is not None
     best = max(trials, key=lambda trial: trial["validation_top1"])
     assert found["setting"] == best["setting"]
     lines = (out / "records.jsonl").read_text().splitlines()

@@ -191,6 +191,9 @@ def _run(bench: Bench, stage: Stage, arguments: list[str], log: str, limit_s: fl
 def train(bench: Bench, row: Row, given: Given, name: str, budget_s: float) -> Trained:
     """Train all stages of a row within a budget, or go on with what an earlier sitting began.
 
+    A trial has the steps that the budget allows for, however long they take: it is measured on the way, and
+    all settings of a row have as many steps.
+
     Raises:
         Stopped: it was told to stop.
         CommandFailed: another end than that.
@@ -207,7 +210,8 @@ def train(bench: Bench, row: Row, given: Given, name: str, budget_s: float) -> T
             continue
         if not _runs_once(stage):  # leaves nothing to go on with
             shutil.rmtree(folder / stage.name, ignore_errors=True)
-        left = None if row.name == bench.table.budget_of else TOLERANCE * budget_s - spent.seconds
+        free = given.trial or row.name == bench.table.budget_of
+        left = None if free else TOLERANCE * budget_s - spent.seconds
         try:
             if left is not None and left <= 0:
                 raise CommandFailed("no budget left", 0.0, -signal.SIGXCPU)
@@ -258,9 +262,7 @@ def choose_setting(bench: Bench, row: Row) -> int:
 
         def measure(setting: tuple[object, ...] = setting, name: str = name) -> Record:
             found = train(bench, row, Given(table.chosen_at, 0, setting, trial=True), name, table.trial_s)
-            top1 = (
-                0.0 if found.over_budget else last_validation(bench.out / "runs" / name / row.stages[-1].name)
-            )
+            top1 = last_validation(bench.out / "runs" / name / row.stages[-1].name)
             facts = {"kind": "trial", "row": row.name, "setting": [str(s) for s in setting]}
             return {**facts, "validation_top1": top1, "cpu_s": found.cpu_s, "steps": list(found.steps)}
 
