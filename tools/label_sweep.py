@@ -185,8 +185,8 @@ def run_job(config: Config, job: Job) -> list[FewLabelResult]:
     """Run a job, or read its result from disk; its output goes to a file beside its folder.
 
     Raises:
-        UserError: the job failed (with its last line), its folder belongs to another sweep, or the weights that
-            it started from have changed.
+        UserError: the job failed (with its last line), its folder belongs to another sweep, or the weights
+            that it started from have changed.
     """
     command, folder, start = command_of(config, job), config.out / job.folder, job.start
     done, log = folder.with_name(f"{folder.name}.json"), folder.with_name(f"{folder.name}.log")
