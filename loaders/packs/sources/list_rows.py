@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,18 +19,22 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _BATCH_ROWS = 4096
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path, short: bool = False) -> Iterator[dict[str, Any]]:
     """Yield the rows of a list as dictionaries, a block in memory at a time.
 
     Commas, semicolons, tabs or bars may separate the cells of a .csv; blanks around cells are dropped, and an
     empty cell is None. A .txt has no heading: each line is a path, or a path and a label, called `path` and
     `label` here.
 
+    Args:
+        path: the list.
+        short: whether a row of a .csv may lack its last cells, as spreadsheets leave out empty ones.
+
     Raises:
         UserError: a damaged file, or a row whose columns differ from the heading.
     """
     readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows, ".txt": _text_rows}
-    reader = readers.get(path.suffix.lower(), _csv_rows)
+    reader = readers.get(path.suffix.lower(), partial(_csv_rows, short=short))
     try:
         yield from reader(path)
     except (UnicodeError, csv.Error) as error:
@@ -54,7 +59,7 @@ def _open_text(path: Path) -> TextIO:
     return open(path, newline="", encoding="utf-16" if mark in _UTF16_MARKS else "utf-8-sig")
 
 
-def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _csv_rows(path: Path, short: bool) -> Iterator[dict[str, Any]]:
     with _open_text(path) as file:
         heading = next((line for line in file if line.strip()), "")
         usual = "\t" if path.suffix.lower() == ".tsv" else ","
@@ -71,6 +76,8 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
             if names is None:
                 names = _checked_heading(path, cells)
                 continue
+            if short:
+                cells += [""] * (len(names) - len(cells))
             if len(cells) != len(names):
                 raise UserError(
                     f"{path}, row near {cells[0]!r}: {len(cells)} cells, more or fewer cells than the "
