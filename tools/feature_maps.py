@@ -77,6 +77,7 @@ from rich.table import Table
 
 from engine.report.feature_maps import draw_maps, look, sparseness_table
 from engine.report.figures import save_picture
+from engine.report.names import names_of
 from loaders import open_pack
 from loaders.common.tables import print_table
 from loaders.packs import Pack
@@ -105,12 +106,6 @@ def chosen_rows(config: Config, pack: Pack) -> list[int]:
         remedy = f"give one that it has, such as {names.name()}"
         return list(dict.fromkeys(names.find(key, "keys", remedy) for key in config.keys))
     return [int(row) for row in split.rows(np.arange(min(config.num_images, len(split))))]
-
-
-def names_of(starts: tuple[Path, ...]) -> list[str]:
-    """Return a name for each start: its last part, or its whole path where two have one name."""
-    short = [start.name or str(start) for start in starts]
-    return [name if short.count(name) == 1 else str(s) for name, s in zip(short, starts, strict=True)]
 
 
 def main() -> None:

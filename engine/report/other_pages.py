@@ -15,7 +15,7 @@ from engine.evaluate.online_probe import read_probe
 from engine.report.classifier_sections import headline
 from engine.report.feature_maps import draw_maps, look, sparseness_table
 from engine.report.figures import draw_curves, draw_steps
-from engine.report.names import check_classes
+from engine.report.names import check_classes, names_of
 from engine.report.page import Block, Facts, Paragraph, Section, Table, render_page
 from engine.report.rank_sections import RankPages
 from engine.report.run_page import (
@@ -195,7 +195,7 @@ def compare_page(runs: Sequence[Path], title: str | None = None, lead: str = "")
     """
     for run in runs:
         read_run(run)
-    names = ", ".join(run.resolve().name for run in runs)
+    names = ", ".join(names_of(runs))
     return render_page(title or f"{len(runs)} runs", lead or names, compared_sections(runs), FOOTER)
 
 
@@ -203,8 +203,8 @@ def compared_sections(runs: Sequence[Path], below: Path | None = None) -> list[S
     """Return the results, the curves and the differing options of several runs."""
     found = []
     missing: list[Block] = []
-    for run in runs:
-        name = run.relative_to(below).as_posix() if below is not None else run.resolve().name
+    names = names_of(runs) if below is None else [run.relative_to(below).as_posix() for run in runs]
+    for name, run in zip(names, runs, strict=True):
         try:
             found.append((name, run, read_run(run), read_accuracy(run), read_metrics(run / "metrics.jsonl")))
         except UserError as error:
