@@ -82,13 +82,14 @@ from loaders import open_pack
 from loaders.common.tables import print_table
 from loaders.packs import Pack
 from loaders.packs.labels.file_names import RowNames
+from loaders.packs.pack import is_pack
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 
 
 def open_images(config: Config, folder: Path) -> Pack:
     """Open the pack, or pack what else is given into a folder."""
-    if (Path(config.images) / "manifest.json").is_file() or "://" in config.images:
+    if is_pack(config.images, config.loader.store):
         return open_pack(config.images, config.loader.store)
     pack_dataset(PackOptions(parse_splits([f"images={config.images}"]), folder / "pack"))
     return open_pack(folder / "pack")
