@@ -34,6 +34,7 @@ from engine.train.metrics import read_metrics
 from engine.train.run_folder import read_run
 from loaders.common.errors import LoaderError, UserError, one_line
 from loaders.common.json_text import parse_json
+from loaders.order.fingerprint import pack_fingerprint
 
 ABLATION_NAME = "ablation.json"
 _STAGE_FOLDERS = ("pretrain", "fine-tune", "rounds", "fixmatch", "active-fixmatch")
@@ -136,11 +137,18 @@ def evaluation_page(options: PageOptions) -> str:
     """Return the page of what recipes/evaluate.py left: all images of a split, the mean of all views.
 
     Raises:
-        UserError: a folder without predictions, or with damaged ones; no pack.
+        UserError: a folder without predictions, or with damaged ones; no pack, or another than was measured.
     """
     content, tested, classes = read_predictions(options.run)
     config = dict(content["config"])
     pack = pack_of({"config": config}, options)
+    packed, now = content.get("pack"), pack_fingerprint(pack)  # older evaluations do not say it
+    if packed not in (None, now):
+        raise UserError(
+            f"pack: expected that of the evaluation, {packed}, found one {now} at {pack.path}; give it by "
+            "--pack, or evaluate again"
+        )
+    pack.classes = classes  # some may have been added since
     check_classes(options.classes, classes)
     sections = [leaks_section([str(leak) for leak in config.get("leaks", ())])]
     known = tested.label >= 0
