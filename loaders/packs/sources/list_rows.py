@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -34,9 +33,9 @@ def read_rows(path: Path, short: bool = False) -> Iterator[dict[str, Any]]:
         UserError: a damaged file, or a row whose columns differ from the heading.
     """
     readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows, ".txt": _text_rows}
-    reader = readers.get(path.suffix.lower(), partial(_csv_rows, short=short))
+    reader = readers.get(path.suffix.lower())
     try:
-        yield from reader(path)
+        yield from reader(path) if reader else _csv_rows(path, short)
     except (UnicodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a list ({error}): expected UTF-8 text") from None
     except OSError as error:
