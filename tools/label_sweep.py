@@ -314,6 +314,7 @@ def main() -> None:
     """Run the command line."""
     config = command_line(Config, __doc__)
     pack = open_pack(config.pack)  # checked here, so that a missing pack is told once and not by every run
+    read_methods(config.methods)  # likewise
     with alone_in(config.out):
         keep_question(config.out / "asked.json", {"pack": pack_fingerprint(pack)})
         results = run(config, Console(stderr=True))
