@@ -23,7 +23,6 @@ The algorithm box is `choose`; its parts are `engine.labels.acquisition` and `en
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -127,6 +126,7 @@ from loaders.packs.images.thumbnail import thumbnail
 from loaders.packs.labels.class_names import write_class_names
 from loaders.packs.labels.leaks import shared_rows
 from loaders.packs.labels.subsample import has_labels, training_labels
+from loaders.packs.sources.list_rows import column_names, read_rows
 from loaders.views.evaluation import EvaluationView
 
 _MANY_IMAGES = 2000
@@ -359,15 +359,11 @@ def read_filled(path: Path, pack: Pack, cycle: int, new_classes: bool = False) -
     Raises:
         UserError: no such file, other columns, an unknown class, a wrong row, or no label at all.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            lines, found = list(reader), reader.fieldnames or ()
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"filled request: {path} cannot be read ({error}); check the path") from error
-    if not {"row", "key", "label"} <= set(found):
+    lines = list(read_rows(path, short=True))
+    found = column_names(lines)
+    if lines and not {"row", "key", "label"} <= set(found):
         raise UserError(f"{path}: expected the columns {', '.join(COLUMNS)}, found {', '.join(found)}")
-    names = [(line["label"] or "").strip() for line in lines]
+    names = [str(line.get("label") or "").strip() for line in lines]
     added = sorted({name for name in names if name} - set(pack.classes)) if new_classes else []
     classes = {name: number for number, name in enumerate((*pack.classes, *added))}
     if not classes:
@@ -382,7 +378,9 @@ def read_filled(path: Path, pack: Pack, cycle: int, new_classes: bool = False) -
                 f"{path}, line {number}: expected a class of the pack, found {name!r}; --new-classes adds it"
             )
         if name:
-            labels[_checked_row(line["row"], line["key"], pack, f"{path}, line {number}")] = classes[name]
+            labels[_checked_row(str(line["row"]), str(line["key"]), pack, f"{path}, line {number}")] = (
+                classes[name]
+            )
     if not labels:
         raise UserError(f"{path}: expected labels in the column `label`, found none; fill some in")
     if added:
@@ -396,7 +394,7 @@ def read_filled(path: Path, pack: Pack, cycle: int, new_classes: bool = False) -
 
 def _checked_row(text: str, key: str, pack: Pack, where: str) -> int:
     row = int(text) if text.isdigit() else len(pack)
-    if row >= len(pack) or pack.key(row) != key:
+    if row >= len(pack) or pack.key(row).strip() != key.strip():
         raise UserError(f"{where}: row {text} is not {key!r} in {pack.path}; the request is of another pack")
     return row
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from engine.choices import Weights
 from engine.train.run_config import ForwardConfig, PackConfig
 from loaders.common.checks import Count, PositiveShare, check_numbers
-from loaders.common.errors import run_command
+from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 
@@ -54,6 +54,11 @@ class Config(PackConfig, ForwardConfig):
         """Refuse views that show nothing."""
         check_numbers(self)
         check_folder(self.out)
+        if (self.out / "config.json").is_file():
+            raise UserError(
+                f"out: expected a folder for results, whose page would replace another, found the run at "
+                f"{self.out}; give another --out"
+            )
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -88,6 +93,7 @@ from loaders.common.files import csv_text, to_json, write_atomic
 from loaders.common.next_step import say_next
 from loaders.common.notice import tell
 from loaders.common.tables import print_table
+from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import Pack
 from loaders.views.evaluation import EvaluationView
 from loaders.views.policy import ViewPolicy
@@ -215,6 +221,7 @@ def write_report(config: Config, pack: Pack, evaluated: Evaluated, shared: Accou
     }
     content = {
         "config": shared.describe(described(config)),
+        "pack": pack_fingerprint(pack),
         "mean_of_views": report.figures(),
         "views": by_view,
         "per_class_top1": per_class,
@@ -255,9 +262,8 @@ def evaluate(config: Config) -> tuple[Evaluated, ClassificationReport | None]:
     if config.predictions:
         write_predictions(config.out, pack, evaluated)
     if not bool((evaluated.labels >= 0).any()):
-        write_atomic(
-            config.out / CLASSIFICATION_NAME, to_json({"config": shared.describe(described(config))})
-        )
+        content = {"config": shared.describe(described(config)), "pack": pack_fingerprint(pack)}
+        write_atomic(config.out / CLASSIFICATION_NAME, to_json(content))
         return evaluated, None
     return evaluated, write_report(config, pack, evaluated, shared)
 

@@ -95,11 +95,14 @@ if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
 
 
+from contextlib import nullcontext
+
 import numpy as np
 from rich.console import Console
 
 from loaders import open_pack
 from loaders.common.files import check_folder
+from loaders.common.locks import alone_in
 from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import Pack
 from loaders.packs.labels.subsample import few_labels
@@ -118,22 +121,24 @@ def run(config: Config, console: Console) -> int:
     if path.is_dir():
         raise UserError(f"records: expected a file to write at {path}, found a folder; give a file in it")
     pack = open_pack(config.pack)
-    bench, failures = open_bench(config, pack, console), Failures(console)
-    found = list(read_lines(path)) if config.records and path.exists() else []
-    for record in found:
-        bench.check(record, config.batch_sizes)
-    if not config.table_only:
-        check_labels(config, pack)
-    keep_question(config.out / "comparison.json", question_of(config, pack))
-    bench.adopt(found, config.batch_sizes)
-    if not config.table_only:
-        preload(config.num_threads)
-        measure(config, bench, failures)
-    if not config.calibrate_only:
-        table = selfsup_table if config.family == "selfsup" else semisup_table
-        write_lines(path, bench.records())
-        write_page(path, table(bench.records()))
-        console.print(path.with_suffix(".md").read_text(), markup=False, highlight=False, soft_wrap=True)
+    # A table of what is there so far can be made while another command measures.
+    with nullcontext() if config.table_only else alone_in(config.out):
+        bench, failures = open_bench(config, pack, console), Failures(console)
+        found = list(read_lines(path)) if config.records and path.exists() else []
+        for record in found:
+            bench.check(record, config.batch_sizes)
+        if not config.table_only:
+            check_labels(config, pack)
+        keep_question(config.out / "comparison.json", question_of(config, pack))
+        bench.adopt(found, config.batch_sizes)
+        if not config.table_only:
+            preload(config.num_threads)
+            measure(config, bench, failures)
+        if not config.calibrate_only:
+            table = selfsup_table if config.family == "selfsup" else semisup_table
+            write_lines(path, bench.records())
+            write_page(path, table(bench.records()))
+            console.print(path.with_suffix(".md").read_text(), markup=False, highlight=False, soft_wrap=True)
     return failures.count
 
 

@@ -77,17 +77,19 @@ from rich.table import Table
 
 from engine.report.feature_maps import draw_maps, look, sparseness_table
 from engine.report.figures import save_picture
+from engine.report.names import names_of
 from loaders import open_pack
 from loaders.common.tables import print_table
 from loaders.packs import Pack
 from loaders.packs.labels.file_names import RowNames
+from loaders.packs.pack import is_pack
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 
 
 def open_images(config: Config, folder: Path) -> Pack:
     """Open the pack, or pack what else is given into a folder."""
-    if (Path(config.images) / "manifest.json").is_file() or "://" in config.images:
+    if is_pack(config.images, config.loader.store):
         return open_pack(config.images, config.loader.store)
     pack_dataset(PackOptions(parse_splits([f"images={config.images}"]), folder / "pack"))
     return open_pack(folder / "pack")
@@ -105,12 +107,6 @@ def chosen_rows(config: Config, pack: Pack) -> list[int]:
         remedy = f"give one that it has, such as {names.name()}"
         return list(dict.fromkeys(names.find(key, "keys", remedy) for key in config.keys))
     return [int(row) for row in split.rows(np.arange(min(config.num_images, len(split))))]
-
-
-def names_of(starts: tuple[Path, ...]) -> list[str]:
-    """Return a name for each start: its last part, or its whole path where two have one name."""
-    short = [start.name or str(start) for start in starts]
-    return [name if short.count(name) == 1 else str(s) for name, s in zip(short, starts, strict=True)]
 
 
 def main() -> None:

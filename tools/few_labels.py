@@ -17,7 +17,7 @@ from typing import Literal
 
 from engine.train.run_config import FrozenConfig
 from loaders.common.checks import Count, Positive, PositiveShare, check_different, check_numbers
-from loaders.common.errors import run_command
+from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 
@@ -77,7 +77,13 @@ from loaders.common.tables import print_table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.evaluate.few_labels import FewLabelResult, results_table, write_results
+from engine.evaluate.few_labels import (
+    RESULTS_NAME,
+    FewLabelResult,
+    read_results,
+    results_table,
+    write_results,
+)
 from engine.evaluate.knn import knn_scores
 from engine.evaluate.probe_solver import fit_probe
 from engine.evaluate.representations import Features, topk_accuracy
@@ -152,8 +158,21 @@ def measure(config: Config, pack: Pack, bank: Features, query: Features) -> list
     return results
 
 
+def refuse_others(out: Path) -> None:
+    """Refuse to write over the results of recipes/transfer.py or of a sweep, whose trainings took longer.
+
+    Raises:
+        UserError: such results, or damaged ones.
+    """
+    if (out / RESULTS_NAME).is_file() and "rounds" not in read_results(out)[1]:
+        raise UserError(
+            f"out: expected no results of trainings in {out}, found its {RESULTS_NAME}; give another --out"
+        )
+
+
 def run(config: Config) -> list[FewLabelResult]:
     """Compute the features on all processes, and measure on the first."""
+    refuse_others(config.out)
     pack = open_pack(config.pack, config.loader.store)
     pack.require_one_label()
     for name in (config.train_split, config.test_split):

@@ -25,6 +25,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from loaders.common.checks import Count, check_different, check_numbers
@@ -78,6 +79,7 @@ from engine.evaluate.few_labels import (
     write_results,
 )
 from engine.labels.shared_images import Account
+from engine.nets.weight_files import weights_digest
 from engine.report.figures import draw_label_efficiency, save_picture
 from engine.report.sections import label_series
 from engine.train.classifier_recipe import read_accuracy
@@ -86,8 +88,11 @@ from loaders import open_pack
 from loaders.common.cores import available_cores
 from loaders.common.files import csv_text, to_json, write_atomic
 from loaders.common.json_text import parse_json
+from loaders.common.locks import alone_in
 from loaders.common.tables import print_table
+from loaders.order.fingerprint import pack_fingerprint
 from tools.bench.process import ROOT, environment, last_line
+from tools.comparison.results import keep_question
 
 TRANSFER = "transfer"
 
@@ -109,6 +114,14 @@ class Job:
     method: Method
     seed: int
     labels_per_class: tuple[int, ...]
+
+    @property
+    def start(self) -> str:
+        """What tells the weights that it starts from, see `weights_digest`; empty where it names none."""
+        options = self.method.options
+        named = [option.removeprefix("--init=") for option in options if option.startswith("--init=")]
+        named += [value for option, value in pairwise(options) if option == "--init"]
+        return weights_digest(named[-1]) if named else ""
 
     @property
     def folder(self) -> str:
@@ -172,19 +185,25 @@ def run_job(config: Config, job: Job) -> list[FewLabelResult]:
     """Run a job, or read its result from disk; its output goes to a file beside its folder.
 
     Raises:
-        UserError: the job failed (with its last line), or its folder belongs to another sweep.
+        UserError: the job failed (with its last line), its folder belongs to another sweep, or the weights
+            that it started from have changed.
     """
-    command, folder = command_of(config, job), config.out / job.folder
+    command, folder, start = command_of(config, job), config.out / job.folder, job.start
     done, log = folder.with_name(f"{folder.name}.json"), folder.with_name(f"{folder.name}.log")
     decisive = shlex.join(_without_threads(command[2:]))
     if done.is_file():
         try:
             found = parse_json(done.read_bytes())
             made_by, results = found["command"], [FewLabelResult(**result) for result in found["results"]]
+            started = found.get("start", start)  # which older sweeps do not say
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"sweep: {done} is damaged ({error}); remove it to measure again") from None
         if made_by != decisive:
             raise UserError(f"sweep: {folder} was made by other options ({made_by}); give another --out")
+        if started != start:
+            raise UserError(
+                f"sweep: {folder} was made from other weights ({started}), found {start}; give another --out"
+            )
         return results
     folder.parent.mkdir(parents=True, exist_ok=True)
     threads = environment(config.num_threads)
@@ -194,7 +213,7 @@ def run_job(config: Config, job: Job) -> list[FewLabelResult]:
         last = last_line(log) or "no message"
         raise UserError(f"sweep: {job.folder} ended with {code.returncode}: {last} (all of it: {log})")
     results = collect(job, folder)
-    content = {"command": decisive, "results": [asdict(result) for result in results]}
+    content = {"command": decisive, "start": start, "results": [asdict(result) for result in results]}
     write_atomic(done, to_json(content))
     return results
 
@@ -294,9 +313,12 @@ def _without_threads(command: list[str]) -> list[str]:
 def main() -> None:
     """Run the command line."""
     config = command_line(Config, __doc__)
-    open_pack(config.pack)  # checked here, so that a missing pack is told once and not by every run
-    results = run(config, Console(stderr=True))
-    write_sweep(config, results)
+    pack = open_pack(config.pack)  # checked here, so that a missing pack is told once and not by every run
+    read_methods(config.methods)  # likewise
+    with alone_in(config.out):
+        keep_question(config.out / "asked.json", {"pack": pack_fingerprint(pack)})
+        results = run(config, Console(stderr=True))
+        write_sweep(config, results)
     print_table(Console(), render(summarise(results)))
     print(f"{config.out / 'sweep.csv'}, {config.out / 'sweep.png'}")
 

@@ -48,21 +48,22 @@ from typing import Any
 
 from engine.evaluate.online_probe import read_probe
 from engine.report.figures import Series, draw_lines, save_picture
+from engine.report.names import names_of
 from engine.train.metrics import read_metrics
 from engine.train.run_folder import read_run
 
 _IN_PER_CENT = ("top1", "top5", "share", "rate")
 
 
-def name_of(run: Path, by: tuple[str, ...]) -> str:
-    """Return the name of a run's line: the options that distinguish lines, or its folder.
+def name_of(run: Path, by: tuple[str, ...], own: str) -> str:
+    """Return the name of a run's line: the options that distinguish lines, or its own.
 
     Raises:
         UserError: the folder is no run, or the run has no such option.
     """
     described = read_run(run)
     if not by:
-        return run.name
+        return own
     config = {**described["config"], **described["config"].get("loader", {}), "recipe": described["recipe"]}
     missing = [option for option in by if option not in config]
     if missing:
@@ -78,10 +79,11 @@ def points_of(run: Path, metric: str) -> dict[int, float]:
         UserError: the run has no such values.
     """
     records = [*read_metrics(run / "metrics.jsonl"), *read_probe(run)]
-    measured = (record for record in records if record.get(metric) is not None)
+    measured = (record for record in records if isinstance(record.get(metric), int | float))
     found = {int(record["step"]): float(record[metric]) for record in measured}
     if not found:
-        known = sorted({name for record in records for name in record} - {"step", "epoch"})
+        numbers = {name for record in records for name, value in record.items() if not isinstance(value, str)}
+        known = sorted(numbers - {"step", "epoch"})
         raise UserError(f"metric: expected {metric!r} in {run}, found {', '.join(known) or 'no measurement'}")
     return dict(sorted(found.items()))
 
@@ -89,8 +91,8 @@ def points_of(run: Path, metric: str) -> dict[int, float]:
 def lines_of(config: Config) -> list[Series]:
     """Return a line for each group of runs, over the steps at which all of the group were measured."""
     groups: dict[str, list[dict[int, float]]] = {}
-    for run in config.runs:
-        groups.setdefault(name_of(run, config.by), []).append(points_of(run, config.metric))
+    for run, own in zip(config.runs, names_of(config.runs), strict=True):
+        groups.setdefault(name_of(run, config.by, own), []).append(points_of(run, config.metric))
     lines = []
     for name, members in groups.items():
         steps = [step for step in members[0] if all(step in member for member in members)]

@@ -111,6 +111,7 @@ from loaders.common.notice import tell
 from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.labels.class_names import write_class_names
 from loaders.packs.listing import listed
+from loaders.packs.pack import is_pack
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.image_table import ImageTableSource
 from loaders.packs.sources.item import printable
@@ -138,8 +139,7 @@ class Guessed:
 
 def open_images(config: Config, classes: tuple[str, ...]) -> Pack:
     """Open the pack, or pack another source first; that pack gets the classes of the network."""
-    path = Path(config.images)
-    if (path / "manifest.json").is_file() or "://" in config.images:
+    if is_pack(config.images, config.loader.store):
         return open_pack(config.images, config.loader.store)
     out = config.out / "pack"
 

@@ -35,7 +35,7 @@ class Config(FrozenConfig):
     labels_per_class: int | None = None
     """Use only so many labelled images of each class of the training split; all by default."""
     neighbours: Count = 20
-    """k of kNN; 20 is usual for small sets, 200 for ImageNet."""
+    """k of kNN, all labelled images if there are fewer; 20 is usual for small sets, 200 for ImageNet."""
     temperature: Positive = 0.07
     """Divides the similarities that neighbours vote with; less counts the nearest more."""
     inverse_penalty: Positive = 1.0
@@ -94,6 +94,7 @@ from engine.train.distributed import make_accelerator, on_main, rank, seed_every
 from engine.train.run_config import described
 from engine.train.run_folder import read_run
 from loaders import open_pack
+from loaders.common.notice import tell
 from loaders.packs import Pack
 from loaders.packs.labels.leaks import check_leak
 from loaders.packs.labels.subsample import few_labels, has_labels, subsample_per_class, tell_scarce
@@ -129,10 +130,10 @@ def measure(
     bank = features_of(config, pack, config.train_split, view, backbone, folder, config.labels_per_class)
     query = features_of(config, pack, config.test_split, view, backbone, folder)
     num_classes = len(pack.classes)
-    if not 1 <= config.neighbours <= len(bank.labels):
+    if not len(bank.labels):
         raise UserError(
-            f"neighbours: expected 1 to {len(bank.labels)}, the labelled images of split "
-            f"{config.train_split!r}, found {config.neighbours}; change --neighbours"
+            f"evaluation: expected labelled images that can be read in split {config.train_split!r}, found "
+            "none; give another --train-split"
         )
     return on_main(lambda: _accuracies(config, name, num_classes, bank, query))
 
@@ -140,7 +141,10 @@ def measure(
 def _accuracies(
     config: Config, name: str, num_classes: int, bank: Features, query: Features
 ) -> FrozenAccuracy:
-    votes = knn_scores(bank.h, bank.labels, query.h, num_classes, config.neighbours, config.temperature)
+    k = min(config.neighbours, len(bank.labels))
+    if k < config.neighbours:
+        tell(f"probe: {k} neighbours for {name}, all labelled images of split {config.train_split!r}")
+    votes = knn_scores(bank.h, bank.labels, query.h, num_classes, k, config.temperature)
     probe = fit_probe(bank.h, bank.labels, num_classes, config.inverse_penalty)
     logits = probe.logits(query.h)
     top_k = min(5, num_classes)

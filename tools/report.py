@@ -13,10 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.train.run_config import is_usual
 from loaders.common.checks import Count, check_numbers
 from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_file
 from loaders.common.program import check_command_line, command_line
+
+_OF_ONE_RUN = ("few_labels", "pack", "commands", "num_images", "num_tested", "classes")
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,12 @@ class Config:
         """Refuse an empty sheet, and a file that cannot be written."""
         check_numbers(self)
         check_file(self.page)
+        ignored = [option for option in _OF_ONE_RUN if self.beside and not is_usual(self, option)]
+        if ignored:
+            raise UserError(
+                f"{ignored[0]}: expected none beside --beside, whose page has no place for it, found "
+                f"{getattr(self, ignored[0])}; leave it out, or make the page of one run"
+            )
 
     @property
     def page(self) -> Path:

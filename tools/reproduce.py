@@ -71,8 +71,11 @@ import platform
 import torch
 from rich.console import Console
 
+from engine.nets.weight_files import weights_digest
 from engine.train.autocast import SAID, of_hardware
 from loaders import open_pack
+from loaders.common.locks import alone_in
+from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import Pack
 from loaders.packs.labels.subsample import few_labels
 from tools.bench.process import cpu_name
@@ -143,6 +146,11 @@ def label_tables(table: ResultTable, pack: Pack) -> list[Record]:
     ]
 
 
+def folder_of(config: Config) -> Path:
+    """Return the folder of a table at a scale."""
+    return (config.out / f"{config.table}-{config.scale}").resolve()
+
+
 def run(config: Config, console: Console, bench: Bench | None = None) -> str:
     """Measure what is not measured yet; return the page.
 
@@ -154,7 +162,7 @@ def run(config: Config, console: Console, bench: Bench | None = None) -> str:
     known = [row.name for row in table.rows]
     if unknown := [name for name in config.rows if name not in known]:
         raise UserError(f"rows: expected names among {', '.join(known)}, found {', '.join(unknown)}")
-    out = (config.out / f"{config.table}-{config.scale}").resolve()
+    out = folder_of(config)
     if bench is None:
         preload(config.num_threads)
         pack, num_threads = prepare_pack(config, cpu_seconds), config.num_threads
@@ -162,7 +170,7 @@ def run(config: Config, console: Console, bench: Bench | None = None) -> str:
         def say(line: str) -> None:
             console.print(line, highlight=False, markup=False)
 
-        keep_question(config, out)
+        keep_question(config, out, pack)
         bench = Bench(table, config.pack.resolve(), out, len(pack.split("train")), num_threads, say)
     else:
         pack = open_pack(bench.pack)
@@ -179,23 +187,27 @@ def run(config: Config, console: Console, bench: Bench | None = None) -> str:
     return text
 
 
-def keep_question(config: Config, out: Path) -> None:
+def keep_question(config: Config, out: Path, pack: Pack) -> None:
     """Write down what a folder of figures is about, or refuse to go on with another question.
 
     Raises:
-        UserError: figures of another pack, start, peer, number of threads or rows, by a sum of their options.
+        UserError: figures of another pack or start, also at the same place, of another peer, number of
+            threads or rows, by a sum of their options.
     """
     table = make_table(config.table, config.scale, config.init, config.peer)
     asked: dict[str, str | int] = {"init": config.init, "peer": config.peer}
     asked["rows"] = hashlib.sha256(repr(table).encode()).hexdigest()[:8]
     asked |= {"pack": str(config.pack.resolve()), "num_threads": config.num_threads}
-    results.keep_question(out / "asked.json", asked)
+    contents = {"content of pack": pack_fingerprint(pack), "content of init": weights_digest(config.init)}
+    results.keep_question(out / "asked.json", asked, contents)
 
 
 def main() -> int:
     """Run the command line."""
+    config = command_line(Config, __doc__)
     try:
-        print(run(command_line(Config, __doc__), Console(stderr=True)))
+        with alone_in(folder_of(config)):
+            print(run(config, Console(stderr=True)))
     except (Stopped, CommandStopped) as stopped:
         where = f" in {stopped}" if str(stopped) else ""
         print(f"reproduce: stopped{where}; the same command goes on", file=sys.stderr)

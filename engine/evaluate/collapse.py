@@ -31,18 +31,24 @@ def effective_rank(h: Tensor) -> float:
     """Return the exponential of the entropy of the singular values, as shares of their sum.
 
     Args:
-        h: float32 [N, D], not centred; at most the first 8,192 rows are used.
+        h: float32 [N, D], not centred; of more than 8,192 rows, so many evenly spaced ones are used, since
+            the rows of a pack come class by class.
 
     Returns:
         A value from 1 (a single direction) to min(N, D); 0 if all features are 0.
 
     Source: Garrido et al. 2023, "RankMe" (arXiv 2210.02885), equation 1.
     """
-    values = torch.linalg.svdvals(h[:_MOST_ROWS])
+    values = torch.linalg.svdvals(h if len(h) <= _MOST_ROWS else h[spaced(len(h), _MOST_ROWS)])
     if float(values.sum()) == 0.0:
         return 0.0
     shares = values / values.sum() + _EPSILON
     return float(torch.exp(-(shares * shares.log()).sum()))
+
+
+def spaced(count: int, most: int) -> Tensor:
+    """Return up to `most` positions of [0, count), evenly spaced, int64."""
+    return torch.linspace(0, max(0, count - 1), min(count, most), dtype=torch.float64).round().long()
 
 
 def describe_collapse(std: float, rank: float, num_features: int) -> str:

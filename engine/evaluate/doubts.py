@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine.evaluate.collapse import spaced
 from engine.evaluate.knn import nearest
 
 MOST_COMPARED, MOST_JUDGED = 60_000, 20_000  # evenly spaced where there are more; half a minute of two cores
@@ -67,7 +68,7 @@ def doubted_labels(h: Tensor, labels: Tensor, num_classes: int) -> Doubts:
         labels: int64 [N], in [0, C).
         num_classes: C.
     """
-    bank, judged = _spaced(len(h), MOST_COMPARED), _spaced(len(h), MOST_JUDGED)
+    bank, judged = spaced(len(h), MOST_COMPARED), spaced(len(h), MOST_JUDGED)
     found: list[list[Tensor]] = [[], [], [], []]  # places, guesses, leads and shares of the vote
     k, compared = min(_NEIGHBOURS, len(bank) - 1), h if len(bank) == len(h) else h[bank]
     for part in torch.split(judged, _CHUNK_SIZE) if k > 0 else ():
@@ -102,11 +103,11 @@ def unlike_every_class(h: Tensor, labels: Tensor, num_classes: int, others: Tens
         num_classes: C.
         others: float [M, D], of the images to judge.
     """
-    bank, judged = _spaced(len(h), MOST_COMPARED), _spaced(len(others), MOST_JUDGED)
+    bank, judged = spaced(len(h), MOST_COMPARED), spaced(len(others), MOST_JUDGED)
     if len(bank) < 2 or not len(judged):
         return Unlike(np.zeros(0, np.int64), 0)
     known, normal = labels[bank], F.normalize(h[bank].float(), dim=1)
-    sample = _spaced(len(bank), MOST_JUDGED)
+    sample = spaced(len(bank), MOST_JUDGED)
     own = torch.cat(
         [
             likeness[torch.arange(len(part)), known[part]]
@@ -141,8 +142,3 @@ def _likeness(
             similarity[torch.arange(len(part)), part] = _NOTHING
         likeness = torch.full((len(part), num_classes), _NOTHING)
         yield part, likeness.scatter_reduce(1, labels.expand(len(part), -1), similarity, "amax")
-
-
-def _spaced(count: int, most: int) -> Tensor:
-    """Return up to so many positions, evenly spaced, int64."""
-    return torch.linspace(0, max(0, count - 1), min(count, most), dtype=torch.float64).round().long()

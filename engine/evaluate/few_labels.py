@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 RESULTS_NAME = "few_labels.json"
 SCRATCH = "scratch"
+OF_A_START = ("fine_tune", "frozen", "two_stage", "knn", "probe", "pseudo")
+"""Methods of recipes/transfer.py and tools/few_labels.py, which begin with a start."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class FewLabelResult:
     validation_top1: float | None = None
     start_top1: float | None = None
     folder: str = ""
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether `init` is a start; a sweep writes the name of a method there that may have none."""
+        return self.init != SCRATCH and self.method in OF_A_START
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ MOST_PAIRS = 10_000_000
 _PER_IMAGE = 8  # number of most similar images that are looked at first, including the image itself
 _SAMPLE = 512
 _ROWS_PER_PART = 4096
+_ROUNDING = 1e-6  # of a cosine; float32 has half of it at most between equal features
 Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # features, k -> similarities and rows, [M, k]
 
 
@@ -51,7 +52,7 @@ def near_pairs(h: Tensor, threshold: float, seed: int = 0) -> NearPairs:
 
     Args:
         h: float [N, D], such as a memory-mapped float16.
-        threshold: least similarity, above 0.
+        threshold: least similarity, above 0; a pair that is less similar by rounding alone counts.
         seed: seed of the cells and of the sample.
 
     Raises:
@@ -83,7 +84,7 @@ def _above(
         k, again = min(k, len(h)), []
         for part in rows.split(max(1, _ROWS_PER_PART * _PER_IMAGE // k)):  # type: ignore[no-untyped-call]
             similarity, other = search(h[part], k)
-            own, above = part.unsqueeze(1).expand_as(other), similarity >= threshold
+            own, above = part.unsqueeze(1).expand_as(other), similarity >= threshold - _ROUNDING
             more = above.all(1) & (k < len(h))
             kept = above & (other != own) & ~more.unsqueeze(1)
             keys.append((torch.minimum(own, other) * len(h) + torch.maximum(own, other))[kept])

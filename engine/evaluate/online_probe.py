@@ -104,12 +104,13 @@ def probe_images(pack: Pack, splits: Sequence[str]) -> tuple[Split, Split]:
             the same for every run, and copies of it are left out of the rest.
 
     Raises:
-        UserError: a split to learn from without labels, or with one class.
+        UserError: a split without labels, or to learn from with one class.
     """
+    for name in splits:
+        if not (pack.split(name).labels() >= 0).any():
+            raise UserError(f"probe_splits: expected labels in {name!r}, found none; name a labelled split")
     split = pack.split(splits[0])
     known = split.labels()
-    if not (known >= 0).any():
-        raise UserError(f"probe_splits: expected labels in {split.name!r}, found none; name a labelled split")
     if len(np.unique(known[known >= 0])) < 2:
         raise UserError(
             f"probe_splits: expected two classes or more in {split.name!r}, found one; name another split"

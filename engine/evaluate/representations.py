@@ -72,7 +72,8 @@ def topk_accuracy(scores: Tensor, labels: Tensor, top_k: int = 1) -> float:
     """Share of images whose label is among the `top_k` highest scores.
 
     Args:
-        scores: float [N, C], higher is more likely; logits, votes or probabilities.
+        scores: float [N, C], higher is more likely; logits, votes or probabilities. Among several guesses is
+            no class whose logit is not finite, or that has no vote, where no score is below 0.
         labels: int64 [N], in [0, C).
         top_k: how many guesses an image has.
 
@@ -81,4 +82,6 @@ def topk_accuracy(scores: Tensor, labels: Tensor, top_k: int = 1) -> float:
     """
     guesses = scores.argmax(1, keepdim=True) if top_k == 1 else scores.topk(top_k, dim=1).indices
     found = guesses == labels[:, None]
+    if top_k > 1:
+        found &= scores.gather(1, guesses) > (0.0 if bool((scores >= 0).all()) else -torch.inf)
     return float(found.any(1).double().mean())

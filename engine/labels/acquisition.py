@@ -26,11 +26,16 @@ def margins(probabilities: Floats) -> Floats:
         probabilities: float32 [N, C], C of at least 2.
 
     Raises:
-        UserError: a probability that is NaN.
+        UserError: a probability that is NaN, or one class alone, which has no second.
     """
     if np.isnan(probabilities).any():
         row = int(np.flatnonzero(np.isnan(probabilities).any(1))[0])
         raise UserError(f"margins: image {row} has a NaN probability; take an earlier checkpoint")
+    if probabilities.shape[1] < 2:
+        raise UserError(
+            "margins: expected a classifier of two classes or more, found one class; give another --run, or "
+            "--strategy random or k_centre with --init in place of --run"
+        )
     two = np.partition(probabilities, -2, axis=1)[:, -2:]
     ahead: Floats = two[:, 1] - two[:, 0]
     return ahead

@@ -81,7 +81,6 @@ function add(name) {
   if (!name || classes.includes(name)) return;
   classes.push(name);
   button(name, classes.length - 1);
-  store.set();
 }
 function table() {
   const cell = text => /[",\\n\\r]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : String(text);
@@ -105,6 +104,7 @@ document.getElementById("add").onsubmit = event => {
   event.preventDefault();
   const input = document.getElementById("new");
   add(input.value.trim());
+  store.set();  // not in add: what was kept is given back class by class, before its labels
   input.value = "";
   input.blur();
 };

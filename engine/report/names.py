@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from loaders.common.errors import UserError, one_line
@@ -53,6 +54,12 @@ def drawn_names(names: Sequence[str]) -> DrawnNames:
         texts.append(short.replace("$", r"\$"))
     note = f"No font here draws these names: {', '.join(numbered)}." if numbered else ""
     return DrawnNames(tuple(texts), tuple(families), note)
+
+
+def names_of(places: Sequence[Path]) -> list[str]:
+    """Return a name for each run or start: its last part, or its whole path where two have one name."""
+    short = [place.name or place.absolute().name for place in places]
+    return [name if short.count(name) == 1 else str(p) for name, p in zip(short, places, strict=True)]
 
 
 def check_classes(names: Sequence[str], classes: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from engine.evaluate.online_probe import read_probe
 from engine.report.classifier_sections import headline
 from engine.report.feature_maps import draw_maps, look, sparseness_table
 from engine.report.figures import draw_curves, draw_steps
-from engine.report.names import check_classes
+from engine.report.names import check_classes, names_of
 from engine.report.page import Block, Facts, Paragraph, Section, Table, render_page
 from engine.report.rank_sections import RankPages
 from engine.report.run_page import (
@@ -34,6 +34,7 @@ from engine.train.metrics import read_metrics
 from engine.train.run_folder import read_run
 from loaders.common.errors import LoaderError, UserError, one_line
 from loaders.common.json_text import parse_json
+from loaders.order.fingerprint import pack_fingerprint
 
 ABLATION_NAME = "ablation.json"
 _STAGE_FOLDERS = ("pretrain", "fine-tune", "rounds", "fixmatch", "active-fixmatch")
@@ -136,11 +137,18 @@ def evaluation_page(options: PageOptions) -> str:
     """Return the page of what recipes/evaluate.py left: all images of a split, the mean of all views.
 
     Raises:
-        UserError: a folder without predictions, or with damaged ones; no pack.
+        UserError: a folder without predictions, or with damaged ones; no pack, or another than was measured.
     """
     content, tested, classes = read_predictions(options.run)
     config = dict(content["config"])
     pack = pack_of({"config": config}, options)
+    packed, now = content.get("pack"), pack_fingerprint(pack)  # older evaluations do not say it
+    if packed not in (None, now):
+        raise UserError(
+            f"pack: expected that of the evaluation, {packed}, found one {now} at {pack.path}; give it by "
+            "--pack, or evaluate again"
+        )
+    pack.classes = classes  # some may have been added since
     check_classes(options.classes, classes)
     sections = [leaks_section([str(leak) for leak in config.get("leaks", ())])]
     known = tested.label >= 0
@@ -195,7 +203,7 @@ def compare_page(runs: Sequence[Path], title: str | None = None, lead: str = "")
     """
     for run in runs:
         read_run(run)
-    names = ", ".join(run.resolve().name for run in runs)
+    names = ", ".join(names_of(runs))
     return render_page(title or f"{len(runs)} runs", lead or names, compared_sections(runs), FOOTER)
 
 
@@ -203,8 +211,8 @@ def compared_sections(runs: Sequence[Path], below: Path | None = None) -> list[S
     """Return the results, the curves and the differing options of several runs."""
     found = []
     missing: list[Block] = []
-    for run in runs:
-        name = run.relative_to(below).as_posix() if below is not None else run.resolve().name
+    names = names_of(runs) if below is None else [run.relative_to(below).as_posix() for run in runs]
+    for name, run in zip(names, runs, strict=True):
         try:
             found.append((name, run, read_run(run), read_accuracy(run), read_metrics(run / "metrics.jsonl")))
         except UserError as error:

@@ -37,12 +37,13 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def arm_name(init: str) -> str:
-    """Name a way to start: "from scratch", or "pre-trained (NAME)" with the run folder's name."""
-    return "from scratch" if init == SCRATCH else f"pre-trained ({PurePath(init).name})"
+def arm_names(results: Sequence[FewLabelResult]) -> dict[str, str]:
+    """Name ways to start: "from scratch", "pre-trained (NAME)" with a run's name, or a sweep's own name."""
+    names = {r.init: f"pre-trained ({PurePath(r.init).name})" if r.is_pretrained else r.init for r in results}
+    return names | {SCRATCH: "from scratch"}
 
 
-def label_series(summaries: Sequence[Summary], name: Callable[[str], str] = arm_name) -> list[Series]:
+def label_series(summaries: Sequence[Summary], name: Callable[[str], str]) -> list[Series]:
     """Return the accuracies over the number of labels: a line per way to start, called by `name`."""
     return [
         Series(name(init), list(arm), [s.mean for s in arm.values()], [s.spread for s in arm.values()])
@@ -62,8 +63,8 @@ def key_figures(evaluation: Evaluation | None, results: Sequence[FewLabelResult]
         tiles.append(Tile(percent(own.knn_top1), "nearest neighbours", knn_note))
         tiles.append(Tile(percent(own.linear_top1), "linear probe, all labels", linear_note))
     summaries = {(s.init, s.labels_per_class): s for s in summarise(results)}
-    pretrained = sorted({k for init, k in summaries if init != SCRATCH})
-    init = next((r.init for r in results if r.init != SCRATCH), None)
+    pretrained = sorted({r.labels_per_class for r in results if r.is_pretrained})
+    init = next((r.init for r in results if r.is_pretrained), None)
     for labels_per_class in [k for k in (1, 5) if k in pretrained] or pretrained[:2]:
         own_runs = summaries.get((str(init), labels_per_class))
         scratch = summaries.get((SCRATCH, labels_per_class))
@@ -98,10 +99,10 @@ def frozen_section(evaluation: Evaluation) -> Section:
 
 def few_labels_section(results: Sequence[FewLabelResult]) -> Section:
     """Return the accuracies with few labels as a drawing and a table: mean and spread over seeds."""
-    summaries = summarise(results)
+    summaries, names = summarise(results), arm_names(results)
     counts = sorted({s.labels_per_class for s in summaries})
     rows = [
-        [arm_name(init), *(arm[k].text if k in arm else "" for k in counts)]
+        [names[init], *(arm[k].text if k in arm else "" for k in counts)]
         for init, arm in by_start(summaries).items()
     ]
     num_seeds = sorted({s.num_seeds for s in summaries})
@@ -116,7 +117,8 @@ def few_labels_section(results: Sequence[FewLabelResult]) -> Section:
         "same labels."
     )
     columns = ["start", *(f"{k} per class" for k in counts)]
-    blocks: list[Block] = [draw_label_efficiency(label_series(summaries))] if len(counts) > 1 else []
+    series = label_series(summaries, names.__getitem__)
+    blocks: list[Block] = [draw_label_efficiency(series)] if len(counts) > 1 else []
     return Section("Few labels", [*blocks, Table(columns, rows, caption)])
 
 

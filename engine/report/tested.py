@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from engine.evaluate.collapse import spaced
 from engine.evaluate.predict import predict
 from engine.evaluate.representations import extract_features
 from engine.nets.backbones import resized
@@ -71,7 +72,7 @@ def look_at_split(run: Path, pack: Pack, split: str, most: int = MOST_TESTED) ->
     known = np.flatnonzero(labels >= 0)
     if not len(known):
         return None
-    chosen = known[_spaced(len(known), most)]
+    chosen = known[spaced(len(known), most).numpy()]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options = LoaderOptions(device=device, channels_last=True)
     probabilities: Tensor | None = None
@@ -89,14 +90,9 @@ def look_at_split(run: Path, pack: Pack, split: str, most: int = MOST_TESTED) ->
         view = start.view
         backbone = resized(start.load(), start.backbone, view.resolution).to(device)
         rows, found = whole.rows(chosen), labels[chosen]
-    mapped = _spaced(len(rows), MOST_MAPPED)
+    mapped = spaced(len(rows), MOST_MAPPED).numpy()
     with build_rows_loader(pack, np.sort(rows[mapped]), view, options) as loader:
         features = extract_features(backbone, loader, device, run)
     place = {row: number for number, row in enumerate(rows.tolist())}
     order = np.array([place[row] for row in features.index.tolist()], np.int64)
     return Tested(split, len(known), rows, found, probabilities, order, features.h.numpy())
-
-
-def _spaced(count: int, most: int) -> NDArray[np.int64]:
-    """Return at most so many positions of [0, count), evenly spaced."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))

@@ -101,7 +101,7 @@ def check_start(start: Path | None, option: str, backbone: str | None = None) ->
 
 _OF_SPLITS = (
     *("split", "labeled_split", "train_split", "unlabeled_split", "unlabeled_splits", "test_split"),
-    "validation_split",
+    *("validation_split", "probe_splits"),
 )
 
 
@@ -126,6 +126,8 @@ class PackConfig:
         names = [] if as_url(str(self.pack)) else self._split_names()
         for option in _OF_SPLITS if names else ():
             given = getattr(self, option, None) or ()
+            if option == "probe_splits" and not getattr(self, "probe_every_epochs", 0):
+                given = ()
             given = (given,) if isinstance(given, str) else given
             absent = [name for name in given if name not in names and not name.endswith(".parquet")]
             if absent and not (is_usual(self, option) and len(absent) < len(given)):

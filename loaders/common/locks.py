@@ -12,6 +12,21 @@ from loaders.common.errors import UserError
 
 
 @contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Be the only command at work in a folder of --out, which is made when it does not exist.
+
+    Raises:
+        UserError: another command is at work in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    taken = (
+        f"out: expected no other command in {folder}, found one at work; wait for it, or give another --out"
+    )
+    with locked(folder / "lock", taken):
+        yield
+
+
+@contextmanager
 def locked(path: Path, taken: str | None = None) -> Iterator[None]:
     """Hold the lock that a file stands for; the system frees it when the process ends, however it ends.
 

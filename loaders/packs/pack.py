@@ -25,7 +25,7 @@ from loaders.packs.manifest import (
     read_manifest,
 )
 from loaders.packs.mapped import map_file
-from loaders.packs.stores.connect import as_url
+from loaders.packs.stores.connect import as_url, connect
 from loaders.packs.stores.store import StoreOptions
 
 LabelTables = LabelTable | tuple[LabelTable, ...] | None
@@ -359,6 +359,15 @@ class Pack:
     @cached_property
     def _maps(self) -> dict[int, NDArray[np.uint8]]:
         return {}
+
+
+def is_pack(path: str, store: StoreOptions | None = None) -> bool:
+    """Tell whether a pack's manifest lies in a folder or behind a URL; one that does not answer has none."""
+    url = as_url(path)
+    if url is None:
+        return (Path(path).expanduser() / MANIFEST_NAME).is_file()
+    fs, root = connect(url, store.filesystem if store else None)
+    return bool(fs.exists(f"{root.rstrip('/')}/{MANIFEST_NAME}"))
 
 
 def open_pack(path: str | os.PathLike[str], store: StoreOptions | None = None) -> Pack:

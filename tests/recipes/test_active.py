@@ -189,6 +189,23 @@ def test_a_filled_request_becomes_a_table(config: Config, digits_pack: Pack, tmp
         run(filled)
 
 
+@pytest.mark.parametrize(
+    ("delimiter", "encoding", "first"),
+    [(";", "utf-8-sig", ""), ("\t", "utf-16", ""), (",", "utf-8", ""), (";", "utf-8", "sep=;\n")],
+)
+def test_a_request_may_be_saved_by_a_spreadsheet(
+    delimiter: str, encoding: str, first: str, config: Config, digits_pack: Pack, tmp_path: Path
+) -> None:
+    lines = [("row", "key", "cluster", "margin", "guess", "label")]
+    lines += [(str(row), digits_pack.key(row), "0", "", "", "7") for row in (3, 5)]
+    lines.append(("8", digits_pack.key(8)))  # the empty cells at its end are left out
+    path = tmp_path / "request.csv"
+    path.write_text(first + "".join(delimiter.join(line) + "\n" for line in lines), encoding)
+    table = LabelTable.read(run(replace(config, filled=path, run=None)))
+    assert table.row.tolist() == [3, 5]
+    assert [digits_pack.classes[label] for label in table.label] == ["7", "7"]
+
+
 def test_labels_filled_in_outlive_another_request(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     path = config.out / "request.csv"
     assert run(config) == run(config), "an empty request is written again"

@@ -23,6 +23,7 @@ from engine.train.distributed import seed_everything
 from loaders import LoaderOptions, build_loader, open_pack
 from loaders.common.errors import UserError
 from loaders.packs import Pack
+from loaders.packs.labels.class_names import write_class_names
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from loaders.views import presets
@@ -229,6 +230,25 @@ def test_its_page_shows_ranks_and_is_made_anew(config: Config, digits_pack: Pack
 
 
 @pytest.mark.usefixtures("blank_drawings")
+def test_its_page_is_of_the_pack_that_was_measured(
+    config: Config, digits_pack: Pack, few_digits: Path, tmp_path: Path
+) -> None:
+    copied = shutil.copytree(digits_pack.path, tmp_path / "pack")
+    evaluate(replace(config, pack=copied))
+    write_class_names(copied, (*digits_pack.classes, "eleven"))
+    assert "eleven" not in build_page(PageOptions(config.out))
+    shutil.rmtree(copied)
+    shutil.copytree(few_digits, copied)
+    with pytest.raises(UserError, match=r"^pack: expected that of the evaluation, of .*, found one of "):
+        build_page(PageOptions(config.out))
+    path = config.out / "classification.json"
+    older = json.loads(path.read_text())
+    del older["pack"]
+    path.write_text(json.dumps(older))
+    build_page(PageOptions(config.out, pack=digits_pack.path))
+
+
+@pytest.mark.usefixtures("blank_drawings")
 def test_nothing_of_an_earlier_evaluation_stays(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluated, _ = evaluate(config)
     (config.out / "report.html").touch()
@@ -247,6 +267,8 @@ def test_nothing_of_an_earlier_evaluation_stays(config: Config, monkeypatch: pyt
 
 
 def test_mistakes(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^out: expected a folder for results, .* found the run at"):
+        replace(config, out=config.run)
     with pytest.raises(UserError, match="crop: expected more than 0"):
         replace(config, crop=0.0)
     with pytest.raises(UserError, match="classifier: expected one in"):

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from engine.evaluate.few_labels import SCRATCH, FewLabelResult, write_results
 from loaders.common.errors import UserError
+from loaders.common.locks import alone_in
 from loaders.packs import Pack
 from tests.in_process import ROOT, run_script
 from tests.tools.comparison.test_methods import parsed
@@ -215,6 +216,16 @@ def test_another_question_wants_another_folder(
     with pytest.raises(UserError, match=rf"^{name}: expected .*, by which .*, found .*; give another"):
         run_here(tmp_path, little_pack.path, *options, *change)
     assert (tmp_path / "comparison.json").read_bytes() == written
+
+
+def test_a_second_command_is_told_at_once_and_may_make_the_table(little_pack: Pack, tmp_path: Path) -> None:
+    options = ("--family", "selfsup", "--calibrate-only")
+    with alone_in(tmp_path):
+        with pytest.raises(
+            UserError, match=r"^out: expected no other command in .*, found one at work; wait"
+        ):
+            run_here(tmp_path, little_pack.path, *options)
+        run_here(tmp_path, little_pack.path, *options, "--table-only")
 
 
 def test_another_pack_wants_another_folder(little_pack: Pack, digits_pack: Pack, tmp_path: Path) -> None:

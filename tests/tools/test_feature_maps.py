@@ -12,7 +12,7 @@ from loaders.common.errors import UserError
 from loaders.packs import Pack
 from tests.engine.report.test_feature_maps import make_run
 from tests.in_process import run_script
-from tools.feature_maps import Config, chosen_rows, names_of
+from tools.feature_maps import Config, chosen_rows
 
 
 def test_networks_are_drawn_side_by_side(digits_folder: Path, digits_pack: Pack, tmp_path: Path) -> None:
@@ -42,14 +42,6 @@ def test_images_are_chosen_by_name(digits_pack: Pack, tmp_path: Path) -> None:
     assert chosen_rows(config(split="test", num_images=3), digits_pack) == rows(np.arange(3)).tolist()
     with pytest.raises(UserError, match=r"no image called 'x.jpg'; give one that it has, such as .*jpg"):
         chosen_rows(config(keys=("x.jpg",)), digits_pack)
-
-
-def test_networks_of_one_name_are_told_apart() -> None:
-    assert names_of((Path("a/run"), Path("b/run"), Path("timm:resnet18"))) == [
-        "a/run",
-        "b/run",
-        "timm:resnet18",
-    ]
 
 
 @pytest.mark.parametrize("change", [{"starts": ()}, {"out": Path("a.jpg")}, {"num_maps": 0}])

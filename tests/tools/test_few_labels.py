@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.evaluate.few_labels import read_results
+from engine.evaluate.few_labels import FewLabelResult, read_results, write_results
 from engine.nets.backbones import TinyResNet
 from engine.train.distributed import seed_everything
 from engine.train.run_folder import save_backbone
@@ -74,6 +74,14 @@ def test_a_split_without_labels_is_refused_before_any_work(
     for splits in ({}, {"train_split": "test", "test_split": "train"}):
         with pytest.raises(UserError, match=r"^split 'test': expected labels, found none"):
             run(replace(config, pack=made.path, allow_leak=True, **splits))
+
+
+def test_results_of_trainings_are_not_written_over(config: Config) -> None:
+    path = write_results(config.out, [FewLabelResult("a", 1, 0, 0.5, 10, 3)], {"method": "knn"})
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"^out: expected no results of trainings in .*; give another --out"):
+        run(config)
+    assert path.read_bytes() == before
 
 
 def test_mistakes_are_named(config: Config) -> None:

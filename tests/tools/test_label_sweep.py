@@ -21,6 +21,9 @@ from engine.nets.backbones import build_backbone
 from engine.train.distributed import seed_everything
 from engine.train.run_folder import save_backbone
 from loaders.common.errors import UserError
+from loaders.common.files import to_json
+from loaders.common.json_text import parse_json
+from loaders.common.locks import alone_in
 from loaders.packs import Pack
 from tests.in_process import ROOT, run_script
 from tools import label_sweep
@@ -124,6 +127,36 @@ def test_a_sweep_on_the_digits_and_its_resume(
     other = replace(config, methods=(*methods[:1], methods[1].replace("--epochs 2", "--epochs 3")))
     with pytest.raises(UserError, match="made by other options"):
         run(other, quiet)
+    save_backbone(
+        pretrained, build_backbone("test_resnet", 16), {"backbone": "test_resnet", "resolution": "16"}
+    )
+    with pytest.raises(UserError, match=r"was made from other weights .* found .*; 1 of 2 runs failed"):
+        run(config, quiet)
+    done = config.out / "transfer" / "labels-2-seed-0.json"
+    older = {name: value for name, value in parse_json(done.read_bytes()).items() if name != "start"}
+    done.write_bytes(to_json(older))
+    assert run(config, quiet) == results
+
+
+def test_another_pack_or_a_second_command_is_told_before_any_run(
+    config: Config, little_pack: Pack, digits_pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = [FewLabelResult("fm", 1, 0, 0.5, 10, 0)]
+    monkeypatch.setattr(label_sweep, "run", lambda config, console: measured)
+    monkeypatch.setattr(label_sweep, "write_sweep", lambda config, results: None)
+
+    def sweep(pack: Pack) -> subprocess.CompletedProcess[str]:
+        given = ("--pack", pack.path, "--out", config.out, "--methods", "fm=fixmatch")
+        return run_script("tools/label_sweep.py", *given)
+
+    with alone_in(config.out):
+        second = sweep(little_pack)
+    assert "out: expected no other command in" in second.stderr
+    for _ in range(2):
+        assert sweep(little_pack).returncode == 0
+    other = sweep(digits_pack)
+    assert other.returncode == 2
+    assert "pack: expected 'of " in other.stderr
 
 
 def test_a_failure_is_named_and_the_others_go_on(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

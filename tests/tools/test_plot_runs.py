@@ -60,6 +60,20 @@ def test_the_command_draws_for_light_and_dark_pages(
     assert f"plot_runs: 3 runs in 2 lines -> {out}" in said
 
 
+def test_runs_of_one_name_have_a_line_each(tmp_path: Path) -> None:
+    runs = tuple(run_of(tmp_path / place / "fine-tune", {10: 0.5}) for place in ("a", "b"))
+    lines = plot_runs.lines_of(config_of(runs))
+    assert [line.name for line in lines] == [str(run) for run in runs]
+
+
+def test_a_text_is_no_quantity(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "a", {10: 0.5})
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 20, "phase": "rounds"}) + "\n")
+    with pytest.raises(UserError, match=r"metric: expected 'phase' in .*found loss, validation_top1$"):
+        plot_runs.lines_of(config_of((run,), metric="phase"))
+
+
 def test_what_cannot_be_drawn_is_refused(runs: tuple[Path, ...], tmp_path: Path) -> None:
     for changes, expected in (
         ({"by": ("width",)}, "by: expected options of .*found 'width'; it has recipe, seed, threshold"),

@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow.parquet
 import pytest
@@ -21,7 +22,8 @@ from engine.nets.classifier import Classifier, save_classifier
 from engine.train.distributed import seed_everything
 from loaders import LoaderOptions, build_loader
 from loaders.common.errors import UserError
-from loaders.packs import LabelTable, Pack, open_pack
+from loaders.packs import LabelTable, Pack, StoreOptions, open_pack
+from loaders.packs.pack import is_pack
 from loaders.views.evaluation import EvaluationView
 from tools.export import Config as ExportConfig
 from tools.export import export
@@ -154,6 +156,23 @@ def test_each_source_is_named_as_its_user_names_it(
         pyarrow.parquet.write_table(pyarrow.table(columns), source)
     config = Config(network=trained, images=str(source), out=tmp_path / "out", sheet=None, loader=ONE)
     assert sorted(line["file"] for line in lines(run(config))) == sorted(expected)
+
+
+def test_a_url_may_name_a_pack_or_what_is_packed_first(
+    trained: Path, digits_folder: Path, digits_pack: Pack, tmp_path: Path
+) -> None:
+    fs = fsspec.filesystem("memory")
+    (path,) = sorted((digits_folder / "test" / "3").glob("*.jpg"))[:1]
+    fs.pipe_file("/photos/a.jpg", path.read_bytes())
+    config = Config(network=trained, images="memory://photos", out=tmp_path / "out", sheet=None, loader=ONE)
+    assert [line["file"] for line in lines(run(config))] == ["a.jpg"]
+    fs.put(str(digits_pack.path), "/packs/digits", recursive=True)
+    store = StoreOptions(cache_dir=tmp_path / "cache")
+    for url in ("memory://packs/digits", "memory://packs/digits/"):
+        assert is_pack(url, store)
+    assert not is_pack("memory://photos", store)
+    assert is_pack(str(digits_pack.path))
+    assert not is_pack(str(digits_folder))
 
 
 def test_a_source_that_is_gone_leaves_the_keys(

@@ -57,9 +57,15 @@ def test_figures_are_kept_and_those_of_scikit_learn(config: Config) -> None:
     assert own.linear_top1 <= own.linear_top5
 
 
+def test_of_a_small_bank_all_are_neighbours(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    (own,) = evaluate(replace(config, labels_per_class=1, untrained=False)).rows
+    assert "probe: 10 neighbours for barlow, all labelled images of split 'train'" in capsys.readouterr().err
+    (ten,) = evaluate(replace(config, labels_per_class=1, untrained=False, neighbours=10)).rows
+    assert own == ten
+    assert capsys.readouterr().err.count("neighbours") == 0
+
+
 def test_mistakes_are_named(config: Config, digits_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"expected 1 to 1352, .* found 5000"):
-        evaluate(replace(config, neighbours=5000))
     with pytest.raises(UserError, match="no split 'validation'"):
         evaluate(replace(config, test_split="validation"))
     flat = digits_folder / "train" / "3"

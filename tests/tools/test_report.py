@@ -108,6 +108,18 @@ def test_the_next_command_goes_on_from_the_run(config: Config, capsys: pytest.Ca
 
 
 @pytest.mark.usefixtures("blank_drawings")
+def test_a_sweeps_method_from_random_weights_is_not_called_pretrained(config: Config) -> None:
+    assert config.few_labels is not None
+    results = [FewLabelResult("fixmatch", 1, 0, 0.3, 445, 9, method="fixmatch")]
+    write_results(config.few_labels, [*results, FewLabelResult("barlow", 1, 0, 0.6, 445, 9)], {})
+    page = build_report(config)
+    assert "pre-trained (barlow)" in page
+    assert "pre-trained (fixmatch)" not in page
+    assert ">fixmatch<" in page
+    assert "60.0 %" in page.split("Few labels")[0], "the headline is of what was pre-trained"
+
+
+@pytest.mark.usefixtures("blank_drawings")
 def test_one_seed_has_no_spread(config: Config) -> None:
     assert config.few_labels is not None
     write_results(config.few_labels, [FewLabelResult(SCRATCH, k, 7, 0.5, 445, 100) for k in (1, 5)], {})
@@ -186,6 +198,21 @@ def test_the_folder_of_few_labels_and_runs_side_by_side(config: Config, tmp_path
     assert page.count("<picture>") == 1
     with pytest.raises(UserError, match="expected a run at"):
         build_report(Config(run=config.run, beside=(tmp_path / "none",)))
+
+
+@pytest.mark.usefixtures("blank_drawings")
+def test_runs_of_one_name_are_told_apart(config: Config, tmp_path: Path) -> None:
+    other = tmp_path / "elsewhere" / config.run.name
+    shutil.copytree(config.run, other)
+    page = build_report(Config(run=config.run, beside=(other,)))
+    for run in (config.run, other):
+        assert f">{run}</th>" in page
+
+
+def test_what_a_page_of_several_runs_ignores_is_refused(config: Config) -> None:
+    for option, value in (("few_labels", config.few_labels), ("num_images", 3), ("classes", ("a",))):
+        with pytest.raises(UserError, match=f"^{option}: expected none beside --beside, .*; leave it out"):
+            Config(run=config.run, beside=(config.run,), **{option: value})
 
 
 @pytest.mark.usefixtures("blank_drawings")

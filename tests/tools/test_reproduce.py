@@ -15,6 +15,7 @@ from engine.train.metrics import read_metrics
 from loaders.common.errors import UserError
 from loaders.common.files import to_json
 from loaders.common.json_text import parse_json
+from loaders.common.locks import alone_in
 from loaders.packs import Pack
 from tests.in_process import run_script
 from tests.tools.peers.test_airbench import STAND_IN
@@ -259,20 +260,50 @@ def test_a_pack_is_made_of_the_digits_at_the_smallest_scale(tmp_path: Path) -> N
         prepare_pack(replace(config, scale="short", pack=tmp_path / "none"), here)
 
 
-def test_another_question_wants_another_folder(tmp_path: Path) -> None:
-    config = Config(table="start", scale="tiny", out=tmp_path, pack=tmp_path / "pack", init="weights/a")
-    keep_question(config, tmp_path / "start-tiny")
-    keep_question(config, tmp_path / "start-tiny")
+def test_another_question_wants_another_folder(little_pack: Pack, tmp_path: Path) -> None:
+    config = Config(table="start", scale="tiny", out=tmp_path, pack=little_pack.path, init="weights/a")
+    keep_question(config, tmp_path / "start-tiny", little_pack)
+    keep_question(config, tmp_path / "start-tiny", little_pack)
     with pytest.raises(UserError, match=r"init: expected 'weights/a', by which .*, found 'weights/b'"):
-        keep_question(replace(config, init="weights/b"), tmp_path / "start-tiny")
+        keep_question(replace(config, init="weights/b"), tmp_path / "start-tiny", little_pack)
 
 
-def test_other_options_of_a_row_want_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = Config(table="speed", scale="tiny", out=tmp_path, pack=tmp_path / "pack")
-    keep_question(config, tmp_path / "speed-tiny")
+def test_what_changed_at_its_place_wants_another_folder(
+    little_pack: Pack, digits_pack: Pack, tmp_path: Path
+) -> None:
+    weights, out = tmp_path / "start.safetensors", tmp_path / "start-tiny"
+    weights.write_bytes(b"first")
+    config = Config(table="start", scale="tiny", out=tmp_path, pack=tmp_path / "pack", init=str(weights))
+    keep_question(config, out, little_pack)
+    with pytest.raises(
+        UserError, match=r"^content of pack: expected 'of .*, found 'of .*; give another --out"
+    ):
+        keep_question(config, out, digits_pack)
+    weights.write_bytes(b"second")
+    with pytest.raises(UserError, match=r"^content of init: expected .*, found .*; give another --out"):
+        keep_question(config, out, little_pack)
+    asked = parse_json((out / "asked.json").read_bytes())
+    older = {name: value for name, value in asked.items() if not name.startswith("content")}
+    (out / "asked.json").write_bytes(to_json(older))
+    keep_question(config, out, digits_pack)
+
+
+def test_a_second_command_on_one_table_is_told_at_once(little_pack: Pack, tmp_path: Path) -> None:
+    given = ("--pack", little_pack.path, "--out", tmp_path)
+    with alone_in(tmp_path / "budget-tiny"):
+        second = run_script("tools/reproduce.py", "budget", "--scale", "tiny", *given)
+    assert second.returncode == 2
+    assert "out: expected no other command in" in second.stderr
+
+
+def test_other_options_of_a_row_want_another_folder(
+    little_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config(table="speed", scale="tiny", out=tmp_path, pack=little_pack.path)
+    keep_question(config, tmp_path / "speed-tiny", little_pack)
     monkeypatch.setattr(tables, "SPEED_RUN", ("--lr", 0.4))
     with pytest.raises(UserError, match=r"rows: expected .*, by which .*, found .*; give another --out"):
-        keep_question(config, tmp_path / "speed-tiny")
+        keep_question(config, tmp_path / "speed-tiny", little_pack)
 
 
 def test_mistakes(tmp_path: Path) -> None:

@@ -68,21 +68,25 @@ def read(path: Path) -> Record:
     return found
 
 
-def keep_question(path: Path, asked: Record) -> None:
+def keep_question(path: Path, asked: Record, later: Record | None = None) -> None:
     """Write down what a folder of results is about, or refuse to go on with another question.
 
     Args:
         path: file in the folder.
         asked: what all its results have in common, as JSON gives it back.
+        later: likewise, but a folder that was begun without it goes on.
 
     Raises:
         UserError: the folder was begun with something else, or the file is damaged.
     """
     if path.is_file():
         check_same(path, asked, path.parent)
+        kept = read(path)
+        known = {name: now for name, now in (later or {}).items() if name in kept}
+        check_same(path, known, path.parent)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, to_json(asked))
+    write_atomic(path, to_json({**asked, **(later or {})}))
 
 
 def write_lines(path: Path, records: list[Record]) -> None:

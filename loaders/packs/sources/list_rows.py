@@ -18,20 +18,24 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _BATCH_ROWS = 4096
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path, short: bool = False) -> Iterator[dict[str, Any]]:
     """Yield the rows of a list as dictionaries, a block in memory at a time.
 
     Commas, semicolons, tabs or bars may separate the cells of a .csv; blanks around cells are dropped, and an
     empty cell is None. A .txt has no heading: each line is a path, or a path and a label, called `path` and
     `label` here.
 
+    Args:
+        path: the list.
+        short: whether a row of a .csv may lack its last cells, as spreadsheets leave out empty ones.
+
     Raises:
         UserError: a damaged file, or a row whose columns differ from the heading.
     """
     readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows, ".txt": _text_rows}
-    reader = readers.get(path.suffix.lower(), _csv_rows)
+    reader = readers.get(path.suffix.lower())
     try:
-        yield from reader(path)
+        yield from reader(path) if reader else _csv_rows(path, short)
     except (UnicodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a list ({error}): expected UTF-8 text") from None
     except OSError as error:
@@ -54,7 +58,7 @@ def _open_text(path: Path) -> TextIO:
     return open(path, newline="", encoding="utf-16" if mark in _UTF16_MARKS else "utf-8-sig")
 
 
-def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _csv_rows(path: Path, short: bool) -> Iterator[dict[str, Any]]:
     with _open_text(path) as file:
         heading = next((line for line in file if line.strip()), "")
         usual = "\t" if path.suffix.lower() == ".tsv" else ","
@@ -71,6 +75,8 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
             if names is None:
                 names = _checked_heading(path, cells)
                 continue
+            if short:
+                cells += [""] * (len(names) - len(cells))
             if len(cells) != len(names):
                 raise UserError(
                     f"{path}, row near {cells[0]!r}: {len(cells)} cells, more or fewer cells than the "

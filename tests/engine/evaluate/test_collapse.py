@@ -25,6 +25,11 @@ def test_the_effective_rank_counts_directions(rank: int) -> None:
     assert effective_rank(h) == pytest.approx(rank, rel=1e-3)
 
 
+def test_the_effective_rank_is_that_of_all_classes() -> None:
+    h = torch.eye(4).repeat_interleave(5_000, 0)  # class by class, as rows lie in a pack
+    assert effective_rank(h) == pytest.approx(4, rel=1e-3)
+
+
 def test_the_effective_rank_weighs_directions_by_their_singular_value() -> None:
     h = torch.diag(torch.tensor([3.0, 1.0]))
     p = torch.tensor([0.75, 0.25])

@@ -56,6 +56,19 @@ def test_images_with_many_copies_are_paired_with_each(exact: bool, monkeypatch: 
     assert found.recall > 0.9
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_exact_copies_are_found_at_the_highest_threshold(
+    exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    h = torch.randn(400, 64, generator=torch.Generator().manual_seed(0)).half()
+    h[200:] = h[:200]
+    monkeypatch.setattr(near_copies, "MOST_EXACT", 60_000 if exact else 100)
+    found = near_pairs(h, 1.0)
+    assert sorted(zip(found.first.tolist(), found.second.tolist(), strict=True)) == [
+        (number, number + 200) for number in range(200)
+    ]
+
+
 def test_all_alike_are_all_paired_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     h = torch.ones(70, 4).half()
     assert len(near_pairs(h, 0.98).first) == 70 * 69 // 2

@@ -125,6 +125,10 @@ def test_a_split_without_labels_or_of_copies_is_refused(digits_folder: Path, tmp
     pack_dataset(PackOptions(parse_splits([f"train={flat}"]), tmp_path / "none", workers=1))
     with pytest.raises(UserError, match="expected labels in 'train', found none"):
         probe_images(open_pack(tmp_path / "none"), ("train",))
+    both = [f"train={digits_folder / 'train'}", f"bare={flat}"]
+    pack_dataset(PackOptions(parse_splits(both), tmp_path / "both", workers=1))
+    with pytest.raises(UserError, match="expected labels in 'bare', found none; name a labelled split"):
+        probe_images(open_pack(tmp_path / "both"), ("train", "bare"))
     folder = tmp_path / "images" / "0"
     folder.mkdir(parents=True)
     content = next((digits_folder / "train" / "0").glob("*.jpg")).read_bytes()

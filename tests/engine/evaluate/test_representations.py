@@ -65,6 +65,15 @@ def test_modes_are_restored_module_by_module_and_statistics_stay(tmp_path: Path)
     assert not features.h.requires_grad
 
 
+def test_a_class_without_a_score_is_no_guess() -> None:
+    labels = torch.arange(4)
+    votes = torch.tensor([[0.75, 0.25, 0.0, 0.0]]).repeat(4, 1)
+    assert topk_accuracy(votes, labels, 4) == 0.5
+    logits = torch.tensor([[2.0, 0.0, -1.0, -torch.inf]]).repeat(4, 1)
+    assert topk_accuracy(logits, labels, 4) == 0.75
+    assert topk_accuracy(logits.softmax(1), labels, 4) == 0.75
+
+
 @pytest.mark.parametrize("top_k", [1, 3])
 def test_topk_accuracy_is_that_of_scikit_learn(top_k: int) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -18,6 +18,8 @@ def test_margin_is_the_lead_of_the_first_over_the_second():
     p[7, 2] = np.nan
     with pytest.raises(UserError, match="image 7 has a NaN"):
         margins(p)
+    with pytest.raises(UserError, match=r"^margins: expected a classifier of two classes or more, found one"):
+        margins(np.ones((3, 1), np.float32))
 
 
 @pytest.mark.parametrize("levels", [2, 1000])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from engine.evaluate.classification_report import draw_confusion
 from engine.report import names as module
 from engine.report.figures import Series, draw_label_efficiency, draw_steps
-from engine.report.names import drawn_names
+from engine.report.names import drawn_names, names_of
 
 
 @pytest.fixture
@@ -54,3 +56,8 @@ def test_pictures_of_any_names_are_drawn_without_a_warning() -> None:
     assert draw_steps(names, [1.0] * 5, "top-1").caption == "No font here draws these names: #0 猫, #1 قط."
     lines = [Series(name, (1, 2), (0.1, 0.2), (0.0, 0.0)) for name in names]
     assert "#0 猫" in draw_label_efficiency(lines).caption
+
+
+def test_places_of_one_name_are_told_apart() -> None:
+    places = (Path("a/run"), Path("b/run"), Path("timm:resnet18"), Path())
+    assert names_of(places) == ["a/run", "b/run", "timm:resnet18", Path.cwd().name]

@@ -94,5 +94,16 @@ def test_what_a_run_begins_with_is_told_at_once(
         barlow.Config(**given).check_places()
 
 
+def test_a_split_of_the_probe_that_is_not_there_is_told_where_it_is_measured_on(
+    digits_pack: Pack, tmp_path: Path
+) -> None:
+    usual = config(digits_pack.path, tmp_path / "run")
+    unmeasured = replace(usual, probe_splits=("nowhere",))
+    unmeasured.check_places()
+    replace(usual, probe_every_epochs=1, probe_splits=("train", "test")).check_places()
+    with pytest.raises(UserError, match=r"^probe_splits: expected one that .* found 'nowhere'; give one by"):
+        replace(unmeasured, probe_every_epochs=1).check_places()
+
+
 def test_a_pack_in_a_store_is_left_for_later(tmp_path: Path) -> None:
     config(Path("s3://bucket/pack"), tmp_path).check_places()

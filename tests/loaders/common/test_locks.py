@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from loaders.common.errors import UserError
-from loaders.common.locks import locked
+from loaders.common.locks import alone_in, locked
 
 
 def test_what_is_held_is_refused_or_waited_for(tmp_path: Path) -> None:
@@ -36,6 +36,17 @@ def test_what_is_held_is_refused_or_waited_for(tmp_path: Path) -> None:
         events.append("first")
     waiting.join(10)
     assert events == ["first", "second"]
+
+
+def test_one_command_is_at_work_in_a_folder(tmp_path: Path) -> None:
+    with alone_in(tmp_path / "deep" / "out"):
+        second = pytest.raises(
+            UserError, match=r"^out: expected no other command in .*, found one at work; wait"
+        )
+        with second, alone_in(tmp_path / "deep" / "out"):
+            pass
+    with alone_in(tmp_path / "deep" / "out"):
+        pass
 
 
 def test_a_file_system_without_locks_is_refused_by_who_relies_on_them(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from loaders.common.errors import UserError
-from tools.comparison.results import once, read, read_lines, stage_of, write_lines
+from tools.comparison.results import keep_question, once, read, read_lines, stage_of, write_lines
 
 RECORDS = Path(__file__).parents[3] / "docs" / "records"
 
@@ -38,6 +38,17 @@ def test_the_records_of_the_documentation_are_of_different_stages(family: str) -
     records = list(read_lines(RECORDS / f"methods-{family}.jsonl"))
     assert len({stage_of(r) for r in records}) == len(records)
     assert 0 in {r["seed"] for r in records if "seed" in r}
+
+
+def test_a_question_may_gain_what_older_folders_do_not_say(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    keep_question(old, {"pack": "a"})
+    keep_question(new, {"pack": "a"}, {"start": "1"})
+    for path in (old, new):
+        keep_question(path, {"pack": "a"}, {"start": "1"})
+    keep_question(old, {"pack": "a"}, {"start": "2"})
+    with pytest.raises(UserError, match=r"^start: expected '1', by which .*, found '2'; give another --out"):
+        keep_question(new, {"pack": "a"}, {"start": "2"})
 
 
 def test_lines_are_read_back(tmp_path: Path) -> None:
