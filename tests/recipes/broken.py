@@ -58,31 +58,29 @@ def _never_unlabelled(place: int) -> Callable[[Function], Function]:
     """Set the weight of the unlabelled images to 0."""
 
     def make(loss: Function) -> Function:
-        return lambda *args: loss(*args[:place], 0.0, *args[place + 1 :])
+        return lambda *args, **named: loss(*args[:place], 0.0, *args[place + 1 :], **named)
 
     return make
-
-
-def _no_consistency(loss: Function) -> Function:
-    return lambda student, teacher, distance: 0.0 * loss(student, teacher, distance)
 
 
 def _against(place: int) -> Callable[[Function], Function]:
     """Turn the sign of the weight of the unlabelled images."""
 
     def make(loss: Function) -> Function:
-        return lambda *args: loss(*args[:place], -args[place], *args[place + 1 :])
+        return lambda *args, **named: loss(*args[:place], -args[place], *args[place + 1 :], **named)
 
     return make
 
 
 def _views_swapped(loss: Function) -> Function:
-    return lambda labeled, labels, weak, strong, *rest: loss(labeled, labels, strong, weak, *rest)
+    return lambda labeled, labels, weak, strong, *rest, **named: loss(
+        labeled, labels, strong, weak, *rest, **named
+    )
 
 
 def _never_sure(guesses: Function) -> Function:
-    def broken(*args: Any) -> Any:
-        guess, sure = guesses(*args)
+    def broken(*args: Any, **named: Any) -> Any:
+        guess, sure = guesses(*args, **named)
         return guess, sure & False
 
     return broken
@@ -98,15 +96,15 @@ def _mixed_up(loss: Function) -> Function:
 
 
 def _nothing(method: Function) -> Function:
-    return lambda *args: None
+    return lambda *args, **named: None
 
 
 def _none_of_it(loss: Function) -> Function:
-    return lambda *args: 0.0 * loss(*args)
+    return lambda *args, **named: 0.0 * loss(*args, **named)
 
 
 def _turned_round(loss: Function) -> Function:
-    return lambda *args: -loss(*args)
+    return lambda *args, **named: -loss(*args, **named)
 
 
 def _first_alone(join: Function) -> Function:
@@ -118,7 +116,7 @@ def _other_rows(update: Function) -> Function:
 
 
 def _not_smoothed(loss: Function) -> Function:
-    return lambda logits, mixed, smoothing: loss(logits, mixed, 0.0)
+    return lambda logits, mixed, _, *rest, **named: loss(logits, mixed, 0.0, *rest, **named)
 
 
 def _at_random(margins: Function) -> Function:
@@ -144,8 +142,8 @@ def _new_weights(load: Function) -> Function:
 
 
 def _next_class(guess: Function) -> Function:
-    def broken(*args: Any) -> Any:
-        found = guess(*args)
+    def broken(*args: Any, **named: Any) -> Any:
+        found = guess(*args, **named)
         return replace(found, label=(found.label + 1) % 10)
 
     return broken
@@ -166,7 +164,7 @@ def _wrong_table(as_table: Function) -> Function:
 
 
 def _surest(choose: Function) -> Function:
-    return lambda margin, *rest: choose(-margin, *rest)
+    return lambda margin, *rest, **named: choose(-margin, *rest, **named)
 
 
 def _last_view(mean: Any) -> Any:
@@ -174,7 +172,9 @@ def _last_view(mean: Any) -> Any:
 
 
 def _rolled_labels(loss: Function) -> Function:
-    return lambda logits, mixed, *rest: loss(logits, replace(mixed, labels=mixed.labels.roll(1)), *rest)
+    return lambda logits, mixed, *rest, **named: loss(
+        logits, replace(mixed, labels=mixed.labels.roll(1)), *rest, **named
+    )
 
 
 OTHER, SHUFFLED = "the second view is of another image", "targets are those of other images"
@@ -206,7 +206,7 @@ BREAKS = {
         ("tests/recipes/test_transfer.py", "it_learns"),
     ),
     "mean_teacher": _recipe(
-        "mean_teacher", "consistency_loss", "the consistency is 0", _no_consistency, "digits or zero"
+        "mean_teacher", "consistency_loss", "the consistency is 0", _none_of_it, "digits or zero"
     ),
     "mean_teacher labels": _recipe("mean_teacher", "class_loss", SHUFFLED, _shuffled(1), "learns_the_digits"),
     "mean_teacher sign": _recipe(
@@ -298,14 +298,20 @@ BREAKS = {
 }
 
 
-def apply(name: str) -> Callable[[], None]:
-    """Break what a name of `BREAKS` says; return what mends it again."""
-    chosen = BREAKS[name]
+def place_of(chosen: Break) -> tuple[Any, str]:
+    """Return what holds the target, and the target's name there."""
     module, path = chosen.target.split(":")
     *owners, attribute = path.split(".")
     owner: Any = import_module(module)
     for part in owners:
         owner = getattr(owner, part)
+    return owner, attribute
+
+
+def apply(name: str) -> Callable[[], None]:
+    """Break what a name of `BREAKS` says; return what mends it again."""
+    chosen = BREAKS[name]
+    owner, attribute = place_of(chosen)
     sound = owner.__dict__[attribute]
     setattr(owner, attribute, chosen.make(sound))
     return lambda: setattr(owner, attribute, sound)

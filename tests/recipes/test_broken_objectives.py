@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.recipes.broken import BREAKS, apply
+from tests.recipes.broken import BREAKS, apply, place_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,8 +32,18 @@ def test_a_broken_objective_fails_its_floor(name: str) -> None:
 
 @pytest.mark.parametrize("name", BREAKS)
 def test_what_is_broken_is_there(name: str) -> None:
-    """A function that was renamed would leave nothing to break."""
-    apply(name)()
+    """A function that was renamed would leave nothing to break; one with more options, a call that fails."""
+    owner, attribute = place_of(BREAKS[name])
+    sound = owner.__dict__[attribute]
+    mend = apply(name)
+    try:
+        broken = owner.__dict__[attribute]
+    finally:
+        mend()
+    if inspect.isfunction(sound) and inspect.isfunction(broken):
+        taken = inspect.signature(broken).parameters.values()
+        options = any(one.kind is one.VAR_KEYWORD for one in taken)
+        assert options or len(taken) == len(inspect.signature(sound).parameters)
 
 
 def test_every_recipe_is_broken_and_the_table_says_how() -> None:
