@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import json
 import warnings
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import timm
 import torch
@@ -28,7 +29,7 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from engine.nets.adapt import TORCHVISION_VIT, renamed
-from engine.nets.backbones import architecture
+from engine.nets.backbones import architecture, build_backbone
 from engine.nets.classifier import Classifier, find_classifier
 from engine.nets.description import (
     METADATA_KEY,
@@ -47,6 +48,8 @@ from loaders.views.evaluation import EvaluationView
 
 TOLERANCE = 1e-4
 """Largest difference of a logit between a network and its export, relative to the largest logit."""
+_BROKEN = (BadZipFile, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, zlib.error)
+"""What reading a damaged program raises."""
 _TORCHVISION_VITS = {
     "vit_base_patch16_224": "vit_b_16",
     "vit_base_patch32_224": "vit_b_32",
@@ -321,14 +324,8 @@ def load_exported(path: Path, backbone: str | None = None) -> Exported:
         graph = OnnxNetwork(_checked(path))
         return _described(graph, graph.text, path)
     if path.suffix == ".pt2":
-        extra = {METADATA_KEY: ""}
-        try:
-            program = torch.export.load(_checked(path), extra_files=extra).module()
-        except (BadZipFile, RuntimeError, ValueError, KeyError, OSError) as error:
-            raise UserError(
-                f"network: {path} is no exported program, or cut short ({brief(error)}); export it again"
-            ) from None
-        return _described(program, extra[METADATA_KEY], path)
+        network = _of_program(_checked(path))
+        return Exported(network, network.view, network.classes)
     if path.suffix == ".pth" and path.with_suffix(".json").is_file():
         described = parse_description(path.with_suffix(".json").read_text(), path)
         backbone = backbone or described.backbone
@@ -336,6 +333,36 @@ def load_exported(path: Path, backbone: str | None = None) -> Exported:
         return Exported(found, described.view, described.classes or found.classes)
     found = find_classifier(path, None, backbone=backbone)
     return Exported(found, found.view, found.classes)
+
+
+def _of_program(path: Path) -> Classifier:
+    """Rebuild the classifier of a program by its description, with the numbers of its weights.
+
+    Torch would run what a file says: it unpickles members, evaluates sizes, and calls any function by name.
+    """
+    try:
+        with ZipFile(path) as archive:
+            root = archive.namelist()[0].partition("/")[0]
+            text = archive.read(f"{root}/extra/{METADATA_KEY}").decode()
+            stored = parse_json(archive.read(f"{root}/data/weights/model_weights_config.json"))["config"]
+            described = parse_description(text, path)
+            backbone = build_backbone(architecture(described.backbone), described.view.resolution)
+            names = described.classes or ()
+            network = Classifier(backbone, described.backbone, described.view, names, described.origin)
+            for name, weight in network.state_dict().items():
+                meta = stored[name]["tensor_meta"]
+                strides, offset = (
+                    [axis["as_int"] for axis in meta["strides"]],
+                    meta["storage_offset"]["as_int"],
+                )
+                content = bytearray(archive.read(f"{root}/data/weights/{stored[name]['path_name']}"))
+                numbers = torch.frombuffer(content, dtype=weight.dtype)
+                weight.copy_(numbers.as_strided(weight.shape, strides, offset))
+    except (*_BROKEN, OSError) as error:
+        raise UserError(
+            f"network: {path} is no exported program, or cut short ({brief(error)}); export it again"
+        ) from None
+    return network.eval()
 
 
 def _described(network: nn.Module, text: str, path: Path) -> Exported:
