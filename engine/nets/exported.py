@@ -14,9 +14,11 @@ safetensors   this project's own file
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,7 @@ from engine.nets.description import (
 from engine.nets.names import OURS, discriminator_width
 from engine.nets.weights import write_tensors
 from loaders.common.errors import MissingBackendError, UserError, brief
-from loaders.common.files import to_json, write_atomic
+from loaders.common.files import publish, to_json, write_atomic
 from loaders.common.json_text import parse_json
 from loaders.common.notice import tell
 from loaders.views.evaluation import EvaluationView
@@ -102,7 +104,10 @@ def as_timm(network: Classifier, x: Tensor) -> nn.Module:
 def write_timm(network: Classifier, x: Tensor, out: Path) -> None:
     """Write one file that `timm.create_model(NAME, num_classes=C, checkpoint_path=FILE)` loads."""
     model = as_timm(network, x)
-    write_tensors(out, model.state_dict(), {"timm": json.dumps(_timm_config(network), sort_keys=True)})
+    with _whole(out) as partial:
+        write_tensors(
+            partial, model.state_dict(), {"timm": json.dumps(_timm_config(network), sort_keys=True)}
+        )
 
 
 def write_hf(network: Classifier, x: Tensor, out: Path) -> None:
@@ -110,12 +115,12 @@ def write_hf(network: Classifier, x: Tensor, out: Path) -> None:
     config = _timm_config(network)
     kept: dict[str, Any] = {"pretrained_cfg": {"license": config["pretrained_cfg"].get("license")}}
     kept["label_names"] = list(network.classes)
-    save_for_hf(
-        as_timm(network, x), str(out), kept, data_config=config["pretrained_cfg"], safe_serialization=True
-    )
-    written = parse_json((out / "config.json").read_bytes())
-    written["model_args"].pop("num_classes", None)  # a copy beside them stays; transformers pass both
-    write_atomic(out / "config.json", to_json(written))
+    model = as_timm(network, x)
+    with _whole(out) as partial:
+        save_for_hf(model, str(partial), kept, data_config=config["pretrained_cfg"], safe_serialization=True)
+        written = parse_json((partial / "config.json").read_bytes())
+        written["model_args"].pop("num_classes", None)  # a copy beside them stays; transformers pass both
+        write_atomic(partial / "config.json", to_json(written))
 
 
 def _timm_config(network: Classifier) -> dict[str, Any]:
@@ -138,8 +143,14 @@ def write_torchvision(network: Classifier, x: Tensor, out: Path) -> None:
     """Write a state dict that torchvision's network of the same architecture loads.
 
     Raises:
-        UserError: torchvision has no such network.
+        UserError: torchvision has no such network, or its description would replace another file.
     """
+    beside = out.with_suffix(".json")
+    if beside.exists():
+        raise UserError(
+            f"export: expected nothing at {beside}, where the description of {out.name} goes, found a file; "
+            "give another --out"
+        )
     name = architecture(network.backbone_name)
     weights = dict(as_timm(network, x).state_dict())
     theirs, options = name, {}
@@ -161,21 +172,20 @@ def write_torchvision(network: Classifier, x: Tensor, out: Path) -> None:
             "as timm, hf or onnx"
         ) from None
     check_equal(network, model, x, "torchvision's network")
-    partial = out.with_name(f".{out.name}.partial")
-    torch.save(weights, partial)
-    partial.replace(out)
     described = {"torchvision": theirs, **parse_json(description_text(network).encode())}
-    write_atomic(out.with_suffix(".json"), to_json(described))
+    with _whole(out) as partial:
+        torch.save(weights, partial)
+        write_atomic(beside, to_json(described))
 
 
 def write_safetensors(network: Classifier, x: Tensor, out: Path) -> None:
     """Write this project's own file."""
-    if network.num_classes:
-        described = (network.backbone_name, network.view, network.classes, network.origin)
-        write_tensors(out, network.state_dict(), metadata_of_classifier(*described))
-        return
     own = {"backbone": network.backbone_name, "view": asdict(network.view), **describe_origin(network.origin)}
-    write_tensors(out, network.backbone.state_dict(), metadata_of(own))
+    described, weights = metadata_of(own), network.backbone.state_dict()
+    if network.num_classes:
+        described, weights = {METADATA_KEY: description_text(network)}, network.state_dict()
+    with _whole(out) as partial:
+        write_tensors(partial, weights, described)
 
 
 def write_torch_export(network: Classifier, x: Tensor, out: Path) -> None:
@@ -187,17 +197,13 @@ def write_torch_export(network: Classifier, x: Tensor, out: Path) -> None:
     _tell_long("torch_export")
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(network, (x,), dynamic_shapes=({0: batch},))
-    partial = out.with_name(f".{out.stem}.partial.pt2")
-    try:
+    with _whole(out) as partial:
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", UserWarning
             )  # a warning about weights in channels_last, which does not matter here
             torch.export.save(program, partial, extra_files={METADATA_KEY: description_text(network)})
         check_equal(network, torch.export.load(partial).module(), x, "the program")
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_onnx(network: Classifier, x: Tensor, out: Path) -> None:
@@ -227,14 +233,20 @@ def write_onnx(network: Classifier, x: Tensor, out: Path) -> None:
     for key, value in ((METADATA_KEY, description_text(network)),):
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
-    partial = out.with_name(f".{out.name}.partial")
-    onnx.save(model, partial)
-    try:
+    with _whole(out) as partial:
+        onnx.save(model, partial)
         check_equal(network, OnnxNetwork(partial), x, "onnxruntime")
-    except UserError:
-        partial.unlink()
-        raise
-    partial.replace(out)
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """Give a place for a file or folder that gets its name when the block ends; an error leaves nothing."""
+    partial = out.with_name(f".{out.stem}.partial{out.suffix}")
+    try:
+        yield partial
+        publish(partial, out)
+    finally:
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
 
 
 def _tell_long(form: str) -> None:

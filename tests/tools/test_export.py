@@ -245,6 +245,28 @@ def test_what_onnx_cannot_express_is_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_is_there_is_kept_and_a_failure_leaves_nothing(
+    resnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = saved(tmp_path / "run", "resnet18")
+    beside = tmp_path / "out" / "config.json"
+    beside.parent.mkdir()
+    beside.write_text("another's")
+    with pytest.raises(UserError, match=r"expected nothing at .*config\.json, where the description of"):
+        export(Config(run=run, form="torchvision", out=beside.with_suffix(".pth")))
+    assert [path.read_text() for path in beside.parent.iterdir()] == ["another's"]
+
+    def cut(path: Path, *_: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError("no space")
+
+    monkeypatch.setattr("engine.nets.exported.write_tensors", cut)
+    for form in ("timm", "safetensors"):
+        with pytest.raises(OSError, match="no space"):
+            export(Config(run=resnet, form=form, out=tmp_path / "cut" / "w.safetensors"))  # type: ignore[arg-type]
+    assert list((tmp_path / "cut").iterdir()) == []
+
+
 @pytest.mark.parametrize("alone", [False, True], ids=["classifier", "backbone"])
 def test_the_next_command_takes_the_export(alone: bool, tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "w.safetensors"
