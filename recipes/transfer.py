@@ -130,6 +130,10 @@ class Config(PackConfig):
         check_numbers(self)
         check_folder(self.out)
         check_different(self, "labels_per_class", "seeds")
+        if self.batch_size == 1:
+            raise UserError(
+                "batch_size: expected 2 or more, of which BatchNorm takes means, found 1; raise it"
+            )
         if self.balanced and self.class_weights != "none":
             raise UserError("class_weights: expected none beside --balanced; leave out one of them")
         if self.validation_split and (self.validation_share or self.validation_split == self.test_split):

@@ -15,7 +15,7 @@ from loaders import LoaderOptions
 from loaders.backends.work import Crew
 from loaders.common.errors import UserError
 from loaders.packs import Pack
-from recipes import barlow, supervised, vae
+from recipes import barlow, supervised, temporal_ensembling, vae
 
 
 def config(pack: Path, out: Path, resume: bool = False) -> RunConfig:
@@ -92,6 +92,40 @@ def test_what_a_run_begins_with_is_told_at_once(
     given = {"pack": digits_pack.path, "out": tmp_path / "run", "split": "train", **options}
     with pytest.raises(UserError, match=said):
         barlow.Config(**given).check_places()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        (barlow, {"micro_batch": 1}, "micro_batch: expected 2 or more, of which BatchNorm"),
+        (supervised, {"batch_size": 25, "mixing": "mixup"}, "batch_size: expected an even number beside"),
+        (supervised, {"micro_batch": 5, "mixing": "cutmix"}, "micro_batch: expected an even number beside"),
+        (temporal_ensembling, {"mixing": "mixup"}, "--mixing mixup, .*, found 25; change it"),
+        (supervised, {"resolution": 32, "start_resolution": 32}, "start_resolution: expected less than .*32"),
+    ],
+)
+def test_sizes_that_do_not_go_together_are_refused(
+    kind: Any, options: dict[str, Any], said: str, digits_pack: Pack, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=said):
+        kind.Config(pack=digits_pack.path, out=tmp_path / "run", **options)
+    if "micro_batch" not in options:  # a preset sets the others later
+        settled = kind.Config(pack=digits_pack.path, out=tmp_path / "run", preset="cpu", **options)
+        with pytest.raises(UserError, match=said):
+            settled.check_sizes()
+
+
+def test_ranks_that_mix_an_odd_number_of_images_are_told_at_once(
+    digits_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_accelerator("no")
+    mixed = supervised.Config(pack=digits_pack.path, out=tmp_path / "run", batch_size=6, mixing="mixup")
+    mixed.training_options()
+    monkeypatch.setattr(type(mixed), "loader_options", lambda _: LoaderOptions(num_ranks=2))
+    with pytest.raises(
+        UserError, match="an even number for each of 2 processes beside --mixing mixup, found 3"
+    ):
+        mixed.training_options()
 
 
 def test_a_pack_in_a_store_is_left_for_later(tmp_path: Path) -> None:
