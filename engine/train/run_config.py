@@ -15,7 +15,7 @@ import tyro
 
 from engine.choices import Measure, OnNonFinite, Precision
 from engine.nets.names import check_mentioned
-from engine.train.options import OptimizerOptions, PresetOptions
+from engine.train.options import OptimizerOptions, PresetOptions, ValidationOptions
 from engine.train.trackers import check_trackers
 from loaders.common.checks import Count, check_numbers
 from loaders.common.cores import cores_per_rank
@@ -393,6 +393,8 @@ def described(config: Any) -> dict[str, Any]:
     content = asdict(config)
     if isinstance(config, RunConfig) and config.origin is not None:
         content["origin"] = asdict(config.origin)
+    if isinstance(config, ValidationOptions):
+        content["keep"] = config.keep or "last"  # as in older runs; the rules in checkpoints say which
     content["loader"]["store"].pop("filesystem")
     found: dict[str, Any] = parse_json(to_json(content))
     return found

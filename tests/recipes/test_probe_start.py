@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from engine.choices import Keep
 from engine.evaluate.few_labels import FewLabelResult, next_step
 from engine.evaluate.linear_probe import fit_linear_probe
 from engine.evaluate.representations import extract_features, topk_accuracy
@@ -23,6 +24,8 @@ from engine.nets.backbones import load_backbone
 from engine.nets.classifier import find_classifier
 from engine.train.metrics import read_metrics
 from engine.train.probe_start import PENALTY
+from engine.train.run import plan_validation
+from engine.train.run_config import described
 from loaders import LoaderOptions, build_loader
 from loaders.classification import SemiLoaders
 from loaders.common.errors import UserError
@@ -218,3 +221,14 @@ def test_a_rehearsal_trains_on_no_image_that_it_is_measured_on(little_pack: Pack
     again = loaders.with_labels(rest).unlabeled  # fewer than a step holds come several times
     assert np.array_equal(again.rows(np.arange(len(again))), part.repeat(2))
     assert np.array_equal(loaders.with_labels(labels).unlabeled.rows(np.arange(len(whole))), whole)
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(None, "best"), ("last", "last"), ("best", "best")])
+def test_weights_that_are_asked_for_are_kept(asked: Keep | None, kept: Keep, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"pack": tmp_path, "out": tmp_path / "out", "keep": asked}
+    probed = supervised.Config(**options, init=tmp_path)
+    plan = plan_validation(probed, object(), None)  # type: ignore[arg-type]
+    assert (plan.keep, plan.from_start) == (kept, True)
+    plain = supervised.Config(**options)
+    assert plan_validation(plain, object(), None).keep == (asked or "last")  # type: ignore[arg-type]
+    assert described(plain)["keep"] == (asked or "last"), "so that older runs are gone on with"
