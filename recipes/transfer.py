@@ -28,6 +28,7 @@ Both ways to start see the same labels and have their own settings: `--pretraine
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -336,8 +337,8 @@ class Session:
         fields = {name: getattr(self.config, name) for name in _DECISIVE} | asdict(tuning)
         mixing = None if self.config.mixing == "none" else (self.config.mixing, self.config.mixing_alpha)
         fields |= {"augment": self.config.augment or None, "mixing": mixing}  # None as in older runs
-        fields |= {"init": job.init, "method": job.method, "seed": job.seed}
-        fields |= {"labels_per_class": job.labels_per_class}
+        fields |= {name: getattr(job, name) for name in ("init", "method", "seed", "labels_per_class")}
+        fields |= {"init_weights": None if job.init == SCRATCH else self.start.digest}
         fields |= {"backbone": self.start.backbone, "resolution": self.start.resolution}
         plain: dict[str, Any] = parse_json(to_json(fields))
         return plain
@@ -410,11 +411,8 @@ def run_jobs(session: Session, jobs: list[Job]) -> list[FewLabelResult]:
 
 def run(config: Config) -> list[FewLabelResult]:
     """Train and test every network of the command and write the results into `config.out`."""
-    session = Session(config, make_accelerator(of_runs(config.precision, config.out)))
-    try:
+    with closing(Session(config, make_accelerator(of_runs(config.precision, config.out)))) as session:
         results = run_jobs(session, list(plan(config)))
-    finally:
-        session.close()
     content = session.shared.describe(described(config))
     on_main(lambda: write_results(config.out, results, content))
     return results
@@ -422,12 +420,9 @@ def run(config: Config) -> list[FewLabelResult]:
 
 def run_grid(config: Config) -> list[Cell]:
     """Try every setting of the grid and write table and heat map into `config.out`."""
-    session = Session(config, make_accelerator(of_runs(config.precision, config.out)))
-    try:
+    with closing(Session(config, make_accelerator(of_runs(config.precision, config.out)))) as session:
         wanted = settings(config.grid_rates, config.grid_weight_decays)
         results = run_jobs(session, [job for setting in wanted for job in plan_setting(config, setting)])
-    finally:
-        session.close()
     cells = sum_up_all(wanted, results)
     content = session.shared.describe(described(config))
     on_main(lambda: write_grid(config.out, cells, content))

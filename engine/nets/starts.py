@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from engine.nets.checkpoints import describe_checkpoint, is_checkpoint, load_che
 from engine.nets.classifier import FILE_NAMES, best_weights, load_classifier
 from engine.nets.description import Origin, read_description
 from engine.nets.foreign import is_foreign, read_foreign
+from engine.nets.weight_files import SUFFIXES
 from loaders.common.errors import UserError
+from loaders.common.files import sha256_of
 from loaders.views.evaluation import EvaluationView
 
 
@@ -37,6 +40,24 @@ class Start:
     def resolution(self) -> int:
         """Side of the views, in pixels; by default that of its training."""
         return self.view.resolution
+
+    @functools.cached_property
+    def digest(self) -> str | None:
+        """Digest of the files of its weights; None for those that a name stands for.
+
+        It tells a start from another one that took its path.
+        """
+        if self.path.is_file():
+            files = [self.path]
+        elif is_checkpoint(self.path):
+            files = [self.path / "meta.json"]  # with the digests of the others
+        elif not is_foreign(self.path):
+            files = [_file_of_run(self.path)]
+        elif self.path.is_dir():
+            files = sorted(file for file in self.path.iterdir() if file.suffix in SUFFIXES)
+        else:
+            return None
+        return " ".join(sha256_of(file)[:16] for file in files)
 
     def view_at(self, resolution: int) -> EvaluationView:
         """Return the view with which a run that starts here is measured, at the run's own resolution.

@@ -388,11 +388,16 @@ class StartConfig(RunConfig):
 def described(config: Any) -> dict[str, Any]:
     """Return a configuration in JSON types, for files; the credentials of a store are left out.
 
-    For a run that begins with weights of others, `origin` names these and their licence.
+    For a run that begins with weights of others, `origin` names these and their licence; `init_weights` tells
+    those at `init` from others that took their place.
     """
     content = asdict(config)
     if isinstance(config, RunConfig) and config.origin is not None:
         content["origin"] = asdict(config.origin)
+    if isinstance(config, StartConfig) and config.init is not None:
+        from engine.nets.starts import find_start
+
+        content["init_weights"] = find_start(config.init, config.backbone).digest
     if isinstance(config, ValidationOptions):
         content["keep"] = config.keep or "last"  # as in older runs; the rules in checkpoints say which
     content["loader"]["store"].pop("filesystem")

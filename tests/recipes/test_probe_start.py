@@ -231,4 +231,5 @@ def test_weights_that_are_asked_for_are_kept(asked: Keep | None, kept: Keep, tmp
     assert (plan.keep, plan.from_start) == (kept, True)
     plain = supervised.Config(**options)
     assert plan_validation(plain, object(), None).keep == (asked or "last")  # type: ignore[arg-type]
+    assert "init_weights" not in described(plain)
     assert described(plain)["keep"] == (asked or "last"), "so that older runs are gone on with"

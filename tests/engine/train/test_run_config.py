@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from accelerate.state import AcceleratorState
 
+from engine.nets.backbones import TinyResNet
 from engine.train.distributed import make_accelerator
-from engine.train.run_config import RunConfig, on_device
+from engine.train.run_config import RUNTIME_FIELDS, RunConfig, described, on_device
+from engine.train.run_folder import opened_run, save_backbone
 from loaders import LoaderOptions
 from loaders.backends.work import Crew
 from loaders.common.errors import UserError
@@ -130,3 +132,18 @@ def test_ranks_that_mix_an_odd_number_of_images_are_told_at_once(
 
 def test_a_pack_in_a_store_is_left_for_later(tmp_path: Path) -> None:
     config(Path("s3://bucket/pack"), tmp_path).check_places()
+
+
+def test_a_resume_from_other_weights_is_refused(digits_pack: Pack, tmp_path: Path) -> None:
+    start, out = tmp_path / "start", tmp_path / "run"
+    start.mkdir()
+    begun = barlow.Config(pack=digits_pack.path, out=out, init=start, backbone="tiny_resnet", resolution=16)
+
+    def claim() -> None:
+        save_backbone(start, TinyResNet(), {"backbone": "tiny_resnet", "resolution": "16"})
+        with opened_run(out, "barlow", described(begun), RUNTIME_FIELDS, resume=True):
+            (out / "metrics.jsonl").touch()
+
+    claim()
+    with pytest.raises(UserError, match="holds a run with init_weights = "):
+        claim()
