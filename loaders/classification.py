@@ -241,6 +241,17 @@ class SemiLoaders(LabeledLoaders):
         which = (fields.unlabeled_splits, self.division, with_labeled, share, fields.label_seed)
         self.unlabeled = unlabeled_images(pack, *which)
 
+    def with_labels(self, labels: LabelTable) -> Self:
+        """Return the same loaders with other labels; images of those left out, and copies, are left out."""
+        other, unlabeled = super().with_labels(labels), self.unlabeled
+        left_out = self.labels.of_rows(np.setdiff1d(self.labels.row, labels.row))
+        rows = unlabeled.rows(np.arange(len(unlabeled)))
+        if len(left_out):
+            kept = unlabeled.take(np.flatnonzero(np.isin(rows, apart(self.pack, rows, left_out))))
+            step = self.semi_fields.mu * self.fields.batch_size  # which they filled before
+            other.unlabeled = kept.repeat(-(-step // len(kept))) if 0 < len(kept) < step else kept
+        return other
+
     def training(self, options: LoaderOptions) -> Loader[PairedBatch]:
         """Build the paired loader of all rows with a label and of the images of the unlabelled splits.
 

@@ -106,7 +106,7 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.labels.decided import is_made, keep_options
-from engine.nets.classifier import best_weights
+from engine.nets.classifier import has_classifier
 from engine.report.ablation import Measured, draw_ablation, print_ablation, write_ablation
 from engine.report.other_pages import build_page
 from engine.report.run_page import PageOptions, leave_page
@@ -148,7 +148,7 @@ class Chain:
     @property
     def has_classifier(self) -> bool:
         """Whether the best run so far was trained on labels."""
-        return self.best is not None and best_weights(self.best) is not None
+        return self.best is not None and has_classifier(self.best)
 
     def begin(self, kind: type[RunT], out: str, epochs: int, batch_size: int) -> RunT:
         """Return a recipe's defaults with the options that all trainings share."""

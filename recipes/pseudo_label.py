@@ -81,6 +81,11 @@ class Config(PhasesConfig):
             raise UserError(
                 f"turns: expected --mode classical, whose steps they are, found {self.mode}; leave them out"
             )
+        if self.threshold_growth > 0.0 and self.threshold > self.threshold_limit:
+            raise UserError(
+                f"threshold: expected at most {self.threshold_limit}, --threshold-limit, up to which it "
+                f"grows, found {self.threshold}; change one of them"
+            )
         if self.ramp_end < self.ramp_start:
             raise UserError(
                 f"ramp_end: expected at least ramp_start, {self.ramp_start}, found {self.ramp_end}; raise it"

@@ -95,7 +95,7 @@ from engine.labels.select import (
     count_duplicates,
     suggest_per_class,
 )
-from engine.nets.classifier import Classifier, best_weights, find_classifier
+from engine.nets.classifier import Classifier, find_classifier, has_classifier
 from engine.report.figures import Curve, draw_curves, save_picture
 from engine.train.distributed import on_main, rank
 from engine.train.phases import Labels, Phases, PhaseSummary, print_phases
@@ -269,7 +269,7 @@ def run_rounds(config: Config, true_labels: LabelTable, rounds: Rounds) -> Path:
         The run whose network to use.
     """
     best = config.init
-    if best is None or not best_weights(best):
+    if best is None or not has_classifier(best):
         best = rounds.fine_tune("start", true_labels, config.init, config.first_epochs)
     top1 = rounds.phases.validate(best) if config.go_on_from == "best" else 0.0
     for cycle in range(1, len(config.per_class) + 1):

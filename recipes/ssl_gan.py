@@ -22,8 +22,9 @@ from dataclasses import dataclass
 
 from engine.train.classifier_config import SemiConfig
 from engine.train.gan_config import GanConfig
+from engine.train.run_config import is_usual
 from loaders.common.checks import Count, Share
-from loaders.common.errors import run_command
+from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
 
 
@@ -56,6 +57,16 @@ class Config(GanConfig, SemiConfig):
     ema_decay: Share = 0.9999
     """Decay of the average of the discriminator's weights, which is measured. In a warm-up, the average
     follows the weights more closely. Authors' code: 0.9999, from zero instead of the warm-up."""
+
+    def __post_init__(self) -> None:
+        """Refuse what Adam, with one rate for the discriminator, does not have."""
+        super().__post_init__()
+        for name in ("lr_head", "lr_vectors", "momentum", "weight_decay"):
+            if not is_usual(self, name):
+                raise UserError(
+                    f"{name}: expected none, since Adam moves the whole discriminator at --lr without weight "
+                    f"decay, found {getattr(self, name)}; leave it out"
+                )
 
 
 if __name__ == "__main__":  # before the imports that take seconds

@@ -28,6 +28,7 @@ Both ways to start see the same labels and have their own settings: `--pretraine
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -130,6 +131,10 @@ class Config(PackConfig):
         check_numbers(self)
         check_folder(self.out)
         check_different(self, "labels_per_class", "seeds")
+        if self.batch_size == 1:
+            raise UserError(
+                "batch_size: expected 2 or more, of which BatchNorm takes means, found 1; raise it"
+            )
         if self.balanced and self.class_weights != "none":
             raise UserError("class_weights: expected none beside --balanced; leave out one of them")
         if self.validation_split and (self.validation_share or self.validation_split == self.test_split):
@@ -163,7 +168,7 @@ from engine.evaluate.representations import Features
 from engine.labels.shared_images import Account, check_run
 from engine.nets.description import describe_origin
 from engine.nets.layers import Layer, LayerFeatures
-from engine.nets.starts import Start, find_start
+from engine.nets.starts import Start, find_start, weights_digest
 from engine.objectives.cross_entropy import class_weights
 from engine.report.other_pages import build_page
 from engine.report.run_page import PageOptions, leave_page
@@ -332,8 +337,8 @@ class Session:
         fields = {name: getattr(self.config, name) for name in _DECISIVE} | asdict(tuning)
         mixing = None if self.config.mixing == "none" else (self.config.mixing, self.config.mixing_alpha)
         fields |= {"augment": self.config.augment or None, "mixing": mixing}  # None as in older runs
-        fields |= {"init": job.init, "method": job.method, "seed": job.seed}
-        fields |= {"labels_per_class": job.labels_per_class}
+        fields |= {name: getattr(job, name) for name in ("init", "method", "seed", "labels_per_class")}
+        fields |= {"init_weights": None if job.init == SCRATCH else weights_digest(self.start.path)}
         fields |= {"backbone": self.start.backbone, "resolution": self.start.resolution}
         plain: dict[str, Any] = parse_json(to_json(fields))
         return plain
@@ -406,11 +411,8 @@ def run_jobs(session: Session, jobs: list[Job]) -> list[FewLabelResult]:
 
 def run(config: Config) -> list[FewLabelResult]:
     """Train and test every network of the command and write the results into `config.out`."""
-    session = Session(config, make_accelerator(of_runs(config.precision, config.out)))
-    try:
+    with closing(Session(config, make_accelerator(of_runs(config.precision, config.out)))) as session:
         results = run_jobs(session, list(plan(config)))
-    finally:
-        session.close()
     content = session.shared.describe(described(config))
     on_main(lambda: write_results(config.out, results, content))
     return results
@@ -418,12 +420,9 @@ def run(config: Config) -> list[FewLabelResult]:
 
 def run_grid(config: Config) -> list[Cell]:
     """Try every setting of the grid and write table and heat map into `config.out`."""
-    session = Session(config, make_accelerator(of_runs(config.precision, config.out)))
-    try:
+    with closing(Session(config, make_accelerator(of_runs(config.precision, config.out)))) as session:
         wanted = settings(config.grid_rates, config.grid_weight_decays)
         results = run_jobs(session, [job for setting in wanted for job in plan_setting(config, setting)])
-    finally:
-        session.close()
     cells = sum_up_all(wanted, results)
     content = session.shared.describe(described(config))
     on_main(lambda: write_grid(config.out, cells, content))

@@ -79,7 +79,7 @@ from engine.evaluate.few_labels import (
     write_results,
 )
 from engine.labels.shared_images import Account
-from engine.nets.weight_files import weights_digest
+from engine.nets.starts import weights_digest
 from engine.report.figures import draw_label_efficiency, save_picture
 from engine.report.sections import label_series
 from engine.train.classifier_recipe import read_accuracy
@@ -121,7 +121,7 @@ class Job:
         options = self.method.options
         named = [option.removeprefix("--init=") for option in options if option.startswith("--init=")]
         named += [value for option, value in pairwise(options) if option == "--init"]
-        return weights_digest(named[-1]) if named else ""
+        return weights_digest(Path(named[-1])) if named else ""
 
     @property
     def folder(self) -> str:

@@ -71,7 +71,7 @@ import platform
 import torch
 from rich.console import Console
 
-from engine.nets.weight_files import weights_digest
+from engine.nets.starts import weights_digest
 from engine.train.autocast import SAID, of_hardware
 from loaders import open_pack
 from loaders.common.locks import alone_in
@@ -198,7 +198,8 @@ def keep_question(config: Config, out: Path, pack: Pack) -> None:
     asked: dict[str, str | int] = {"init": config.init, "peer": config.peer}
     asked["rows"] = hashlib.sha256(repr(table).encode()).hexdigest()[:8]
     asked |= {"pack": str(config.pack.resolve()), "num_threads": config.num_threads}
-    contents = {"content of pack": pack_fingerprint(pack), "content of init": weights_digest(config.init)}
+    init = weights_digest(Path(config.init)) if config.init else ""
+    contents = {"content of pack": pack_fingerprint(pack), "content of init": init}
     results.keep_question(out / "asked.json", asked, contents)
 
 

@@ -19,7 +19,13 @@ from engine.choices import Weights
 from engine.labels.matching import copy_outputs, match_classes, match_unnamed
 from engine.nets.backbones import build_backbone, check_start, load_backbone, resized
 from engine.nets.checkpoints import describe_checkpoint, is_checkpoint, load_checkpoint
-from engine.nets.description import Description, Origin, metadata_of_classifier, read_description
+from engine.nets.description import (
+    Description,
+    Origin,
+    is_described,
+    metadata_of_classifier,
+    read_description,
+)
 from engine.nets.foreign import Foreign, is_foreign, read_foreign
 from engine.nets.weights import write_tensors
 from loaders.common.errors import UserError
@@ -181,6 +187,13 @@ def best_weights(run: Path) -> Weights | None:
     """Return which weights to go on from: the average, else the trained ones; None if there are none."""
     kinds: tuple[Weights, ...] = ("ema", "raw")
     return next((kind for kind in kinds if (run / FILE_NAMES[kind]).is_file()), None)
+
+
+def has_classifier(start: Path) -> bool:
+    """Tell whether a run, or a weights file of this project, holds a classifier."""
+    if start.is_file() and is_described(start):
+        return read_description(start).num_classes > 0
+    return best_weights(start) is not None
 
 
 def save_classifier(run: Path, classifier: Classifier, weights: Weights) -> Path:

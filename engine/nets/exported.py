@@ -14,12 +14,15 @@ safetensors   this project's own file
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import timm
 import torch
@@ -28,7 +31,7 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from engine.nets.adapt import TORCHVISION_VIT, renamed
-from engine.nets.backbones import architecture
+from engine.nets.backbones import architecture, build_backbone
 from engine.nets.classifier import Classifier, find_classifier
 from engine.nets.description import (
     METADATA_KEY,
@@ -40,13 +43,15 @@ from engine.nets.description import (
 from engine.nets.names import OURS, discriminator_width
 from engine.nets.weights import write_tensors
 from loaders.common.errors import MissingBackendError, UserError, brief
-from loaders.common.files import to_json, write_atomic
+from loaders.common.files import publish, to_json, write_atomic
 from loaders.common.json_text import parse_json
 from loaders.common.notice import tell
 from loaders.views.evaluation import EvaluationView
 
 TOLERANCE = 1e-4
 """Largest difference of a logit between a network and its export, relative to the largest logit."""
+_BROKEN = (BadZipFile, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, zlib.error)
+"""What reading a damaged program raises."""
 _TORCHVISION_VITS = {
     "vit_base_patch16_224": "vit_b_16",
     "vit_base_patch32_224": "vit_b_32",
@@ -99,7 +104,10 @@ def as_timm(network: Classifier, x: Tensor) -> nn.Module:
 def write_timm(network: Classifier, x: Tensor, out: Path) -> None:
     """Write one file that `timm.create_model(NAME, num_classes=C, checkpoint_path=FILE)` loads."""
     model = as_timm(network, x)
-    write_tensors(out, model.state_dict(), {"timm": json.dumps(_timm_config(network), sort_keys=True)})
+    with _whole(out) as partial:
+        write_tensors(
+            partial, model.state_dict(), {"timm": json.dumps(_timm_config(network), sort_keys=True)}
+        )
 
 
 def write_hf(network: Classifier, x: Tensor, out: Path) -> None:
@@ -107,12 +115,12 @@ def write_hf(network: Classifier, x: Tensor, out: Path) -> None:
     config = _timm_config(network)
     kept: dict[str, Any] = {"pretrained_cfg": {"license": config["pretrained_cfg"].get("license")}}
     kept["label_names"] = list(network.classes)
-    save_for_hf(
-        as_timm(network, x), str(out), kept, data_config=config["pretrained_cfg"], safe_serialization=True
-    )
-    written = parse_json((out / "config.json").read_bytes())
-    written["model_args"].pop("num_classes", None)  # it stands outside of them too; transformers pass both
-    write_atomic(out / "config.json", to_json(written))
+    model = as_timm(network, x)
+    with _whole(out) as partial:
+        save_for_hf(model, str(partial), kept, data_config=config["pretrained_cfg"], safe_serialization=True)
+        written = parse_json((partial / "config.json").read_bytes())
+        written["model_args"].pop("num_classes", None)  # transformers pass the one outside of them, too
+        write_atomic(partial / "config.json", to_json(written))
 
 
 def _timm_config(network: Classifier) -> dict[str, Any]:
@@ -135,8 +143,14 @@ def write_torchvision(network: Classifier, x: Tensor, out: Path) -> None:
     """Write a state dict that torchvision's network of the same architecture loads.
 
     Raises:
-        UserError: torchvision has no such network.
+        UserError: torchvision has no such network, or its description would replace another file.
     """
+    beside = out.with_suffix(".json")
+    if beside.exists():
+        raise UserError(
+            f"export: expected nothing at {beside}, where the description of {out.name} goes, found a file; "
+            "give another --out"
+        )
     name = architecture(network.backbone_name)
     weights = dict(as_timm(network, x).state_dict())
     theirs, options = name, {}
@@ -158,21 +172,20 @@ def write_torchvision(network: Classifier, x: Tensor, out: Path) -> None:
             "as timm, hf or onnx"
         ) from None
     check_equal(network, model, x, "torchvision's network")
-    partial = out.with_name(f".{out.name}.partial")
-    torch.save(weights, partial)
-    partial.replace(out)
     described = {"torchvision": theirs, **parse_json(description_text(network).encode())}
-    write_atomic(out.with_suffix(".json"), to_json(described))
+    with _whole(out) as partial:
+        torch.save(weights, partial)
+        write_atomic(beside, to_json(described))
 
 
 def write_safetensors(network: Classifier, x: Tensor, out: Path) -> None:
     """Write this project's own file."""
-    if network.num_classes:
-        described = (network.backbone_name, network.view, network.classes, network.origin)
-        write_tensors(out, network.state_dict(), metadata_of_classifier(*described))
-        return
     own = {"backbone": network.backbone_name, "view": asdict(network.view), **describe_origin(network.origin)}
-    write_tensors(out, network.backbone.state_dict(), metadata_of(own))
+    described, weights = metadata_of(own), network.backbone.state_dict()
+    if network.num_classes:
+        described, weights = {METADATA_KEY: description_text(network)}, network.state_dict()
+    with _whole(out) as partial:
+        write_tensors(partial, weights, described)
 
 
 def write_torch_export(network: Classifier, x: Tensor, out: Path) -> None:
@@ -184,17 +197,13 @@ def write_torch_export(network: Classifier, x: Tensor, out: Path) -> None:
     _tell_long("torch_export")
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(network, (x,), dynamic_shapes=({0: batch},))
-    partial = out.with_name(f".{out.stem}.partial.pt2")
-    try:
+    with _whole(out) as partial:
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", UserWarning
             )  # a warning about weights in channels_last, which does not matter here
             torch.export.save(program, partial, extra_files={METADATA_KEY: description_text(network)})
         check_equal(network, torch.export.load(partial).module(), x, "the program")
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_onnx(network: Classifier, x: Tensor, out: Path) -> None:
@@ -224,14 +233,20 @@ def write_onnx(network: Classifier, x: Tensor, out: Path) -> None:
     for key, value in ((METADATA_KEY, description_text(network)),):
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
-    partial = out.with_name(f".{out.name}.partial")
-    onnx.save(model, partial)
-    try:
+    with _whole(out) as partial:
+        onnx.save(model, partial)
         check_equal(network, OnnxNetwork(partial), x, "onnxruntime")
-    except UserError:
-        partial.unlink()
-        raise
-    partial.replace(out)
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """Give a place for a file or folder that gets its name when the block ends; an error leaves nothing."""
+    partial = out.with_name(f".{out.stem}.partial{out.suffix}")
+    try:
+        yield partial
+        publish(partial, out)
+    finally:
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
 
 
 def _tell_long(form: str) -> None:
@@ -321,14 +336,8 @@ def load_exported(path: Path, backbone: str | None = None) -> Exported:
         graph = OnnxNetwork(_checked(path))
         return _described(graph, graph.text, path)
     if path.suffix == ".pt2":
-        extra = {METADATA_KEY: ""}
-        try:
-            program = torch.export.load(_checked(path), extra_files=extra).module()
-        except (BadZipFile, RuntimeError, ValueError, KeyError, OSError) as error:
-            raise UserError(
-                f"network: {path} is no exported program, or cut short ({brief(error)}); export it again"
-            ) from None
-        return _described(program, extra[METADATA_KEY], path)
+        network = _of_program(_checked(path))
+        return Exported(network, network.view, network.classes)
     if path.suffix == ".pth" and path.with_suffix(".json").is_file():
         described = parse_description(path.with_suffix(".json").read_text(), path)
         backbone = backbone or described.backbone
@@ -336,6 +345,36 @@ def load_exported(path: Path, backbone: str | None = None) -> Exported:
         return Exported(found, described.view, described.classes or found.classes)
     found = find_classifier(path, None, backbone=backbone)
     return Exported(found, found.view, found.classes)
+
+
+def _of_program(path: Path) -> Classifier:
+    """Rebuild the classifier of a program by its description, with the numbers of its weights.
+
+    Torch would run what a file says: it unpickles members, evaluates sizes, and calls any function by name.
+    """
+    try:
+        with ZipFile(path) as archive:
+            root = archive.namelist()[0].partition("/")[0]
+            text = archive.read(f"{root}/extra/{METADATA_KEY}").decode()
+            stored = parse_json(archive.read(f"{root}/data/weights/model_weights_config.json"))["config"]
+            described = parse_description(text, path)
+            backbone = build_backbone(architecture(described.backbone), described.view.resolution)
+            names = described.classes or ()
+            network = Classifier(backbone, described.backbone, described.view, names, described.origin)
+            for name, weight in network.state_dict().items():
+                meta = stored[name]["tensor_meta"]
+                strides, offset = (
+                    [axis["as_int"] for axis in meta["strides"]],
+                    meta["storage_offset"]["as_int"],
+                )
+                content = bytearray(archive.read(f"{root}/data/weights/{stored[name]['path_name']}"))
+                numbers = torch.frombuffer(content, dtype=weight.dtype)
+                weight.copy_(numbers.as_strided(weight.shape, strides, offset))
+    except (*_BROKEN, OSError) as error:
+        raise UserError(
+            f"network: {path} is no exported program, or cut short ({brief(error)}); export it again"
+        ) from None
+    return network.eval()
 
 
 def _described(network: nn.Module, text: str, path: Path) -> Exported:

@@ -12,7 +12,9 @@ from engine.nets.checkpoints import describe_checkpoint, is_checkpoint, load_che
 from engine.nets.classifier import FILE_NAMES, best_weights, load_classifier
 from engine.nets.description import Origin, read_description
 from engine.nets.foreign import is_foreign, read_foreign
+from engine.nets.weight_files import SUFFIXES
 from loaders.common.errors import UserError
+from loaders.common.files import sha256_of
 from loaders.views.evaluation import EvaluationView
 
 
@@ -88,6 +90,25 @@ def find_start(path: Path, backbone: str | None = None) -> Start:
     else:
         described = read_description(path if path.is_file() else _file_of_run(path))
     return Start(path, described.backbone, described.view, described.origin)
+
+
+def weights_digest(path: Path) -> str:
+    """Return what tells the weights of a start from others in its place; empty where a name stands for them.
+
+    Raises:
+        UserError: there is nothing to start from.
+    """
+    if path.is_file():
+        files = [path]
+    elif is_checkpoint(path):
+        files = [path / "meta.json"]  # with the digests of the others
+    elif not is_foreign(path):
+        files = [_file_of_run(path)]
+    elif path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+    else:
+        return ""
+    return " ".join(sha256_of(file)[:16] for file in files)
 
 
 def build_start(init: Path | None, backbone: str, resolution: int) -> nn.Module:

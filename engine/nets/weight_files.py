@@ -16,7 +16,6 @@ import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from loaders.common.errors import UserError, brief
-from loaders.common.files import sha256_of
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _AVERAGES = ("state_dict_ema", "model_ema", "ema", "teacher")
@@ -51,15 +49,6 @@ _OF_TENSORS = re.compile(
 
 
 _PICKLES_BYTES = 16 * 2**20  # at the start of a file, in which code is looked for
-
-
-def weights_digest(start: str | Path) -> str:
-    """Return what tells the weights of a file or folder from others at that place; empty for other starts."""
-    path = Path(start).expanduser()
-    inside = sorted(path.iterdir()) if start and path.is_dir() else [path]
-    files = [file for file in inside if file.suffix in SUFFIXES and file.is_file()]
-    said = "".join(f"{file.name} {sha256_of(file)}\n" for file in files)
-    return sha256(said.encode()).hexdigest()[:16] if files else ""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

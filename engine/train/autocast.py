@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from engine.choices import Precision
 from loaders.batch import Loader
+from loaders.common.errors import UserError
 from loaders.common.json_text import parse_json
 from loaders.options import DTypeName
 
@@ -51,11 +52,19 @@ def of_run(out: Path) -> Precision | None:
 
 
 def of_runs(precision: Precision, out: Path) -> Precision:
-    """Return the given precision; for "auto" that of a run below a folder, whose command trains several."""
-    if precision != "auto":
-        return precision
-    begun = (of_run(config.parent) for config in sorted(out.glob("*/**/config.json")))
-    return next((found for found in begun if found is not None), "auto")
+    """Return the given precision; for "auto" that of a run below a folder, whose command trains several.
+
+    Raises:
+        UserError: the runs there began with another.
+    """
+    found = (of_run(config.parent) for config in sorted(out.glob("*/**/config.json")))
+    begun: Precision = next((one for one in found if one is not None), "auto")
+    if precision != "auto" and begun not in ("auto", precision):
+        raise UserError(
+            f"precision: expected {begun}, with which the runs in {out} began, found {precision}; give that, "
+            "or another --out"
+        )
+    return begun if precision == "auto" else precision
 
 
 def dtype_of_views(precision: str, device: str, out: Path) -> DTypeName:

@@ -16,6 +16,7 @@ from loaders.views.policy import Augmentation
 
 if TYPE_CHECKING:
     from engine.labels.shared_images import Account
+    from loaders.options import LoaderOptions
     from loaders.packs import Pack
     from loaders.packs.labels.validation import Division
 
@@ -104,6 +105,27 @@ class ClassifierConfig(StartConfig, ValidationOptions):
                 "probe_every_epochs: expected 0, a recipe with labels measures its classifier instead, found "
                 f"{self.probe_every_epochs}"
             )
+
+    def check_sizes(self) -> None:
+        """Also refuse to mix an odd number of images, each with its neighbour."""
+        super().check_sizes()
+        for option in ("batch_size", "micro_batch"):
+            found = getattr(self, option)
+            if self.mixing != "none" and found is not None and found % 2:
+                raise UserError(
+                    f"{option}: expected an even number beside --mixing {self.mixing}, which mixes images "
+                    f"with their neighbours, found {found}; change it"
+                )
+
+    def training_options(self) -> LoaderOptions:
+        """Also refuse to mix an odd number of images on each process, before anything is written."""
+        options = super().training_options()
+        if self.mixing != "none" and self.batch_size // options.num_ranks % 2:
+            raise UserError(
+                f"batch_size: expected an even number for each of {options.num_ranks} processes beside "
+                f"--mixing {self.mixing}, found {self.batch_size // options.num_ranks}; change it"
+            )
+        return options
 
     @property
     def asked_start(self) -> ClassifierStart:

@@ -151,14 +151,12 @@ class _Run:
         self.total_steps = config.steps or config.epochs * self.steps_per_epoch
         most = self.total_steps if config.max_steps is None else config.max_steps  # 0 leaves the start
         self.last_step = min(self.total_steps, most)
-        lengths = (self.steps_per_epoch, self.total_steps)
-        self.schedule: Schedule = choose_schedule(recipe, rules, *lengths)
+        self.schedule: Schedule = choose_schedule(recipe, rules, self.steps_per_epoch, self.total_steps)
         self.growth = Growth(rules, self.total_steps, recipe)
         self.validator = None if validation is None else Validator(validation, config.out, self.total_steps)
         self.guard = StepGuard(recipe, config.on_non_finite)
         self.window = MetricWindow(self.device)
-        self.step = 0
-        self.saved_step = -1
+        self.step, self.saved_step = 0, -1
         self.loss = float("nan")
         self.metrics: dict[str, float] = {}
         self.lr = 0.0
@@ -424,6 +422,8 @@ class _Run:
         """Write the backbone and return the results."""
         metadata = {"recipe": self.recipe.name, "backbone": self.recipe.backbone_name}
         metadata |= dict(self.config.backbone_metadata)
+        if self.validator is not None:
+            self.validator.after_stop(self.step, self.recipe, self.device)
         if self.validator is not None and self.validator.best:
             on_main(lambda: self.recipe.leave_last(self.config.out / LAST_FOLDER))
             self.recipe.load_state_dict(self.validator.best)

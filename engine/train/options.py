@@ -25,9 +25,10 @@ class ValidationOptions:
     left as labels/validation.parquet in the run folder; 0 for none."""
     validate_every: Count | None = None
     """Steps between these measurements; by default a twentieth of the run. The end is measured too."""
-    keep: Keep = "last"
+    keep: Keep | None = None
     """Weights that the run leaves to be used, and whose test accuracy is measured: the last; or the best by
-    validation accuracy, the last then lie in last/."""
+    validation accuracy, the last then lie in last/. By default the best where the classifier starts at the
+    linear probe, so that the run does not end below it, and the last elsewhere."""
     patience: int = 0
     """Stop after so many measurements without a rise of the validation accuracy; 0 trains to the end."""
 

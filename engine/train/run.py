@@ -179,7 +179,7 @@ def plan_validation(
     return Validation(
         loader,
         config.validate_every,
-        "best" if probed else config.keep,
+        config.keep or ("best" if probed else "last"),
         config.patience,
         division.validation if division is not None and division.set_aside else None,
         probed,

@@ -15,7 +15,7 @@ import tyro
 
 from engine.choices import Measure, OnNonFinite, Precision
 from engine.nets.names import check_mentioned
-from engine.train.options import OptimizerOptions, PresetOptions
+from engine.train.options import OptimizerOptions, PresetOptions, ValidationOptions
 from engine.train.trackers import check_trackers
 from loaders.common.checks import Count, check_numbers
 from loaders.common.cores import cores_per_rank
@@ -260,18 +260,34 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
             raise UserError(
                 f"probe_splits: expected one split, or two, found {len(self.probe_splits)}; change them"
             )
-        if self.batch_size == 1:
-            raise UserError(
-                "batch_size: expected 2 or more, of which BatchNorm takes means, found 1; raise it"
-            )
+        for option in ("batch_size", "micro_batch"):
+            if getattr(self, option) == 1:
+                raise UserError(
+                    f"{option}: expected 2 or more, of which BatchNorm takes means, found 1; raise it"
+                )
         check_trackers(self.trackers)
+        if self.preset == "paper":  # another changes sizes first
+            self.check_sizes()
+
+    def check_sizes(self) -> None:
+        """Refuse sizes that do not go together, once a preset has set them.
+
+        Raises:
+            UserError: views that grow have their full size from the start.
+        """
+        if self.start_resolution is not None and self.start_resolution >= self.resolution:
+            raise UserError(
+                f"start_resolution: expected less than --resolution, {self.resolution}, up to which views "
+                f"grow, found {self.start_resolution}; lower it or leave it out"
+            )
 
     def check_places(self) -> None:
-        """Also refuse a run folder that is in use, or cannot be written.
+        """Also refuse a run folder that is in use, or cannot be written, and what `check_sizes` does.
 
         Raises:
             UserError: --out holds a run, without --resume.
         """
+        self.check_sizes()
         super().check_places()
         check_folder(self.out)
         if not self.resume and (self.out / "config.json").is_file():
@@ -375,11 +391,18 @@ class StartConfig(RunConfig):
 def described(config: Any) -> dict[str, Any]:
     """Return a configuration in JSON types, for files; the credentials of a store are left out.
 
-    For a run that begins with weights of others, `origin` names these and their licence.
+    For a run that begins with weights of others, `origin` names these and their licence; `init_weights` tells
+    those at `init` from others that took their place.
     """
     content = asdict(config)
     if isinstance(config, RunConfig) and config.origin is not None:
         content["origin"] = asdict(config.origin)
+    if isinstance(config, StartConfig) and config.init is not None:
+        from engine.nets.starts import weights_digest
+
+        content["init_weights"] = weights_digest(config.init)
+    if isinstance(config, ValidationOptions):
+        content["keep"] = config.keep or "last"  # as in older runs; the rules in checkpoints say which
     content["loader"]["store"].pop("filesystem")
     found: dict[str, Any] = parse_json(to_json(content))
     return found

@@ -29,6 +29,7 @@ from loaders.common.locks import locked
 from loaders.common.next_step import say_next
 
 LOCK_NAME = "lock"
+_LATER = {"init_weights"}  # what the configuration of an older run lacks, which is gone on with all the same
 
 
 @contextmanager
@@ -124,7 +125,7 @@ def _check_same_run(
             f"{found_recipe!r}; give another --out"
         )
     config = described["config"]
-    for name in sorted(config.keys() | found_config.keys()):
+    for name in sorted((config.keys() | found_config.keys()) - (_LATER - found_config.keys())):
         if name in config.keys() - found_config.keys() - set(runtime_fields) and config[name] is not None:
             raise UserError(
                 f"run folder: {out} holds a run from before there was {name}; end it with the version that "

@@ -52,18 +52,22 @@ def prepare_trackers(names: Iterable[str]) -> None:
 def begin_trackers(accelerator: Any, name: str, out: Path) -> None:
     """Begin a run on every tracker; W&B writes into the run folder, and offline where it cannot be reached.
 
+    The trackers of a training before it in this process end: each would log this one's values too.
+
     Args:
         accelerator: the run's connection to its device and ranks.
         name: name of the project that trackers file the run under.
         out: run folder, which this process has claimed.
     """
+    _end_trackers(accelerator)
+    accelerator.project_configuration.logging_dir = str(out / "trackers")  # of a phase its own
     if "wandb" not in map(str, accelerator.log_with):
         accelerator.init_trackers(name)
         return
     os.environ.setdefault("WANDB_SILENT", "true")  # it prints thirty lines; a run has one of its own
     folder = Path(os.environ.get("WANDB_DIR", out / "trackers"))
     folder.mkdir(parents=True, exist_ok=True)
-    options = {"wandb": {"dir": str(folder)}}
+    options = {"wandb": {"dir": str(folder), "name": out.name}}
     try:
         accelerator.init_trackers(name, init_kwargs=options)
     except Exception as error:
@@ -71,13 +75,17 @@ def begin_trackers(accelerator: Any, name: str, out: Path) -> None:
             raise
         tell(f"trackers: W&B cannot be reached ({brief(error)}); the run goes on offline")
         os.environ["WANDB_MODE"] = options["wandb"]["mode"] = "offline"  # it has read the environment before
-        for tracker in accelerator.trackers:
-            with suppress(AttributeError):  # of one that did not begin
-                tracker.finish()
-        accelerator.trackers.clear()
+        _end_trackers(accelerator)
         accelerator.init_trackers(name, init_kwargs=options)
     if os.environ.get("WANDB_MODE") == "offline":
         tell(f"trackers: W&B keeps the run in {folder / 'wandb'}; `wandb sync` sends it")
+
+
+def _end_trackers(accelerator: Any) -> None:
+    for tracker in accelerator.trackers:
+        with suppress(AttributeError):  # of one that did not begin
+            tracker.finish()
+    accelerator.trackers.clear()
 
 
 def _has_login() -> bool:

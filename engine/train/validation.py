@@ -20,6 +20,7 @@ from engine.evaluate.predict import Accuracy, measure_accuracy
 from engine.train.distributed import on_main
 from engine.train.recipe import Recipe
 from loaders.batch import Batch, Loader
+from loaders.common.notice import tell
 from loaders.packs import LabelTable
 from loaders.packs.labels.validation import SET_ASIDE_PATH
 
@@ -136,8 +137,20 @@ class Validator:
             recipe: not wrapped.
             device: device that the run computes on.
         """
-        if step % self._every_steps and step != self._total_steps:
-            return Measured()
+        return self._measured(step, recipe, device) if self._is_due(step) else Measured()
+
+    def after_stop(self, step: int, recipe: Recipe, device: torch.device) -> None:
+        """Measure the end of a run that ends early, for the weights that it leaves; every rank calls this.
+
+        It comes after the last checkpoint, so a run that goes on from there is that of one sitting.
+        """
+        if step and not self._is_due(step):
+            tell(f"step {step}, where the run ends early: {self._measured(step, recipe, device).said}")
+
+    def _is_due(self, step: int) -> bool:
+        return step % self._every_steps == 0 or step == self._total_steps
+
+    def _measured(self, step: int, recipe: Recipe, device: torch.device) -> Measured:
         found = self._measure(recipe.network, device)
         start = found.top1 if step == 0 else self.state.start_top1
         if found.top1 > self.state.best_top1:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from engine.choices import Keep
 from engine.evaluate.few_labels import FewLabelResult, next_step
 from engine.evaluate.linear_probe import fit_linear_probe
 from engine.evaluate.representations import extract_features, topk_accuracy
@@ -23,14 +24,19 @@ from engine.nets.backbones import load_backbone
 from engine.nets.classifier import find_classifier
 from engine.train.metrics import read_metrics
 from engine.train.probe_start import PENALTY
+from engine.train.run import plan_validation
+from engine.train.run_config import described
 from loaders import LoaderOptions, build_loader
+from loaders.classification import SemiLoaders
 from loaders.common.errors import UserError
 from loaders.packs import Pack, Split, open_pack
 from loaders.packs.labels.subsample import subsample_per_class
+from loaders.packs.labels.validation import apart
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
+from loaders.views import presets
 from loaders.views.evaluation import EvaluationView
-from recipes import supervised, transfer
+from recipes import fixmatch, supervised, transfer
 from tests.floors.trainings import untrained_run
 from tests.recipes.labelled import FEW
 
@@ -194,3 +200,36 @@ def test_supervised_does_not_end_below_the_probe_of_its_start(
     refused = {"classifier_start": "probe", "init": None}
     with pytest.raises(UserError, match="classifier_start: expected --init, on whose features"):
         replace(config, **refused)
+
+
+def test_a_rehearsal_trains_on_no_image_that_it_is_measured_on(little_pack: Pack, tmp_path: Path) -> None:
+    """Not even without its label, nor on a copy of it."""
+    few = {"labels_per_class": 6, "unlabeled_splits": ("train",), "batch_size": 8, "mu": 1}
+    config = fixmatch.Config(pack=little_pack.path, out=tmp_path, resolution=16, **few)  # type: ignore[arg-type]
+    view = (presets.weak(16, 0.5),)
+    loaders = SemiLoaders(little_pack, config, view, view)
+    labels = loaders.labels
+    held, rest = labels.of_rows(labels.row[:9]), labels.of_rows(labels.row[9:])
+    whole, part = (
+        images.rows(np.arange(len(images)))
+        for images in (loaders.unlabeled, loaders.with_labels(rest).unlabeled)
+    )
+    assert np.isin(held.row, whole).all()
+    assert np.array_equal(part, apart(little_pack, whole, held))
+    assert len(part) <= len(whole) - 9
+    loaders.fields = loaders.semi_fields = replace(config, batch_size=len(whole), mu=1)
+    again = loaders.with_labels(rest).unlabeled  # fewer than a step holds come several times
+    assert np.array_equal(again.rows(np.arange(len(again))), part.repeat(2))
+    assert np.array_equal(loaders.with_labels(labels).unlabeled.rows(np.arange(len(whole))), whole)
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(None, "best"), ("last", "last"), ("best", "best")])
+def test_weights_that_are_asked_for_are_kept(asked: Keep | None, kept: Keep, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"pack": tmp_path, "out": tmp_path / "out", "keep": asked}
+    probed = supervised.Config(**options, init=tmp_path)
+    plan = plan_validation(probed, object(), None)  # type: ignore[arg-type]
+    assert (plan.keep, plan.from_start) == (kept, True)
+    plain = supervised.Config(**options)
+    assert plan_validation(plain, object(), None).keep == (asked or "last")  # type: ignore[arg-type]
+    assert "init_weights" not in described(plain)
+    assert described(plain)["keep"] == (asked or "last"), "so that older runs are gone on with"

@@ -117,6 +117,12 @@ def test_runs_repeat_and_resume_exactly(config: Config, tmp_path: Path) -> None:
     check_exact_runs(config, run, tmp_path, steps=4)
 
 
+@pytest.mark.parametrize("option", ["lr_head", "lr_vectors", "momentum", "weight_decay"])
+def test_an_option_that_its_adam_lacks_is_refused(option: str, config: Config) -> None:
+    with pytest.raises(UserError, match=f"{option}: expected none, since Adam moves .* found 0.5; leave it"):
+        replace(config, **{option: 0.5})
+
+
 def test_mistakes(config: Config) -> None:
     with pytest.raises(UserError, match="gan_discriminator_<width>, found 'resnet50'"):
         replace(config, backbone="resnet50")

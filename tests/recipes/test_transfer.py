@@ -135,6 +135,24 @@ def test_finished_runs_are_not_repeated(config: Config) -> None:
     assert [record["step"] for record in read_metrics(folder / "metrics.jsonl")] == [3]
 
 
+def test_a_start_whose_weights_are_others_is_refused(config: Config, tmp_path: Path) -> None:
+    start, config = tmp_path / "start", replace(config, init=tmp_path / "start", beside_scratch=False)
+    start.mkdir()
+    described = {"backbone": "test_resnet", "resolution": "16"}
+    seed_everything(1)
+    save_backbone(start, build_backbone("test_resnet", 16), described)
+    first = run(config)
+    file = config.out / "pretrained-2-labels-seed-0" / "config.json"
+    seed_everything(2)
+    save_backbone(start, build_backbone("test_resnet", 16), described)
+    with pytest.raises(UserError, match=r"holds a run with init_weights = .*, found init_weights"):
+        run(config)
+    older = json.loads(file.read_text())
+    del older["config"]["init_weights"]
+    file.write_text(json.dumps(older))
+    assert run(config)[0].steps == first[0].steps, "a folder from before they were kept is gone on with"
+
+
 def test_images_are_changed_and_mixed_where_asked_for(config: Config) -> None:
     alone = replace(config, beside_scratch=False)
     changed = replace(alone, mixing="mixup", out=config.out / "mixed")
@@ -327,6 +345,8 @@ def test_mistakes_are_named(config: Config, tmp_path: Path) -> None:
         run(replace(config, init=tmp_path / "nowhere"))
     with pytest.raises(UserError, match="seeds: expected one or more different values"):
         run(replace(config, seeds=()))
+    with pytest.raises(UserError, match="batch_size: expected 2 or more, of which BatchNorm"):
+        replace(config, batch_size=1)
     with pytest.raises(UserError, match="steps: expected more than 0"):
         replace(QUICK, steps=0)
 

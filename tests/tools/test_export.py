@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import timm
@@ -145,6 +147,42 @@ def test_a_program_of_torch_export_takes_any_batch(tiny: Path, tmp_path: Path) -
     assert_comes_back(path, VIEW, x, expected)
 
 
+@pytest.mark.parametrize("place", ["data/sample_inputs/model.pt", "models/model.json"])
+def test_nothing_in_a_program_is_run(place: str, tiny: Path, tmp_path: Path) -> None:
+    path, x, expected = exported(tiny, "torch_export", tmp_path / "w.pt2")
+    made = tmp_path / "made by the file"
+    with ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    name = next(name for name in members if name.endswith(place))
+    if name.endswith(".pt"):
+        members[name] = b"cos\nmkdir\n(V%b\ntR." % str(made).encode()  # a pickle that calls os.mkdir
+    else:  # a size, which torch evaluates
+        found = re.sub(
+            rb"Symbol\(.*?integer=True\)", b"__import__('os').mkdir('%b')" % str(made).encode(), members[name]
+        )
+        assert found != members[name]
+        members[name] = found
+    with ZipFile(path, "w") as archive:
+        for member, content in members.items():
+            archive.writestr(member, content)
+    assert_comes_back(path, VIEW, x, expected)
+    assert not made.exists()
+
+
+def test_a_damaged_program_is_one_line(tiny: Path, tmp_path: Path) -> None:
+    path, _, _ = exported(tiny, "torch_export", tmp_path / "w.pt2")
+    with ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = next(name for name in members if name.endswith("weights_config.json"))
+    weight = next(name for name in members if name.endswith("weight_0"))
+    for name, content in [(config, b"[]"), (config, b'{"config": {}}'), (weight, b"1234"), (weight, b"123")]:
+        with ZipFile(path, "w") as archive:
+            for member, kept in members.items():
+                archive.writestr(member, content if member == name else kept)
+        with pytest.raises(UserError, match=r"no exported program, or cut short \("):
+            load_exported(path)
+
+
 def test_a_refused_program_leaves_nothing(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +243,28 @@ def test_what_onnx_cannot_express_is_one_line(tmp_path: Path) -> None:
         WRITERS["onnx"](network, torch.randn(2, 3, 32, 32), tmp_path / "w.onnx")
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_there_is_kept_and_a_failure_leaves_nothing(
+    resnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = saved(tmp_path / "run", "resnet18")
+    beside = tmp_path / "out" / "config.json"
+    beside.parent.mkdir()
+    beside.write_text("another's")
+    with pytest.raises(UserError, match=r"expected nothing at .*config\.json, where the description of"):
+        export(Config(run=run, form="torchvision", out=beside.with_suffix(".pth")))
+    assert [path.read_text() for path in beside.parent.iterdir()] == ["another's"]
+
+    def cut(path: Path, *_: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError("no space")
+
+    monkeypatch.setattr("engine.nets.exported.write_tensors", cut)
+    for form in ("timm", "safetensors"):
+        with pytest.raises(OSError, match="no space"):
+            export(Config(run=resnet, form=form, out=tmp_path / "cut" / "w.safetensors"))  # type: ignore[arg-type]
+    assert list((tmp_path / "cut").iterdir()) == []
 
 
 @pytest.mark.parametrize("alone", [False, True], ids=["classifier", "backbone"])

@@ -261,11 +261,11 @@ def test_a_pack_is_made_of_the_digits_at_the_smallest_scale(tmp_path: Path) -> N
 
 
 def test_another_question_wants_another_folder(little_pack: Pack, tmp_path: Path) -> None:
-    config = Config(table="start", scale="tiny", out=tmp_path, pack=little_pack.path, init="weights/a")
+    config = Config(table="start", scale="tiny", out=tmp_path, pack=little_pack.path, init="timm:a")
     keep_question(config, tmp_path / "start-tiny", little_pack)
     keep_question(config, tmp_path / "start-tiny", little_pack)
-    with pytest.raises(UserError, match=r"init: expected 'weights/a', by which .*, found 'weights/b'"):
-        keep_question(replace(config, init="weights/b"), tmp_path / "start-tiny", little_pack)
+    with pytest.raises(UserError, match=r"init: expected 'timm:a', by which .*, found 'timm:b'"):
+        keep_question(replace(config, init="timm:b"), tmp_path / "start-tiny", little_pack)
 
 
 def test_what_changed_at_its_place_wants_another_folder(

@@ -14,12 +14,14 @@ from engine.nets.classifier import (
     Classifier,
     build_classifier,
     find_classifier,
+    has_classifier,
     load_classifier,
     save_classifier,
 )
 from engine.nets.description import METADATA_KEY, read_description
 from engine.nets.weights import write_tensors
 from engine.train.distributed import seed_everything
+from engine.train.run_folder import save_backbone
 from loaders.common.errors import UserError
 from loaders.views.evaluation import EvaluationView
 
@@ -57,6 +59,15 @@ def test_names_and_view_come_back(saved: Classifier, tmp_path: Path) -> None:
     found = load_classifier(tmp_path, "raw")
     assert (found.classes, found.view, found.resolution, found.num_classes) == (KNOWN, VIEW, 16, 3)
     torch.testing.assert_close(found(images()), saved(images()))
+
+
+def test_a_file_of_a_classifier_is_seen_as_one(saved: Classifier, tmp_path: Path) -> None:
+    file, backbone = tmp_path / "classifier.safetensors", tmp_path / "backbone.safetensors"
+    save_backbone(tmp_path, saved.backbone, {"backbone": saved.backbone_name, "resolution": 32})
+    assert has_classifier(tmp_path)
+    assert has_classifier(file)
+    assert not has_classifier(backbone)
+    assert not has_classifier(Path("timm:resnet18"))
 
 
 @pytest.mark.parametrize("classes", [KNOWN, ("cat", "ant", "bee"), ("bee", "ant", "cat")])

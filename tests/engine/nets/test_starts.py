@@ -9,7 +9,7 @@ import torch
 
 from engine.nets.backbones import TinyResNet
 from engine.nets.classifier import Classifier, save_classifier
-from engine.nets.starts import find_start
+from engine.nets.starts import find_start, weights_digest
 from engine.train.distributed import seed_everything
 from engine.train.run_folder import save_backbone
 from loaders.common.errors import UserError
@@ -49,6 +49,20 @@ def test_a_run_with_labels_gives_its_averaged_network(tmp_path: Path) -> None:
     assert torch.equal(found.stem[0].weight, networks["ema"].backbone.stem[0].weight)
     (tmp_path / "classifier-ema.safetensors").unlink()
     assert torch.equal(find_start(tmp_path).load().stem[0].weight, networks["raw"].backbone.stem[0].weight)
+
+
+def test_other_weights_in_the_same_place_have_another_digest(tmp_path: Path) -> None:
+    run, digests = tmp_path / "run", set()
+    train_small(
+        run, config={"backbone": "test_resnet", "resolution": 16}, backbone_metadata={"resolution": "16"}
+    )
+    file, checkpoint = run / "backbone.safetensors", max((run / "checkpoints").iterdir())
+    digests |= {weights_digest(path) for path in (run, file, checkpoint)}
+    assert weights_digest(run) == weights_digest(file)
+    assert len(digests) == 2
+    save_backbone(run, TinyResNet(), DESCRIBED)
+    assert weights_digest(run) not in digests
+    assert weights_digest(Path("timm:resnet18")) == ""
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

@@ -111,4 +111,7 @@ def test_a_command_of_several_runs_goes_on_as_they_began(processor, tmp_path):
     run.mkdir(parents=True)
     (run / "config.json").write_text(json.dumps({"config": {"autocast": "bf16"}}))
     assert autocast.of_runs("auto", tmp_path) == "bf16"
-    assert autocast.of_runs("no", tmp_path) == "no"
+    assert autocast.of_runs("bf16", tmp_path) == "bf16"
+    with pytest.raises(UserError, match=r"expected bf16, with which the runs in .*, found no; give that"):
+        autocast.of_runs("no", tmp_path)
+    assert autocast.of_runs("no", tmp_path / "other") == "no"

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from accelerate.state import AcceleratorState
 
+from engine.nets.backbones import TinyResNet
 from engine.train.distributed import make_accelerator
-from engine.train.run_config import RunConfig, on_device
+from engine.train.run_config import RUNTIME_FIELDS, RunConfig, described, on_device
+from engine.train.run_folder import opened_run, save_backbone
 from loaders import LoaderOptions
 from loaders.backends.work import Crew
 from loaders.common.errors import UserError
 from loaders.packs import Pack
-from recipes import barlow, supervised, vae
+from recipes import barlow, supervised, temporal_ensembling, vae
 
 
 def config(pack: Path, out: Path, resume: bool = False) -> RunConfig:
@@ -105,5 +107,54 @@ def test_a_split_of_the_probe_that_is_not_there_is_told_where_it_is_measured_on(
         replace(unmeasured, probe_every_epochs=1).check_places()
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        (barlow, {"micro_batch": 1}, "micro_batch: expected 2 or more, of which BatchNorm"),
+        (supervised, {"batch_size": 25, "mixing": "mixup"}, "batch_size: expected an even number beside"),
+        (supervised, {"micro_batch": 5, "mixing": "cutmix"}, "micro_batch: expected an even number beside"),
+        (temporal_ensembling, {"mixing": "mixup"}, "--mixing mixup, .*, found 25; change it"),
+        (supervised, {"resolution": 32, "start_resolution": 32}, "start_resolution: expected less than .*32"),
+    ],
+)
+def test_sizes_that_do_not_go_together_are_refused(
+    kind: Any, options: dict[str, Any], said: str, digits_pack: Pack, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=said):
+        kind.Config(pack=digits_pack.path, out=tmp_path / "run", **options)
+    if "micro_batch" not in options:  # a preset sets the others later
+        settled = kind.Config(pack=digits_pack.path, out=tmp_path / "run", preset="cpu", **options)
+        with pytest.raises(UserError, match=said):
+            settled.check_sizes()
+
+
+def test_ranks_that_mix_an_odd_number_of_images_are_told_at_once(
+    digits_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_accelerator("no")
+    mixed = supervised.Config(pack=digits_pack.path, out=tmp_path / "run", batch_size=6, mixing="mixup")
+    mixed.training_options()
+    monkeypatch.setattr(type(mixed), "loader_options", lambda _: LoaderOptions(num_ranks=2))
+    with pytest.raises(
+        UserError, match="an even number for each of 2 processes beside --mixing mixup, found 3"
+    ):
+        mixed.training_options()
+
+
 def test_a_pack_in_a_store_is_left_for_later(tmp_path: Path) -> None:
     config(Path("s3://bucket/pack"), tmp_path).check_places()
+
+
+def test_a_resume_from_other_weights_is_refused(digits_pack: Pack, tmp_path: Path) -> None:
+    start, out = tmp_path / "start", tmp_path / "run"
+    start.mkdir()
+    begun = barlow.Config(pack=digits_pack.path, out=out, init=start, backbone="tiny_resnet", resolution=16)
+
+    def claim() -> None:
+        save_backbone(start, TinyResNet(), {"backbone": "tiny_resnet", "resolution": "16"})
+        with opened_run(out, "barlow", described(begun), RUNTIME_FIELDS, resume=True):
+            (out / "metrics.jsonl").touch()
+
+    claim()
+    with pytest.raises(UserError, match="holds a run with init_weights = "):
+        claim()

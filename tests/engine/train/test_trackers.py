@@ -47,6 +47,12 @@ class Unreachable(Exception):
     __module__ = "wandb.errors"
 
 
+def offered(names: list[str], init: Any) -> Any:
+    """What of an Accelerator begins trackers."""
+    project = SimpleNamespace(logging_dir="")
+    return SimpleNamespace(log_with=names, init_trackers=init, trackers=[], project_configuration=project)
+
+
 @pytest.mark.parametrize("mode", ["online", "unreachable", "offline"])
 def test_wandb_lies_in_the_run_folder_and_goes_on_without_a_network(
     mode: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -67,10 +73,11 @@ def test_wandb_lies_in_the_run_folder_and_goes_on_without_a_network(
             assert Path(init_kwargs["wandb"]["dir"]).is_dir()
             raise Unreachable("timed out")
 
-    accelerator = SimpleNamespace(log_with=["tensorboard", "wandb"], init_trackers=init, trackers=[])
+    accelerator = offered(["tensorboard", "wandb"], init)
     begin_trackers(accelerator, "barlow", tmp_path / mode)
     retried = {"mode": "offline"} if mode == "unreachable" else {}
-    assert begun[-1] == {"wandb": {"dir": str(tmp_path / mode / "trackers"), **retried}}
+    expected = {"dir": str(tmp_path / mode / "trackers"), "name": mode, **retried}
+    assert begun[-1] == {"wandb": expected}
     assert len(accelerator.trackers) == 2
     assert os.environ.get("WANDB_MODE") == (None if mode == "online" else "offline")
     said = capsys.readouterr().err
@@ -87,7 +94,25 @@ def test_an_error_that_is_not_of_the_network_is_raised(tmp_path: Path) -> None:
         raise ValueError("ours")
 
     with pytest.raises(ValueError, match="ours"):
-        begin_trackers(SimpleNamespace(log_with=["wandb"], init_trackers=init), "x", tmp_path)
+        begin_trackers(offered(["wandb"], init), "x", tmp_path)
+
+
+def test_each_training_of_a_process_logs_into_its_own_folder_alone(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from engine.train.distributed import make_accelerator
+
+    accelerator = make_accelerator("no", tmp_path, ("tensorboard",))
+    for step, phase in enumerate(("start", "cycle-1")):
+        begin_trackers(accelerator, "fine_tuning", tmp_path / phase)
+        accelerator.log({"loss": 1.0}, step=step)
+    accelerator.end_training()
+    assert len(list(tmp_path.rglob("events.*"))) == 2
+    for step, phase in enumerate(("start", "cycle-1")):
+        found = EventAccumulator(str(tmp_path / phase / "trackers" / "fine_tuning"))
+        found.Reload()
+        assert [event.step for event in found.Scalars("loss")] == [step]
 
 
 def test_views_and_weights_are_shown(tmp_path: Path) -> None:

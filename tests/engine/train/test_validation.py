@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import engine.train.validation as validation_module
+from engine.choices import Keep
 from engine.evaluate.predict import Accuracy
 from engine.train.checkpoint import list_checkpoints
 from engine.train.distributed import make_accelerator, seed_everything
@@ -117,6 +118,23 @@ def test_the_end_is_measured_too(tmp_path: Path) -> None:
     plan = replace(VALIDATION, every_steps=5, patience=0)
     train_measured(tmp_path / "run", [0.1, 0.3, 0.2], plan)
     assert [step for step, _ in validations(tmp_path / "run")] == [5, 10, 12]
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_an_end_before_its_time_is_measured_and_disturbs_no_resume(tmp_path: Path, keep: Keep) -> None:
+    plan, rises = replace(VALIDATION, keep=keep, patience=0), [0.2, 0.5, 0.7, 0.4, 0.6, 0.1]
+    whole = train_measured(tmp_path / "whole", rises, plan)
+    first, recipe, measured = train_measured(tmp_path / "parts", rises, plan, max_steps=1)
+    assert first.validation == ValidationState(best_step=1, best_top1=0.2), "the only weights that there are"
+    assert_same(recipe.state_dict(), measured[-1])
+    short, recipe, measured = train_measured(tmp_path / "parts", rises, plan, max_steps=5)
+    assert short.validation == ValidationState(best_step=5, best_top1=0.7)
+    assert_same(recipe.state_dict(), measured[-1])
+    assert validations(tmp_path / "parts") == [(2, 0.2), (4, 0.5)]
+    parts = train_measured(tmp_path / "parts", rises, plan)
+    assert parts[0].validation == whole[0].validation
+    assert_same(parts[1].state_dict(), whole[1].state_dict())
+    assert validations(tmp_path / "parts") == validations(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
