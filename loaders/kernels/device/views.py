@@ -45,7 +45,8 @@ CUTOUT: tl.constexpr = tl.constexpr(numbers.CUTOUT)
 STANDARDIZE: tl.constexpr = tl.constexpr(numbers.STANDARDIZE)
 
 PARTS: tl.constexpr = tl.constexpr(6)  # of the statistics of a block
-MIDDLE: tl.constexpr = tl.constexpr(128.0)  # taken off before squaring, for precision
+HALF: tl.constexpr = tl.constexpr(numbers.HALF)
+ROUNDING: tl.constexpr = tl.constexpr(numbers.ROUNDING)
 
 _jit: Any = triton.jit  # without types, as numba's
 _kernel: Any = triton.jit(do_not_specialize=("P", "R", "pixel_step", "channel_step"))
@@ -132,7 +133,7 @@ def _hue_channel(position, value, chroma):
 @_jit
 def _posterize(value, bits):
     step = (1 << (8 - bits.to(tl.int32))).to(tl.float32)
-    return tl.floor(tl.floor(value + 0.5) * (1.0 / step)) * step
+    return tl.floor(tl.floor(value + HALF) * (1.0 / step)) * step
 
 
 @_jit
@@ -159,9 +160,10 @@ def _pointwise(code, args, y, x, r, g, b):
         gray = _luma(r, g, b)
         r, g, b = gray, gray, gray
     elif code == SOLARIZE:
-        r = tl.where(r >= a, 255.0 - r, r)
-        g = tl.where(g >= a, 255.0 - g, g)
-        b = tl.where(b >= a, 255.0 - b, b)
+        least = a - ROUNDING
+        r = tl.where(r >= least, 255.0 - r, r)
+        g = tl.where(g >= least, 255.0 - g, g)
+        b = tl.where(b >= least, 255.0 - b, b)
     elif code == POSTERIZE:
         r, g, b = _posterize(r, a), _posterize(g, a), _posterize(b, a)
     elif code == INVERT:
@@ -210,9 +212,9 @@ def _go_on(
         if EQUALIZES:  # noqa: SIM102 - known while compiling, unlike the code
             if code == EQUALIZE:
                 count = counts + number * 768 + tl.arange(0, 256)
-                tl.store(count, tl.histogram((r + 0.5).to(tl.int32), 256, mask=m))
-                tl.store(count + 256, tl.histogram((g + 0.5).to(tl.int32), 256, mask=m))
-                tl.store(count + 512, tl.histogram((b + 0.5).to(tl.int32), 256, mask=m))
+                tl.store(count, tl.histogram((r + HALF).to(tl.int32), 256, mask=m))
+                tl.store(count + 256, tl.histogram((g + HALF).to(tl.int32), 256, mask=m))
+                tl.store(count + 512, tl.histogram((b + HALF).to(tl.int32), 256, mask=m))
 
 
 @_jit
@@ -223,9 +225,10 @@ def _store_extremes(part, channel, m):
 
 @_jit
 def _store_moments(part, channel, m):
-    value = tl.where(m, channel - MIDDLE, 0.0)
-    tl.store(part, tl.sum(value))
-    tl.store(part + 1, tl.sum(value * value))
+    mean = tl.sum(tl.where(m, channel, 0.0)) / tl.sum(m.to(tl.float32))
+    further = tl.where(m, channel - mean, 0.0)
+    tl.store(part, mean)
+    tl.store(part + 1, tl.sum(further * further))
 
 
 @_jit
@@ -308,20 +311,21 @@ def _stretch(part, blocks, channel):
     for k in range(blocks):
         low = tl.minimum(low, tl.load(part + k * PARTS))
         high = tl.maximum(high, tl.load(part + k * PARTS + 1))
-    varies = high > low
+    varies = high > low + ROUNDING
     scale = tl.where(varies, 255.0 / tl.where(varies, high - low, 1.0), 1.0)
     return clamp_byte((channel - tl.where(varies, low, 0.0)) * scale)
 
 
 @_jit
-def _standardize(part, blocks, channel, size, eps):
-    total, squares = _nothing(), _nothing()
+def _standardize(part, blocks, channel, size, eps, BLOCK: tl.constexpr):
+    """Join the blocks' means and squared deviations by the formula of Chan, Golub and LeVeque 1983."""
+    mean, squares = _nothing(), _nothing()
     for k in range(blocks):
-        total += tl.load(part + k * PARTS).to(tl.float64)
-        squares += tl.load(part + k * PARTS + 1).to(tl.float64)
-    mean = total / size
-    deviation = tl.sqrt(tl.maximum(squares / size - mean * mean, 0.0)).to(tl.float32) + eps
-    return (channel - (mean + MIDDLE).to(tl.float32)) / deviation
+        mean += tl.load(part + k * PARTS).to(tl.float64) * tl.minimum(BLOCK, size - k * BLOCK) / size
+    for k in range(blocks):
+        further = tl.load(part + k * PARTS).to(tl.float64) - mean
+        squares += tl.load(part + k * PARTS + 1) + further * further * tl.minimum(BLOCK, size - k * BLOCK)
+    return (channel - mean.to(tl.float32)) / (tl.sqrt(squares / size).to(tl.float32) + eps)
 
 
 @_jit
@@ -340,7 +344,7 @@ def _equalize(count, blocks, channel):
     step = (tl.sum(found) - tl.sum(tl.where(value == last, found, 0))) // 255
     below = step // 2 + tl.cumsum(found) - found
     table = tl.where(step == 0, value, tl.minimum(255, below // tl.maximum(step, 1)))
-    return tl.gather(table, (channel + 0.5).to(tl.int32), 0).to(tl.float32)
+    return tl.gather(table, (channel + HALF).to(tl.int32), 0).to(tl.float32)
 
 
 @_kernel
@@ -385,9 +389,9 @@ def advance(
         elif code == AUTOCONTRAST:
             r, g, b = _stretch(part, blocks, r), _stretch(part + 2, blocks, g), _stretch(part + 4, blocks, b)
         elif code == STANDARDIZE:
-            r = _standardize(part, blocks, r, size, argument)
-            g = _standardize(part + 2, blocks, g, size, argument)
-            b = _standardize(part + 4, blocks, b, size, argument)
+            r = _standardize(part, blocks, r, size, argument, BLOCK)
+            g = _standardize(part + 2, blocks, g, size, argument, BLOCK)
+            b = _standardize(part + 4, blocks, b, size, argument, BLOCK)
         if EQUALIZES:  # noqa: SIM102 - known while compiling, unlike the code
             if code == EQUALIZE:
                 count = found + v * blocks * 768

@@ -15,9 +15,11 @@ from loaders.kernels.views.codes import (
     CONTRAST,
     EQUALIZE,
     GRAYSCALE,
+    HALF,
     HUE,
     INVERT,
     POSTERIZE,
+    ROUNDING,
     SATURATION,
     SOLARIZE,
     STANDARDIZE,
@@ -29,7 +31,7 @@ _BLUE = np.float32(0.114)
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
 _FULL = np.float32(255.0)
-_HALF = np.float32(0.5)
+_HALF = np.float32(HALF)
 _SIXTH = np.float32(1.0 / 6.0)
 
 
@@ -123,8 +125,9 @@ def _posterize(r, g, b, bits):
 @inlined
 def _stretch(channel, low, high):
     """Map [low, high] to [0, 255]; a constant channel stays."""
-    scale = _FULL / (high - low) if high > low else _ONE
-    origin = low if high > low else _ZERO
+    varies = high > low + np.float32(ROUNDING)
+    scale = _FULL / (high - low) if varies else _ONE
+    origin = low if varies else _ZERO
     for i in range(len(channel)):
         channel[i] = max(_ZERO, min((channel[i] - origin) * scale, _FULL))
 
@@ -163,7 +166,7 @@ def apply_pointwise(code, argument, stats, r, g, b):
     elif code == GRAYSCALE:
         _grayscale(r, g, b)
     elif code == SOLARIZE:
-        _solarize(r, g, b, argument)
+        _solarize(r, g, b, argument - np.float32(ROUNDING))
     elif code == POSTERIZE:
         _posterize(r, g, b, argument)
     elif code == INVERT:

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from loaders.kernels.cache import inlined
 from loaders.kernels.simd import LANES, highest, larger, load, lowest, smaller, splat
-from loaders.kernels.views.codes import AUTOCONTRAST, CONTRAST, EQUALIZE, STANDARDIZE
+from loaders.kernels.views.codes import AUTOCONTRAST, CONTRAST, EQUALIZE, HALF, STANDARDIZE
 
-_MIDDLE = np.float32(128.0)  # taken off before squaring, for precision
 _PARTS = 4  # counts in turn: an increment must wait for the last one of the same value
 
 
@@ -21,7 +20,7 @@ class Stats(NamedTuple):
     mean: NDArray[np.float32]  # [1] luma, for CONTRAST
     low: NDArray[np.float32]  # [3], for AUTOCONTRAST
     high: NDArray[np.float32]  # [3]
-    sums: NDArray[np.float64]  # [2, 3] of value - 128 and of its square, for STANDARDIZE
+    moments: NDArray[np.float64]  # [3, 3] number, mean, sum of squared deviations so far, for STANDARDIZE
     center: NDArray[np.float32]  # [3] mean, for STANDARDIZE
     spread: NDArray[np.float32]  # [3] standard deviation
     counts: NDArray[np.int64]  # [3, 4, 256], for EQUALIZE; the four are summed at the end
@@ -34,7 +33,7 @@ def make_stats() -> Stats:
         mean=np.zeros(1, np.float32),
         low=np.zeros(3, np.float32),
         high=np.zeros(3, np.float32),
-        sums=np.zeros((2, 3)),
+        moments=np.zeros((3, 3)),
         center=np.zeros(3, np.float32),
         spread=np.zeros(3, np.float32),
         counts=np.zeros((3, _PARTS, 256), np.int64),
@@ -54,7 +53,8 @@ def begin_statistics(stats):
     stats.mean[0] = 0.0
     for c in range(3):
         stats.low[c], stats.high[c] = 255.0, 0.0
-        stats.sums[0, c], stats.sums[1, c] = 0.0, 0.0
+        for number in range(3):
+            stats.moments[number, c] = 0.0
         for part in range(_PARTS):
             for value in range(256):
                 stats.counts[c, part, value] = 0
@@ -70,9 +70,9 @@ def add_statistics(code, stats, r, g, b):
         _add_extremes(g, stats.low[1:], stats.high[1:])
         _add_extremes(b, stats.low[2:], stats.high[2:])
     elif code == STANDARDIZE:
-        _add_moments(r, stats.sums[:, 0])
-        _add_moments(g, stats.sums[:, 1])
-        _add_moments(b, stats.sums[:, 2])
+        _add_moments(r, stats.moments[:, 0])
+        _add_moments(g, stats.moments[:, 1])
+        _add_moments(b, stats.moments[:, 2])
     else:
         _count(r, stats.counts[0])
         _count(g, stats.counts[1])
@@ -89,9 +89,8 @@ def end_statistics(code, stats, size):
             _fill_table(stats.counts[c], stats.table[c])
     elif code == STANDARDIZE:
         for c in range(3):
-            mean = stats.sums[0, c] / size
-            stats.center[c] = mean + _MIDDLE
-            stats.spread[c] = np.sqrt(max(0.0, stats.sums[1, c] / size - mean * mean))
+            stats.center[c] = stats.moments[1, c]
+            stats.spread[c] = np.sqrt(stats.moments[2, c] / size)
 
 
 @inlined
@@ -116,14 +115,18 @@ def _add_extremes(channel, least, most):
 
 
 @inlined
-def _add_moments(channel, sums):
+def _add_moments(channel, moments):
+    """Add by the formula of Chan, Golub and LeVeque 1983: deviations from the tile's own mean stay small."""
     total, squares = np.float32(0.0), np.float32(0.0)
     for i in range(len(channel)):
-        value = channel[i] - _MIDDLE
-        total += value
-        squares += value * value
-    sums[0] += total
-    sums[1] += squares
+        total += channel[i]
+    mean = total / np.float32(len(channel))
+    for i in range(len(channel)):
+        squares += (channel[i] - mean) * (channel[i] - mean)
+    before, further = moments[0], mean - moments[1]
+    moments[0] += len(channel)
+    moments[1] += further * len(channel) / moments[0]
+    moments[2] += squares + further * further * before * len(channel) / moments[0]
 
 
 @inlined
@@ -131,9 +134,9 @@ def _count(channel, counts):
     whole = len(channel) // _PARTS * _PARTS
     for i in range(0, whole, _PARTS):
         for part in range(_PARTS):
-            counts[part, int(channel[i + part] + np.float32(0.5))] += 1
+            counts[part, int(channel[i + part] + np.float32(HALF))] += 1
     for i in range(whole, len(channel)):
-        counts[0, int(channel[i] + np.float32(0.5))] += 1
+        counts[0, int(channel[i] + np.float32(HALF))] += 1
 
 
 @inlined

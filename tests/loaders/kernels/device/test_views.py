@@ -122,10 +122,9 @@ def test_the_numbers_of_a_view_are_about_200_bytes(photos):
     assert sum(tensor.nbytes for tensor in p) / 8 <= 220
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [0, 4])
+@pytest.mark.parametrize("number", [0, pytest.param(4, marks=pytest.mark.slow)])
 def test_tiles_are_standardised_as_in_double_precision(number, photos):
-    """The cpu backend's own sums are single: in dark tiles of little contrast its third digit is theirs."""
+    """Dark tiles of little contrast too, whose deviation is small beside their distance from any fixed value."""
     view = presets.tiles(12, 14)[number]
     unscaled = dataclasses.replace(view, normalize=None)
     drawn = parameters(photos, view)
@@ -133,8 +132,8 @@ def test_tiles_are_standardised_as_in_double_precision(number, photos):
     values = 255 * on_host(photos, unscaled, parameters(photos, unscaled)).double()
     spread = values.std((2, 3), correction=0, keepdim=True) + 255 * view.normalize.eps
     expected = (values - values.mean((2, 3), keepdim=True)) / spread
-    assert (found - expected).abs().max() < 0.005
-    assert (found - on_host(photos, view, drawn)).abs().max() < 0.05
+    assert (found - expected).abs().max() < 0.0005
+    assert (on_host(photos, view, drawn) - expected).abs().max() < 0.0005
 
 
 @pytest.mark.slow
@@ -155,7 +154,6 @@ def test_every_dtype_and_layout_holds_the_same_pixels(dtype, tolerance, interlea
             assert (found.float() != expected).float().mean() < FEW
 
 
-@pytest.mark.slow
 def test_odd_images_are_the_cpu_backends():
     """One row, one column, one pixel, one colour: filters that reach nothing, statistics of nothing."""
     rng = np.random.default_rng(0)
