@@ -22,11 +22,11 @@ STANDARDIZE = 15  # eps of 255, added to the deviation
 NOISE = 16  # top, left, bottom, right in pixels of the view; the key, two whole numbers below 2^24
 
 ROUNDING = 2.0**-10
-"""Of 255: more than rounding errors come to, by which the values of processors and devices differ. A channel that
-spans no more is of one colour, and a value below a threshold by no more has reached it."""
+"""Of 255: more than rounding errors come to, by which the values of processors and devices differ. A channel
+that spans no more is of one colour, and a value below a threshold by no more has reached it."""
 
 HALF = 0.5 + ROUNDING
-"""Added where a value is rounded down to a level: a half that rounding errors brought below one goes up too."""
+"""Added before a value is cut to a level: a half that rounding errors brought lower goes up too."""
 
 ARGUMENTS = {AFFINE: 7, CUTOUT: 7, NOISE: 6}
 """Slots of the operations that take more than one."""

@@ -124,7 +124,7 @@ def test_the_numbers_of_a_view_are_about_200_bytes(photos):
 
 @pytest.mark.parametrize("number", [0, pytest.param(4, marks=pytest.mark.slow)])
 def test_tiles_are_standardised_as_in_double_precision(number, photos):
-    """Dark tiles of little contrast too, whose deviation is small beside their distance from any fixed value."""
+    """Dark tiles of little contrast too: their deviation is small beside their distance from any constant."""
     view = presets.tiles(12, 14)[number]
     unscaled = dataclasses.replace(view, normalize=None)
     drawn = parameters(photos, view)
