@@ -128,10 +128,33 @@ def build_backbone(name: str, resolution: int, weights: Mapping[str, Tensor] | N
         if weights is not None:
             network = _with_weights(network, name, resolution, weights)
         network = network.to(memory_format=torch.channels_last).eval()
+        keep_gradients_finite(network)
         num_features = _count_features(network, name, resolution)
     if network.num_features != num_features:  # timm's omits layers behind the pooling of some networks
         network.num_features = num_features  # type: ignore[assignment]
     return network.train()
+
+
+def keep_gradients_finite(network: nn.Module) -> None:
+    """Widen maps that are narrower than a convolution's stride, under bfloat16 autocast on a processor.
+
+    oneDNN's gradients read memory there that nobody wrote, and can be NaN. A border of zeros up to the stride
+    changes no output: it lies in the padding.
+    """
+
+    def widen(convolution: nn.Module, inputs: tuple[Tensor]) -> Tensor | None:
+        (x,) = inputs
+        lacking = int(convolution.stride[1]) - x.shape[-1]
+        if lacking <= 0 or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return None
+        return nn.functional.pad(x, (0, lacking))
+
+    for module in network.modules():
+        if not isinstance(module, nn.Conv2d) or module.stride[1] == 1:
+            continue
+        width = module.kernel_size[1]
+        if width > 1 and width % 2 and module.padding[1] == width // 2:
+            module.register_forward_pre_hook(widen)
 
 
 def resized(network: nn.Module, name: str, resolution: int) -> nn.Module:

@@ -6,11 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from engine.evaluate.predict import Accuracy
-from engine.train.autocast import taken
 from engine.train.metrics import read_metrics
 from engine.train.recipe import Recipe
 from loaders.common.notice import tell
@@ -48,11 +46,7 @@ def before(config: Any, recipe: Recipe, steps_per_epoch: int | None = None) -> I
             "learning rate never reaches its peak"
         )
     resolution = int(getattr(config, "resolution", 0))
-    network = (getattr(recipe, "backbone", None), str(config.backbone), resolution)
-    small = below_stride(*network)
-    if small is not None and in_bf16_on_a_processor(config):
-        # oneDNN's gradient of a 3x3 kernel of stride 2 over one position reads memory that nobody wrote.
-        small += ", and gradients in bfloat16 on a processor can be NaN there; give --precision no"
+    small = below_stride(getattr(recipe, "backbone", None), str(config.backbone), resolution)
     for line in (small, one_class(classes_of(recipe))):
         if line is not None:
             yield line
@@ -67,12 +61,6 @@ def below_stride(backbone: nn.Module | None, name: str, resolution: int) -> str 
         f"resolution: expected at least {stride} pixels, the stride of {name}, found {resolution}; its last "
         "layers see one position"
     )
-
-
-def in_bf16_on_a_processor(config: Any) -> bool:
-    """Return whether a run takes bfloat16 autocast on a processor."""
-    precision, out = getattr(config, "precision", "no"), getattr(config, "out", None)
-    return not torch.cuda.is_available() and taken(precision, out) == "bf16"
 
 
 def one_class(classes: Sequence[str] | None) -> str | None:

@@ -49,7 +49,8 @@ class Here:
     def __call__(self, script: str, arguments: Sequence[str], log: Path, limit_s: float | None) -> float:
         self.commands.append((script, tuple(arguments)))
         self.limits[log.stem] = limit_s
-        steps = int(arguments[arguments.index("--steps") + 1]) if "--steps" in arguments else 0
+        length = next((o for o in ("--steps", "--pretrain.epochs") if o in arguments), None)
+        steps = int(arguments[arguments.index(length) + 1]) if length else 0
         if self.exceed_in and self.exceed_in in str(log):
             raise CommandFailed("over", 5.0, -signal.SIGXCPU)
         stopping = self.stop_in and self.stop_in in str(log) and "--steps" in arguments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 
-from engine.nets.backbones import Projector, build_backbone, load_backbone, resized
+from engine.nets.backbones import Projector, build_backbone, keep_gradients_finite, load_backbone, resized
 from engine.train.run_folder import save_backbone
 from loaders.common.errors import UserError
 
@@ -141,3 +142,28 @@ def test_files_that_are_no_backbone_are_refused(tmp_path: Path) -> None:
     save_backbone(tmp_path, nn.Linear(1, 1), {})
     with pytest.raises(UserError, match="does not name its backbone"):
         load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize("size", [(16, 5), (16, 16), (7, 7)])
+def test_maps_narrower_than_a_stride_have_finite_gradients_in_bfloat16(size: tuple[int, int]) -> None:
+    """On AVX-512 they were NaN: oneDNN reads memory that nobody wrote, of tensors like these."""
+    network, x = build_backbone("resnet18", 16), torch.randn(4, 3, *size)
+    for _ in range(3):
+        unwritten = [torch.full((2**power,), torch.nan) for power in range(8, 21, 2) for _ in range(8)]
+        del unwritten
+        with torch.autocast("cpu", torch.bfloat16):
+            network(x).float().square().mean().backward()
+        assert all(bool(weight.grad.isfinite().all()) for weight in network.parameters())
+
+
+def test_the_border_that_keeps_gradients_finite_changes_no_output() -> None:
+    for width, stride in ((3, 2), (7, 4)):
+        kernel = nn.Conv2d(4, 8, width, stride, width // 2)
+        for size in range(1, 6):
+            x = torch.randn(2, 4, 3, size)
+            with torch.autocast("cpu", torch.bfloat16):
+                expected = kernel(x)
+                hooked = copy.deepcopy(kernel)
+                keep_gradients_finite(hooked)
+                assert hooked(x).shape == expected.shape
+                torch.testing.assert_close(hooked(x), expected)
