@@ -17,6 +17,7 @@ from engine.report.other_pages import _STAGE_FOLDERS
 from engine.train.loop import _Run
 from engine.train.run_folder import save_backbone
 from loaders.common.errors import UserError
+from loaders.options import BackendName
 from loaders.packs import LabelTable
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
@@ -69,6 +70,25 @@ def test_a_chain_that_is_over_is_taken_from_disk(whole: tuple[Config, list[Measu
     before = last.read_bytes()
     assert run(config) == measured
     assert last.read_bytes() == before
+
+
+def losses_below(folder: Path) -> dict[str, list[float]]:
+    files = sorted(folder.rglob("metrics.jsonl"))
+    lines = {str(f.relative_to(folder)): map(json.loads, f.read_text().splitlines()) for f in files}
+    return {name: [line["loss"] for line in found if "loss" in line] for name, found in lines.items()}
+
+
+@pytest.mark.parametrize("backend", ["resident", pytest.param("dali", marks=pytest.mark.slow)])
+def test_a_chains_losses_are_the_cpu_backends(
+    backend: BackendName, whole: tuple[Config, list[Measured]], data: Data, tmp_path: Path
+) -> None:
+    if backend == "dali":
+        pytest.importorskip("nvidia.dali")
+    small = small_chain(data, tmp_path / "all")
+    run(replace(small, loader=replace(small.loader, backend=backend)))
+    found = losses_below(tmp_path / "all")
+    assert len(found) >= 5
+    assert found == losses_below(whole[0].out)
 
 
 def as_older_versions_wrote(run_folder: Path, **changes: Any) -> bytes:

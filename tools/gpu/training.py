@@ -65,18 +65,25 @@ def stall(cases: Cases) -> None:
     for name, side in NETWORKS:
         try:
             network = network_of(name, "cuda")
-            one = Engine(cases, f"barlow_a@{side}")
-            one.draw()
+            turns = [Engine(cases, f"barlow_a@{side}") for _ in range(2)]
+            for one in turns:
+                one.draw()
             ahead: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
-            def fresh(one: Engine = one, network: torch.nn.Module = network, ahead: Any = ahead) -> None:
+            def fresh(
+                turns: list[Engine] = turns, network: torch.nn.Module = network, ahead: Any = ahead
+            ) -> None:
+                current: Any = torch.cuda.current_stream()
+                current.wait_stream(ahead)  # for the views of this step, drawn during the last one
+                ahead.wait_stream(current)  # until the last step is done with the memory of the next views
                 with torch.cuda.stream(ahead):
-                    one.draw()
-                step(network, one.views)
+                    turns[1].draw()
+                step(network, turns[0].views)
+                turns.reverse()
 
-            alone = timed(partial(step, network, one.views), STALL_STEPS)
+            alone = timed(partial(step, network, turns[0].views), STALL_STEPS)
             both = timed(fresh, STALL_STEPS)
-            found = {"images_per_s": round(one.batch / both), "stall": round(1 - alone / both, 4)}
+            found = {"images_per_s": round(turns[0].batch / both), "stall": round(1 - alone / both, 4)}
             say(network=name, side=side, **found)
         except Exception as error:
             say(network=name, side=side, failed=str(error)[:200])
