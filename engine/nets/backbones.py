@@ -142,9 +142,9 @@ def keep_gradients_finite(network: nn.Module) -> None:
     changes no output: it lies in the padding.
     """
 
-    def widen(convolution: nn.Module, inputs: tuple[Tensor]) -> Tensor | None:
+    def widen(convolution: Any, inputs: tuple[Tensor]) -> Tensor | None:
         (x,) = inputs
-        lacking = int(convolution.stride[1]) - x.shape[-1]
+        lacking = convolution.stride[1] - x.shape[-1]
         if lacking <= 0 or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
             return None
         return nn.functional.pad(x, (0, lacking))
