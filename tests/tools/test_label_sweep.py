@@ -6,6 +6,7 @@ import csv
 import io
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -98,10 +99,14 @@ def pretrained(tmp_path: Path) -> Path:
     return folder
 
 
+HERE = threading.Lock()  # a script run here has the process's arguments and streams, and tyro's cache
+
+
 def run_here(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
     python, script, *arguments = command
     assert python == sys.executable
-    return run_script(str(Path(script).relative_to(ROOT)), *arguments)
+    with HERE:
+        return run_script(str(Path(script).relative_to(ROOT)), *arguments)
 
 
 def test_a_sweep_on_the_digits_and_its_resume(
