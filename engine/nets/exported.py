@@ -363,10 +363,8 @@ def _of_program(path: Path) -> Classifier:
             network = Classifier(backbone, described.backbone, described.view, names, described.origin)
             for name, weight in network.state_dict().items():
                 meta = stored[name]["tensor_meta"]
-                strides, offset = (
-                    [axis["as_int"] for axis in meta["strides"]],
-                    meta["storage_offset"]["as_int"],
-                )
+                strides = [axis["as_int"] for axis in meta["strides"]]
+                offset = meta["storage_offset"]["as_int"]
                 content = bytearray(archive.read(f"{root}/data/weights/{stored[name]['path_name']}"))
                 numbers = torch.frombuffer(content, dtype=weight.dtype)
                 weight.copy_(numbers.as_strided(weight.shape, strides, offset))
