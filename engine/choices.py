@@ -6,6 +6,8 @@ from typing import Literal
 
 Precision = Literal["auto", "no", "bf16", "fp16"]
 """Of autocast, see `engine.train.distributed.make_accelerator`."""
+Device = Literal["auto", "cpu", "cuda"]
+"""Where networks compute, see `engine.device`."""
 OnNonFinite = Literal["stop", "skip"]
 """Handling of a loss or gradient that is NaN or infinite, see `engine.train.finite`."""
 Measure = Literal["training", "turns", "loader"]

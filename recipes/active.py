@@ -104,6 +104,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from engine.device import taken_device
 from engine.evaluate.feature_store import FOLDER, FeatureStore, store_features
 from engine.evaluate.predict import predict
 from engine.evaluate.stored_loader import StoredLoader
@@ -172,7 +173,7 @@ class Candidates:
             raise UserError(
                 "k_centre: expected --init or --run, whose features to spread over, found neither"
             )
-        self.config, self.device = config, "cuda" if torch.cuda.is_available() else "cpu"
+        self.config, self.device = config, taken_device(config.device)
         self.classifier: Classifier | None = None
         if config.run is not None:
             network = find_classifier(config.run, pack.classes)

@@ -71,6 +71,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from engine.device import taken_device
 from engine.evaluate.classification_report import (
     ClassificationReport,
     classification_report,
@@ -167,7 +168,7 @@ def make_views(config: Config, usual: EvaluationView) -> dict[str, ViewPolicy]:
 def predict_split(config: Config, pack: Pack) -> Evaluated:
     """Predict every image of the split in every view; each is decoded once for all views."""
     network = find_classifier(config.run, pack.classes or None, config.weights)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = taken_device(config.device)
     views = make_views(config, network.view)
     by_side = BySide(network, {view.resolution for view in views.values()})
     loader = build_loader(

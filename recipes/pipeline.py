@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from engine.choices import Precision
+from engine.choices import Device, Precision
 from engine.train.classifier_config import ClassifierConfig
 from engine.train.options import PresetOptions
 from engine.train.run_config import DEFAULT_LOADER, LoaderField, PackConfig, RunConfig
@@ -84,6 +84,8 @@ class Config(PackConfig, PresetOptions):
     """Labels to buy."""
     precision: Precision = "auto"
     """Autocast of every training, see recipes/supervised.py."""
+    device: Device = "auto"
+    """Where all stages compute, see recipes/supervised.py."""
     progress: bool = True
     """Show progress."""
     loader: LoaderField = DEFAULT_LOADER
@@ -154,19 +156,10 @@ class Chain:
         """Return a recipe's defaults with the options that all trainings share."""
         config = self.config
         return kind(
-            pack=config.pack,
-            out=config.out / out,
-            backbone=config.backbone,
-            resolution=config.resolution,
-            epochs=epochs,
-            batch_size=batch_size,
-            seed=config.seed,
-            precision=config.precision,
-            loader=config.loader,
-            progress=config.progress,
-            resume=True,
-            trackers=(),
-        )
+            pack=config.pack, out=config.out / out, backbone=config.backbone, resolution=config.resolution,
+            epochs=epochs, batch_size=batch_size, seed=config.seed, precision=config.precision,
+            device=config.device, loader=config.loader, progress=config.progress, resume=True, trackers=(),
+        )  # fmt: skip
 
     def begin_labelled(self, kind: type[ClassifierT], out: str, epochs: int, batch_size: int) -> ClassifierT:
         """Return the same for a recipe with labels, with these and the split to measure on."""
@@ -299,7 +292,8 @@ def pseudo_labels(chain: Chain) -> Path:
     if is_made(path, used):
         return path
     pack = open_pack(config.pack, config.loader.store)
-    table = self_training.surest_labels(chain.best, pack, pool, config.loader, top_k, per_class, config.out)
+    choice = (top_k, per_class, config.out, config.device)
+    table = self_training.surest_labels(chain.best, pack, pool, config.loader, *choice)
     # A test image must not be trained on, not even with a guessed label.
     own, copies = shared_rows(pack, table.row, pack.split(config.test_split))
     keep_options(path, used)
@@ -332,6 +326,7 @@ def active_stage(chain: Chain) -> None:
                 unlabeled_splits=(config.unlabeled_split,),
                 test_split=config.test_split,
                 seed=config.seed,
+                device=config.device,
                 loader=config.loader,
             )
         )
@@ -356,6 +351,7 @@ def tta(chain: Chain) -> None:
             split=config.test_split,
             sizes=config.sizes,
             flips=config.flips,
+            device=config.device,
             loader=config.loader,
             allow_leak=config.allow_leak,
         )

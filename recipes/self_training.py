@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from engine.choices import ClassifierStart, Duplicates, Keep
+from engine.choices import ClassifierStart, Device, Duplicates, Keep
 from engine.train.classifier_config import PhasesConfig
 from loaders.common.checks import Count
 from loaders.common.errors import UserError, run_command
@@ -87,6 +87,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 import numpy as np
 import torch
 
+from engine.device import taken_device
 from engine.evaluate.predict import predict
 from engine.labels.select import (
     BalancedSelector,
@@ -200,6 +201,7 @@ def surest_labels(
     top_k: int,
     per_class: int,
     out: Path,
+    device: Device = "auto",
 ) -> LabelTable:
     """Label the images of each class that a run's classifier is surest of, each image once.
 
@@ -211,13 +213,14 @@ def surest_labels(
         top_k: classes that an image may be selected for.
         per_class: images per class.
         out: see `select_balanced`.
+        device: where the classifier computes.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = find_classifier(run, pack.classes, every_class=True).to(device)
-    options = on_device(loader, device)
+    place = taken_device(device)
+    network = find_classifier(run, pack.classes, every_class=True).to(place)
+    options = on_device(loader, place)
     images = build_pool_loader(pack, splits, network.view, options)
     try:
-        selection = select_balanced(network, images, device, top_k, per_class, out)
+        selection = select_balanced(network, images, place, top_k, per_class, out)
     finally:
         images.close()
     return as_table(selection.one_class_each("best"), 0)

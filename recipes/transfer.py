@@ -12,7 +12,8 @@ Example:
 * knn: no training, the nearest labelled neighbours vote.
 
 A new linear classifier begins as the linear probe of its start, and training does not end below that probe.
-Every run folder keeps its network's classifier.
+Every run folder keeps its network's classifier. Both ways to start see the same labels and have their own
+settings: `--pretrained.*`, `--from-scratch.*`.
 
 Muaz and Kumar's classifier: --method two_stage --layer conv4 --layer-side 6 --hidden 4096 4096 --patience 5
 --validation-share 0.2. The 2021 report's search over learning rates: --grid --validation-share 0.2.
@@ -21,8 +22,6 @@ Sources: the semi-supervised protocol of Zbontar et al. 2021 (Barlow Twins), sec
 classifier, separate learning rates for backbone and classifier, SGD without weight decay, cosine decay;
 Muaz and Kumar (conv4, three fully connected layers, early stopping, then everything at a small rate);
 Zhou, Wan, Li 2021, section 4.3 (the search).
-
-Both ways to start see the same labels and have their own settings: `--pretrained.*`, `--from-scratch.*`.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from engine.choices import ClassWeights, Keep, Mixing, Precision
+from engine.choices import ClassWeights, Device, Keep, Mixing, Precision
 from engine.evaluate.grid import RATES, WEIGHT_DECAYS
 from engine.train.run_config import DEFAULT_LOADER, LoaderField, PackConfig
 from engine.train.tuning_config import FineTuning, Job, Method
@@ -123,6 +122,8 @@ class Config(PackConfig):
     """Weight of a label in the loss, instead of --balanced, see recipes/supervised.py."""
     precision: Precision = "auto"
     """Autocast: auto is bf16 where the GPU or the processor has it in hardware."""
+    device: Device = "auto"
+    """Where the networks compute: auto takes the GPU where there is one, else the processor, as cpu does."""
     loader: LoaderField = DEFAULT_LOADER
     """How the loaders work."""
 
@@ -321,16 +322,11 @@ class Session:
         """Return how the loop carries out one training of a job."""
         assert tuning.steps is not None
         return LoopConfig(
-            out=self.config.out / (job.folder + ending),
-            epochs=-(-tuning.steps // steps_per_epoch),
-            steps=tuning.steps,
-            seed=job.seed,
-            resume=True,
-            keep_checkpoints=1,
-            progress=False,
+            out=self.config.out / (job.folder + ending), epochs=-(-tuning.steps // steps_per_epoch),
+            steps=tuning.steps, seed=job.seed, resume=True, keep_checkpoints=1, progress=False,
             config=self.description(job, tuning),
             backbone_metadata={"view": asdict(self.start.view), **describe_origin(self.start.origin)},
-        )
+        )  # fmt: skip
 
     def description(self, job: Job, tuning: FineTuning) -> dict[str, Any]:
         """Return what decides a run's result, for its run folder."""
@@ -369,10 +365,9 @@ def fine_tune(session: Session, job: Job) -> FewLabelResult:
 
 def classify_by_neighbours(session: Session, job: Job) -> FewLabelResult:
     """Let the labelled images vote, without any training."""
-    device, num_classes = session.accelerator.device, len(session.pack.classes)
-    network = LayerFeatures(session.start.load(), Layer(session.config.layer, session.config.layer_side))
-    network.to(device)
-    test = session.pack.split(session.config.test_split)
+    config, device, num_classes = session.config, session.accelerator.device, len(session.pack.classes)
+    network = LayerFeatures(session.start.load(), Layer(config.layer, config.layer_side)).to(device)
+    test = session.pack.split(config.test_split)
     bank, query = session.features(network, session.split, session.table), session.features(network, test)
     chosen = session.labels(job)
     bank = bank.taken(chosen.rows(np.arange(len(chosen))))
@@ -409,9 +404,15 @@ def run_jobs(session: Session, jobs: list[Job]) -> list[FewLabelResult]:
     return results
 
 
+def opened(config: Config) -> closing[Session]:
+    """Open the session of a command, on its device and in the precision of its runs."""
+    precision = of_runs(config.precision, config.out, config.device)
+    return closing(Session(config, make_accelerator(precision, device=config.device)))
+
+
 def run(config: Config) -> list[FewLabelResult]:
     """Train and test every network of the command and write the results into `config.out`."""
-    with closing(Session(config, make_accelerator(of_runs(config.precision, config.out)))) as session:
+    with opened(config) as session:
         results = run_jobs(session, list(plan(config)))
     content = session.shared.describe(described(config))
     on_main(lambda: write_results(config.out, results, content))
@@ -420,7 +421,7 @@ def run(config: Config) -> list[FewLabelResult]:
 
 def run_grid(config: Config) -> list[Cell]:
     """Try every setting of the grid and write table and heat map into `config.out`."""
-    with closing(Session(config, make_accelerator(of_runs(config.precision, config.out)))) as session:
+    with opened(config) as session:
         wanted = settings(config.grid_rates, config.grid_weight_decays)
         results = run_jobs(session, [job for setting in wanted for job in plan_setting(config, setting)])
     cells = sum_up_all(wanted, results)

@@ -184,7 +184,7 @@ def run(config: Config) -> list[FewLabelResult]:
     leaks = check_leak(pack, rows, measured, config.allow_leak, "train_split")
     shared = check_run(config.init, measured, config.allow_leak)
     shared = replace(shared, leaks=leaks + shared.leaks)
-    make_accelerator("no")
+    make_accelerator("no", device=config.device)
     shared.say()
     on_main(lambda: config.out.mkdir(parents=True, exist_ok=True))
     on_main(lambda: forget_bad_rows(config.out))

@@ -66,7 +66,7 @@ def run(config: Config) -> NearPairs:
     pack = open_pack(config.pack, config.loader.store)
     split = pack.pool(config.splits or pack.splits)
     start = find_start(config.init, config.backbone).at(config.resolution)
-    make_accelerator("no")
+    make_accelerator("no", device=config.device)
     on_main(lambda: config.out.mkdir(parents=True, exist_ok=True))
     on_main(lambda: forget_bad_rows(config.out))
     network = start.load().to(PartialState().device)

@@ -272,7 +272,7 @@ def draw_sheet(config: Config, network: Exported, split: Split, guessed: Guessed
 
 def run(config: Config) -> Path:
     """Predict and write everything; return the table of guesses."""
-    make_accelerator("no")
+    make_accelerator("no", device=config.device)
     network = load_exported(config.network, config.backbone)
     if not network.classes:
         raise UserError(f"network: expected a classifier with named classes, found {config.network} without")

@@ -184,7 +184,7 @@ def evaluate(config: Config) -> Evaluation:
     shared = account(config, pack)
     shared.say()
     forget_bad_rows(config.out)
-    device = make_accelerator("no").device
+    device = make_accelerator("no", device=config.device).device
     rows = [measure(config, pack, recipe, view, start.load().to(device))]
     if config.untrained:
         seed_everything(config.untrained_seed)

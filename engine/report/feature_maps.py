@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine.device import device_of_process
 from engine.evaluate.feature_maps import StageMaps, stage_maps
 from engine.nets.starts import find_start
 from engine.report.figures import draw_picture
@@ -58,7 +59,7 @@ def look(name: str, start: Path, pack: Pack, rows: Sequence[int], **options: Any
         UserError: no such start, or a network that does not tell its stages.
     """
     found = find_start(start, options.get("backbone")).at(options.get("resolution"))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_of_process()
     order = np.sort(np.array(rows, np.int64))
     loading = LoaderOptions(num_threads=1, device=device, channels_last=True)
     with build_rows_loader(pack, order, found.view, loading, batch_size=len(order)) as loader:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from engine.device import device_of_process
 from engine.evaluate.collapse import spaced
 from engine.evaluate.predict import predict
 from engine.evaluate.representations import extract_features
@@ -73,7 +74,7 @@ def look_at_split(run: Path, pack: Pack, split: str, most: int = MOST_TESTED) ->
     if not len(known):
         return None
     chosen = known[spaced(len(known), most).numpy()]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_of_process()
     options = LoaderOptions(device=device, channels_last=True)
     probabilities: Tensor | None = None
     view: EvaluationView

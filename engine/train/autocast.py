@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from engine.choices import Precision
+from engine.choices import Device, Precision
+from engine.device import taken_device
 from loaders.batch import Loader
 from loaders.common.errors import UserError
 from loaders.common.json_text import parse_json
@@ -28,19 +29,23 @@ CHOSEN = frozenset({KEY, VIEWS})
 _OF_VIEWS: dict[str, DTypeName] = {"bf16": "bfloat16", "fp16": "float16"}
 
 
-def of_hardware() -> Precision:
-    """Return the precision of this machine: bf16 if the hardware has it, else fp16 on a GPU, else no."""
-    if torch.cuda.is_available():
+def of_hardware(device: Device = "auto") -> Precision:
+    """Return the precision of a device: bf16 if the hardware has it, else fp16 on a GPU, else no."""
+    if taken_device(device) == "cuda":
         # Emulated bfloat16, before Ampere, is slower than float32; float16 is fast from Volta on.
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     found = torch.cpu.get_capabilities()
     return "bf16" if any(found.get(name) for name in IN_HARDWARE) else "no"
 
 
-def of_run(out: Path) -> Precision | None:
+def of_run(out: Path, device: Device = "auto") -> Precision | None:
     """Return the precision with which the run in a folder began; None if there is no run.
 
     Older runs, which do not record it, took float32 on a processor.
+
+    Args:
+        out: run folder.
+        device: where the run goes on.
     """
     config = _config_of(out)
     if config is None:
@@ -48,16 +53,16 @@ def of_run(out: Path) -> Precision | None:
     for known in SAID:
         if config.get(KEY) == known:
             return known
-    return None if torch.cuda.is_available() else "no"
+    return None if taken_device(device) == "cuda" else "no"
 
 
-def of_runs(precision: Precision, out: Path) -> Precision:
+def of_runs(precision: Precision, out: Path, device: Device = "auto") -> Precision:
     """Return the given precision; for "auto" that of a run below a folder, whose command trains several.
 
     Raises:
         UserError: the runs there began with another.
     """
-    found = (of_run(config.parent) for config in sorted(out.glob("*/**/config.json")))
+    found = (of_run(config.parent, device) for config in sorted(out.glob("*/**/config.json")))
     begun: Precision = next((one for one in found if one is not None), "auto")
     if precision != "auto" and begun not in ("auto", precision):
         raise UserError(
@@ -96,8 +101,8 @@ def _config_of(out: Path) -> dict[str, Any] | None:
     return config if isinstance(config, dict) else None
 
 
-def taken(precision: str, out: Path | None) -> str:
-    """Return the given precision; for "auto" that of the run in `out`, or else of the hardware."""
+def taken(precision: str, out: Path | None, device: Device = "auto") -> str:
+    """Return the given precision; for "auto" that of the run in `out`, or else of the device."""
     if precision != "auto":
         return precision
-    return (of_run(out) if out else None) or of_hardware()
+    return (of_run(out, device) if out else None) or of_hardware(device)

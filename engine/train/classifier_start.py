@@ -123,7 +123,7 @@ class ProbeStart:
             f"rehearsal: no validation images; {len(rest):,} labels to train on, {len(held):,} to measure on"
         )
         # In the run's precision, and without trackers: its figures are no run's.
-        accelerator = make_accelerator(self.config.precision, loop.out)
+        accelerator = make_accelerator(self.config.precision, loop.out, device=self.config.device)
         recipe, loader, measured = self.build(rest), self.training(rest), self.in_order(held)
         recipe.weigh_classes(torch.bincount(torch.from_numpy(rest.label), minlength=rest.num_classes))
         loop = replace(loop, out=loop.out / REHEARSAL, resume=True, keep_checkpoints=1, max_steps=None)

@@ -28,7 +28,8 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
 from torch import Tensor
 
-from engine.choices import Precision
+from engine.choices import Device, Precision
+from engine.device import taken_device
 from engine.train.autocast import taken
 from engine.train.trackers import check_trackers, prepare_trackers
 from loaders.common.errors import UserError
@@ -195,24 +196,28 @@ def seed_everything(seed: int) -> None:
 
 
 def make_accelerator(
-    precision: Precision = "auto", out: Path | None = None, trackers: tuple[str, ...] = ()
+    precision: Precision = "auto",
+    out: Path | None = None,
+    trackers: tuple[str, ...] = (),
+    device: Device = "auto",
 ) -> Accelerator:
     """Make the Accelerator of a run, forming the process group when a launcher started several processes.
 
-    Accelerate joins CPU processes into a group only with `cpu=True`. So a machine without CUDA sets it, and
-    gloo carries the collectives there.
+    Accelerate joins CPU processes into a group only with `cpu=True`. So a run on processors sets it, and gloo
+    carries its collectives.
 
     Args:
         precision: "auto" is that of the run in `out`, else bfloat16 autocast where the device or processor
             has it in hardware, float16 on other CUDA devices, float32 on other processors.
         out: run folder; the trackers write into its `trackers/`.
         trackers: names accelerate knows, such as "tensorboard" or "wandb".
+        device: where the networks compute, see `engine.device`.
 
     Returns:
         The Accelerator; buffers are not broadcast, because global BatchNorm keeps them equal on all ranks.
 
     Raises:
-        UserError: a tracker that accelerate does not know, or float16 on a processor.
+        UserError: a tracker that accelerate does not know, no GPU for "cuda", or float16 on a processor.
     """
     unknown = set(trackers) - {"all", *LOGGER_TYPE_TO_CLASS}
     if unknown:
@@ -220,14 +225,14 @@ def make_accelerator(
         raise UserError(f"trackers: expected some of {known}, found {', '.join(sorted(unknown))}")
     check_trackers(trackers)
     prepare_trackers(trackers)
-    on_cpu = not torch.cuda.is_available()
+    on_cpu = taken_device(device) == "cpu"
     if not on_cpu:
         torch.set_float32_matmul_precision("high")  # TF32, for the losses that leave autocast
         torch.backends.cudnn.benchmark = True  # since shapes do not change
     # If this is unset under a launcher, accelerate warns and picks a number of threads.
     if on_cpu and "LOCAL_RANK" in os.environ:
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
-    chosen = taken(precision, out)
+    chosen = taken(precision, out, device)
     if on_cpu and chosen == "fp16":  # accelerate would take float32 and say nothing
         raise UserError(
             "precision: expected bf16 or no on a processor, found fp16; change --precision, or go on with a "

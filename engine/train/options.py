@@ -74,8 +74,8 @@ class PresetOptions:
 
     preset: Preset = "paper"
     """Defaults of the other options: the paper's; cpu: a network, a resolution, sizes and a length that a
-    processor trains in minutes; auto: the paper's where there is a GPU, else cpu. Options that are given
-    count; the first line says what was set, and config.json keeps plain values."""
+    processor trains in minutes; auto: the paper's where --device takes a GPU, else cpu. Options that are
+    given count; the first line says what was set, and config.json keeps plain values."""
 
     def settle(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """Return what the preset changes, see `engine.train.presets.settle`."""

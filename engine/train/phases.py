@@ -141,7 +141,7 @@ class Phases:
             self._frozen = start.backbone if config.freeze_backbone else None
         self.config, self.pack, self.classes = config, pack, pack.classes
         self.shared = config.account(division)
-        self.accelerator = make_accelerator(config.precision, config.out, config.trackers)
+        self.accelerator = make_accelerator(config.precision, config.out, config.trackers, config.device)
         self.shared.say()
         content = self.shared.describe({**described(config), "pack identity": data})
         content[autocast.KEY] = self.accelerator.mixed_precision

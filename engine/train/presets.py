@@ -6,12 +6,12 @@ both as plain values: a resume reads those, and so does `--init`. Nothing here i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from engine.device import taken_device
 from loaders.common.errors import UserError
 from loaders.common.json_text import parse_json
 from loaders.packs.manifest import Manifest, read_manifest
@@ -47,7 +47,8 @@ def settle(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what the preset of a configuration changes.
 
     Args:
-        config: options of the command line, with the paper's defaults; `preset` and `pack` are among them.
+        config: options of the command line, with the paper's defaults; it has `preset`, `device` and
+            `pack`.
 
     Returns:
         Other defaults by field, to read the same command line with; and fields that are set whatever it
@@ -55,7 +56,7 @@ def settle(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     name = config.preset
     if name == "auto":
-        name = _of_run(config) or ("paper" if has_gpu() else "cpu")
+        name = _of_run(config) or ("paper" if taken_device(config.device) == "cuda" else "cpu")
     settled = {"preset": name}
     return (suit_processor(config) if name == "cpu" else {}), settled
 
@@ -78,17 +79,6 @@ def describe(config: Any, asked: str, defaults: Mapping[str, Any]) -> str:
     said = f"preset {config.preset}" + (", the machine's" if asked == "auto" else "")
     said += ": " + (", ".join(chosen) if chosen else "the paper's settings")
     return said + (f"; given: {', '.join(given)}" if given else "")
-
-
-def has_gpu() -> bool:
-    """Return whether training would find a GPU; torch is asked only where a driver of one is there."""
-    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
-        return False
-    if not any(Path(driver).exists() for driver in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
-        return False
-    import torch
-
-    return bool(torch.cuda.is_available())
 
 
 def suit_processor(config: Any) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def run(config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders) 
         UserError: the recipe has no probe, or the configuration has a mistake.
     """
     shared = config.account(loaders.division)
-    accelerator = make_accelerator(config.precision, config.out, config.trackers)
+    accelerator = make_accelerator(config.precision, config.out, config.trackers, config.device)
     shared.say()
     with ExitStack() as opened:
         opened.callback(accelerator.end_training)

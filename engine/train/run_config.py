@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
-from engine.choices import Measure, OnNonFinite, Precision
+from engine.choices import Device, Measure, OnNonFinite, Precision
+from engine.device import taken_device
 from engine.nets.names import check_mentioned
 from engine.train.options import OptimizerOptions, PresetOptions, ValidationOptions
 from engine.train.trackers import check_trackers
@@ -37,6 +38,7 @@ RUNTIME_FIELDS = (
     "allow_leak",
     "checkpoint_every_steps",
     "compile",
+    "device",
     "keep_checkpoints",
     "leaks",
     "loader",
@@ -118,11 +120,13 @@ class PackConfig:
     """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
 
     def check_places(self) -> None:
-        """Refuse a missing pack, split or start before anything is loaded; a pack in a store comes later.
+        """Refuse a missing pack, split, start or GPU before anything is loaded; a store's pack comes later.
 
         Raises:
-            UserError: no such split or start; see `read_manifest`.
+            UserError: no such split, start or device; see `read_manifest`.
         """
+        if getattr(self, "device", "auto") == "cuda":
+            taken_device("cuda")
         names = [] if as_url(str(self.pack)) else self._split_names()
         for option in _OF_SPLITS if names else ():
             given = getattr(self, option, None) or ()
@@ -148,6 +152,8 @@ class ForwardConfig:
 
     batch_size: Count = 256
     """Images per forward pass of each process; no influence on the result."""
+    device: Device = "auto"
+    """Where the network computes: auto takes the GPU where there is one, else the processor, as cpu does."""
     loader: LoaderField = DEFAULT_LOADER
     """How the loaders work."""
 
@@ -208,6 +214,9 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
     precision: Precision = "auto"
     """Autocast: auto is bf16 where the GPU or the processor (AVX-512 BF16, AMX) has it in hardware, fp16 on
     older GPUs, none on other processors; config.json keeps what was taken, and a resume goes on with it."""
+    device: Device = "auto"
+    """Where the networks compute: auto takes the GPU where there is one, else the processor, as cpu does
+    everywhere; cuda takes nothing but a GPU. A resume may take another."""
     log_every: Count = 10
     """Steps between log lines."""
     checkpoint_every_steps: Count = 500

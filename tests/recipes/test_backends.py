@@ -40,11 +40,18 @@ def losses(name: str, pack: Pack, out: Path, backend: str = "cpu", **changes: ob
 
 @pytest.mark.parametrize("name", RUNS)
 def test_losses_are_the_cpu_backends(name: str, digits_pack: Pack, tmp_path: Path) -> None:
-    expected = losses(name, digits_pack, tmp_path / "cpu")
+    expected = losses(name, digits_pack, tmp_path / "cpu", device="cpu")
     assert len(expected) == 3
-    assert losses(name, digits_pack, tmp_path / "resident", "resident") == expected
+    assert losses(name, digits_pack, tmp_path / "resident", "resident", device="cpu") == expected
     if importlib.util.find_spec("nvidia.dali"):
-        assert losses(name, digits_pack, tmp_path / "dali", "dali") == expected
+        assert losses(name, digits_pack, tmp_path / "dali", "dali", device="cpu") == expected
+
+
+def test_a_run_goes_on_on_another_device(digits_pack: Pack, tmp_path: Path) -> None:
+    """On one without a GPU, `auto` is the other choice that there is."""
+    losses("barlow", digits_pack, tmp_path, device="cpu", max_steps=1)
+    assert len(losses("barlow", digits_pack, tmp_path, device="auto", resume=True)) == 3
+    assert json.loads((tmp_path / "config.json").read_text())["config"]["device"] == "cpu"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of processors")

@@ -84,7 +84,7 @@ def test_a_chains_losses_are_the_cpu_backends(
 ) -> None:
     if backend == "dali":
         pytest.importorskip("nvidia.dali")
-    small = small_chain(data, tmp_path / "all")
+    small = replace(small_chain(data, tmp_path / "all"), device="cpu")
     run(replace(small, loader=replace(small.loader, backend=backend)))
     found = losses_below(tmp_path / "all")
     assert len(found) >= 5
@@ -143,7 +143,8 @@ def played(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_each_stage_goes_on_from_the_one_before(config: Config, played: dict[str, Any]) -> None:
-    measured = run(replace(config, seed=7, flips=True))
+    measured = run(replace(config, seed=7, flips=True, device="cpu"))
+    assert {given.device for given in played.values()} == {"cpu"}
     assert [row.top1 for row in measured] == pytest.approx([0.01, 0.03, 0.04, 0.05, 0.07, 0.9])
     assert set(_STAGE_FOLDERS) <= set(played), "the page draws the maps of these folders"
     out, known = config.out, ("train", 5, 7)

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from engine import device
 from engine.train import presets
-from engine.train.presets import CPU_IMAGES, describe, has_gpu
+from engine.train.presets import CPU_IMAGES, describe
 from engine.train.run_config import described
 from loaders.common.errors import UserError
 from loaders.common.program import command_line, with_defaults
@@ -106,25 +107,20 @@ def test_the_length_follows_the_images(read: Any, monkeypatch: pytest.MonkeyPatc
 def test_auto_looks_for_a_gpu(
     read: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], found: bool
 ) -> None:
-    monkeypatch.setattr(presets, "has_gpu", lambda: found)
+    monkeypatch.setattr(device, "has_gpu", lambda: found)
     config = read("vicreg", "--preset", "auto")
     assert (config.preset, config.backbone) == (("paper", "resnet50") if found else ("cpu", "tiny_resnet"))
     said = capsys.readouterr().err
     assert said.startswith(
         "preset paper, the machine's: the paper's settings" if found else "preset cpu, the"
     )
-
-
-def test_a_processor_is_asked_for_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "exists", lambda path: True)
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    assert not has_gpu()
+    assert read("simclr", "--preset", "auto", "--device", "cpu").preset == "cpu"
 
 
 def test_a_resume_and_a_start_read_what_the_run_had(
     read: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(presets, "has_gpu", lambda: True)
+    monkeypatch.setattr(device, "has_gpu", lambda: True)
     for name in ("run", "before"):
         (tmp_path / name).mkdir()
         content = {"recipe": "barlow", "config": {"preset": "cpu", "backbone": "wrn_28_2", "resolution": 24}}

@@ -1,0 +1,55 @@
+"""Where networks compute: the one rule of all commands. Nothing here imports what takes time."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Literal, get_args
+
+from engine.choices import Device
+from loaders.common.checks import check_one_of
+from loaders.common.errors import UserError
+
+_SWITCH = "ACCELERATE_USE_CPU"
+_ON = ("1", "true", "t", "yes", "y", "on")  # as accelerate reads it
+_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+
+
+def taken_device(asked: Device = "auto") -> Literal["cpu", "cuda"]:
+    """Return where networks compute: the processor where that is asked for, else the GPU if there is one.
+
+    Args:
+        asked: the option `--device`. accelerate's own switch, ACCELERATE_USE_CPU, asks for the processor too.
+
+    Raises:
+        UserError: another name, or a GPU where there is none or the switch is set.
+    """
+    check_one_of("device", asked, get_args(Device))
+    switched = os.environ.get(_SWITCH, "").lower() in _ON
+    if asked != "cpu" and not switched and has_gpu():
+        return "cuda"
+    if asked == "cuda" and switched:
+        raise UserError(f"device: expected auto or cpu beside {_SWITCH}, found cuda; change one of them")
+    if asked == "cuda":
+        raise UserError(
+            "device: expected a GPU for cuda, found none; give --device cpu, or mend the driver "
+            "('nvidia-smi' shows what it sees)"
+        )
+    return "cpu"
+
+
+def has_gpu() -> bool:
+    """Return whether torch finds a GPU; it is loaded for that only where a driver of one is there."""
+    if "torch" not in sys.modules and not any(Path(driver).exists() for driver in _DRIVERS):
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def device_of_process() -> str:
+    """Return where the training of this process computes, or where it trains nothing, what auto takes."""
+    from accelerate.state import AcceleratorState, is_initialized
+
+    return str(AcceleratorState().device) if is_initialized() else taken_device()
