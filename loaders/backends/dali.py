@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from loaders.backends.cpu import CpuRenderer, Job
 from loaders.backends.decoding import EncodedRows
@@ -22,6 +23,7 @@ from loaders.backends.work import Renderer, Request, Work, refuse_remote
 from loaders.common.errors import LoaderError, MissingBackendError, UserError
 from loaders.kernels.encodings import ENCODING_JPEG, ENCODING_RAW
 from loaders.packs.shards.checksum import crc32_all
+from loaders.placing import Block, CudaStreams, PinnedPool, Streams
 from loaders.views.dali import IMAGES, build_decoder, import_dali
 
 
@@ -40,11 +42,13 @@ class DaliBackend:
 
     def renderer(self, work: Work) -> Renderer:
         """Return a renderer; see `Backend`."""
-        rows = DaliRenderer(work)
+        device = torch.device(work.options.device)
+        streams = CudaStreams(device) if device.type == "cuda" else None
+        rows = DaliRenderer(work, streams)
         work.crew.keep(rows)
-        if rows.device_id is None:
+        if streams is None:
             return rows
-        renderer = DeviceRenderer(rows)
+        renderer = DeviceRenderer(rows, streams)
         work.crew.keep(renderer)
         return renderer
 
@@ -141,9 +145,16 @@ class DaliRenderer(CpuRenderer):
 
     may_hang: str = "DALI, for which backend dali waits, or the storage hangs; take backend='cpu'"
 
-    def __init__(self, work: Work) -> None:
-        """Describe the pipeline; the first batch builds it."""
+    def __init__(self, work: Work, streams: Streams | None = None) -> None:
+        """Describe the pipeline; the first batch builds it.
+
+        Args:
+            work: what is rendered.
+            streams: those by which `DeviceRenderer` draws; None where the pixels stay on the host.
+        """
         super().__init__(work)
+        self._streams = streams
+        self._memory = None if streams is None else PinnedPool(streams)
         self._is_good = np.zeros(len(work.split.pack), np.bool_)
         self.device_id = _device_id(work.options.device)
         self._dali = DaliDecoder(work.batch_size, work.crew.num_threads, self.device_id)
@@ -168,17 +179,36 @@ class DaliRenderer(CpuRenderer):
 
     def place(self, job: Job) -> Place:
         """Return where a job's pixels lie on the device; pixels from our own decoder are copied there."""
-        rows, worker = self.locate_all(job), self.worker()
-        address, copies = rows.addresses.astype(np.int64), []
-        for i in np.setdiff1d(np.arange(len(address)), rows.keep.places).tolist():
-            planes, starts, regions = self.decode(job, rows.part(i, i + 1), i, worker)
-            top, left, height, width = regions[0].tolist()
-            part = planes[starts[0] :][: 3 * height * width].reshape(3, height, width)
-            pixels = np.zeros((job.heights[i], job.widths[i], 3), np.uint8)
-            pixels[top : top + height, left : left + width] = part.transpose(1, 2, 0)
-            copies.append(torch.from_numpy(pixels).to(self.options.device))
-            address[i] = copies[-1].data_ptr()
+        rows = self.locate_all(job)
+        address = rows.addresses.astype(np.int64)
+        own = np.setdiff1d(np.arange(len(address)), rows.keep.places)
+        copies = self._copied([self._decoded(job, rows, i) for i in own.tolist()])
+        address[own] = [copy.data_ptr() for copy in copies]
         return Place(address, True, (rows.keep, copies), job.heights, job.widths)
+
+    def _decoded(self, job: Job, rows: EncodedRows, i: int) -> Tensor:
+        """Decode a row of a job by our own decoder, uint8 [H, W, 3], or the row that replaces it."""
+        planes, starts, regions = self.decode(job, rows.part(i, i + 1), i, self.worker())
+        top, left, height, width = regions[0].tolist()
+        part = planes[starts[0] :][: 3 * height * width].reshape(3, height, width)
+        pixels = np.zeros((job.heights[i], job.widths[i], 3), np.uint8)
+        pixels[top : top + height, left : left + width] = part.transpose(1, 2, 0)
+        return torch.from_numpy(pixels)
+
+    def _copied(self, images: list[Tensor]) -> list[Tensor]:
+        """Queue one copy of images from pinned memory to the device; return them there.
+
+        The memory returns to its pool when the copy is done. Nothing waits for that.
+        """
+        if self._streams is None or self._memory is None or not images:
+            return images
+        block = Block(images)
+        memory = self._memory.take(1 << (block.size_bytes - 1).bit_length())  # few sizes, pinned a few times
+        for image, part in zip(images, block.parts(memory), strict=True):
+            np.copyto(part.numpy(), image.numpy())  # in this thread alone; torch would take more of them
+        copy = self._streams.copy(memory[: block.size_bytes])
+        self._memory.give_back(self._streams.current().record_event(), memory)
+        return block.parts(copy)
 
     def _read_all(self, job: Job) -> EncodedRows:
         """Locate the rows of a job. The rows that DALI decoded lie as pixels in DALI's memory."""

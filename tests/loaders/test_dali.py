@@ -280,6 +280,36 @@ def test_a_device_reads_dalis_memory_where_it_lies(photo_pack, monkeypatch):
     work.crew.close()
 
 
+def test_rows_that_we_decode_go_to_the_device_in_one_copy_from_pinned_memory(tmp_path, photos):
+    """No memory is lent again while a copy may read it, and a replaced row is copied as the others are."""
+    pytest.importorskip("triton")
+    pack = damage(write_pack(tmp_path, photos, num_classes=1), 5)
+    options = LoaderOptions(seed=1, num_threads=1)
+    split = pack.split("train")
+    work = Work(split, (presets.weak(16, normalize=None),), options, 4, Crew(options), split.labels())
+    streams = FakeStreams(eager=True)
+    rows, plain = DaliRenderer(work, streams), CpuRenderer(work)
+    rows._dali._refused |= {2, 7, 9}
+    device = DeviceRenderer(rows, streams)
+    for positions, pinned in (((3, 7, 5, 2), 2), ((9, 2, 0, 1), 4), ((0, 1, 3, 4), 5)):
+        request = Request(np.array(positions), np.zeros(4, np.int64), np.ones(4, np.bool_))
+        found, expected = (one.submit(request).result(60.0) for one in (device, plain))
+        assert torch.equal(found.index, expected.index)
+        assert (found.views[0] - expected.views[0]).abs().max() < 0.01 / 255
+        # The rows in one block and the numbers in another; no block where DALI has decoded every row.
+        assert streams.log.count("pin") == streams.log.count("copy on stream 0") == pinned
+    assert list(device.bad_rows) == [5]
+    held = [place.keep[1] for _, (place,) in device._lent._kept]
+    assert [len({copy.untyped_storage().data_ptr() for copy in copies}) for copies in held] == [1, 1, 0]
+    streams.streams[0].run()
+    device.submit(Request(np.array([7, 2]), np.zeros(2, np.int64), np.ones(2, np.bool_))).result(60.0)
+    assert streams.log.count("pin") == 5
+    assert len(device._lent) == 1
+    device.close(1.0)
+    rows.close(1.0)
+    work.crew.close()
+
+
 def test_an_error_between_feeding_and_running_drops_the_pipeline(photo_pack, monkeypatch):
     """What was fed would else come out in the place of the next batch."""
     expected = take(photo_pack)
