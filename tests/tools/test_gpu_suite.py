@@ -19,7 +19,7 @@ from loaders.views.draw import draw
 from loaders.views.presets import barlow_a, barlow_b
 from tests.loaders.kernels.device.drawing import on_host
 from tools.bench.workload import Workload
-from tools.gpu import cases, peers, suite, training
+from tools.gpu import cases, peers, shared, suite, training
 from tools.gpu.shared import Cases, missing
 
 ROOT = Path(__file__).parents[2]
@@ -91,6 +91,23 @@ def test_the_script_runs_every_group_and_says_what_it_leaves_out(tmp_path, few, 
     [line] = [json.loads(line) for line in out.read_text().splitlines()]
     assert line["group"] == "loaders"
     assert "SUITE_IMAGES" in line["skipped"]
+
+
+def test_the_machine_is_told_with_the_versions_of_its_libraries(lines, monkeypatch):
+    """A stand-in for torch, and thus for the device."""
+    device = SimpleNamespace(
+        get_device_name=lambda: "none", get_device_capability=lambda: (0, 0),
+        get_device_properties=lambda _: SimpleNamespace(total_memory=0),
+    )  # fmt: skip
+    facts = {"version": torch.version, "__version__": "0", "uint8": torch.uint8}
+    empty = torch.zeros(8, dtype=torch.uint8)
+    monkeypatch.setattr(suite, "torch", SimpleNamespace(cuda=device, empty=lambda *_, **__: empty, **facts))
+    monkeypatch.setattr(suite, "timed", lambda *_: 1.0)
+    there = {"pytest": "1.0", "nvidia-dali-cuda999": "2.0", "numba-extras": "3.0"}
+    found = [SimpleNamespace(name=name, version=version) for name, version in there.items()]
+    monkeypatch.setattr(shared, "distributions", lambda: found)
+    told = {line["library"]: line["version"] for line in lines(suite.machine, None) if "library" in line}
+    assert (told["pytest"], told["nvidia-dali-cuda*"], told["numba"]) == ("1.0", "2.0", None)
 
 
 def test_cases_hold_every_preset(tmp_path, monkeypatch):

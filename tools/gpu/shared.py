@@ -7,6 +7,8 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from fnmatch import fnmatch
+from importlib.metadata import distributions
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,6 +44,12 @@ def missing(*names: str) -> str:
         except ModuleNotFoundError:  # the package around it
             found.append(name)
     return f"{', '.join(found)}: not installed" if found else ""
+
+
+def installed(pattern: str) -> str | None:
+    """Return the version of the installed package whose name fits a pattern; None where there is none."""
+    found = {one.name: one.version for one in distributions() if fnmatch(one.name or "", pattern)}
+    return found[min(found)] if found else None
 
 
 def clocked(call: Callable[[], Any], times: int, device: str) -> float:

@@ -37,7 +37,7 @@ from loaders.kernels.device.launch import (
 )
 from loaders.placing import CudaStreams, Placer
 from tools.gpu.peers import peers
-from tools.gpu.shared import Cases, Engine, missing, say, timed
+from tools.gpu.shared import Cases, Engine, installed, missing, say, timed
 from tools.gpu.training import compiled, fed, resume, stall
 
 
@@ -81,8 +81,8 @@ def machine(_: Cases) -> None:
         source = torch.empty(1 << 28, dtype=torch.uint8, pin_memory=pinned)
         seconds = timed(partial(source.to, "cuda", non_blocking=True), 10)
         say(copy="pinned" if pinned else "pageable", gb_per_s=round(source.nbytes / seconds / 1e9, 2))
-    for name in ("nvidia.dali", "webdataset", "tyro", "numba", "kornia", "torchvision", "pytest"):
-        say(library=name, there=not missing(name))
+    for name in ("nvidia-dali-cuda*", "webdataset", "tyro", "numba", "kornia", "torchvision", "pytest"):
+        say(library=name, version=installed(name))
 
 
 def parity(cases: Cases) -> None:
