@@ -82,3 +82,14 @@ class LoaderOptions:
         check_whole("rank", self.rank, 0, self.num_ranks - 1, "pass the process's own rank")
         check_one_of("dtype", self.dtype, get_args(DTypeName))
         check_flag("channels_last", self.channels_last)
+
+
+def usual_backend(url: str | None) -> tuple[BackendName, str]:
+    """Return the backend that "auto" takes, and why.
+
+    Args:
+        url: where the pack lies in a store; None for a pack on this machine.
+    """
+    if url is not None:
+        return "stream", f"{url} lies in a store"
+    return "cpu", "the fused kernels read every pack and every policy, and are the fastest"

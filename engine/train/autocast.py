@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from accelerate import Accelerator
@@ -13,7 +13,7 @@ from engine.device import taken_device
 from loaders.batch import Loader
 from loaders.common.errors import UserError
 from loaders.common.json_text import parse_json
-from loaders.options import DTypeName
+from loaders.options import BackendName, DTypeName
 
 IN_HARDWARE = ("avx512_bf16", "amx_bf16")
 """Features of a processor, by the names of `torch.cpu.get_capabilities`; it must have one of them. Other
@@ -24,8 +24,10 @@ KEY = "autocast"
 """Name of the chosen precision in a run's config.json."""
 VIEWS = "views"
 """Name of the dtype of the training views in a run's config.json."""
-CHOSEN = frozenset({KEY, VIEWS})
-"""What config.json has beside the configuration: what the hardware decided when the run began."""
+BACKEND = "taken_backend"
+"""Name of the training loader's backend, never auto, in a run's config.json."""
+CHOSEN = frozenset({KEY, VIEWS, BACKEND})
+"""What config.json has beside the configuration: what "auto" stood for when the run began."""
 _OF_VIEWS: dict[str, DTypeName] = {"bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -84,6 +86,12 @@ def dtype_of_views(precision: str, device: str, out: Path) -> DTypeName:
     if config is not None:
         return next((name for name in _OF_VIEWS.values() if name == config.get(VIEWS)), "float32")
     return "float32" if torch.device(device).type != "cuda" else _OF_VIEWS.get(precision, "float32")
+
+
+def backend_of(asked: BackendName, out: Path) -> BackendName:
+    """Return the given backend; for "auto" that of the run in `out`, or "auto" where none is recorded."""
+    begun = (_config_of(out) or {}).get(BACKEND) if asked == "auto" else asked
+    return next((name for name in get_args(BackendName) if name == begun), asked)
 
 
 def chosen(accelerator: Accelerator, loader: Loader[Any]) -> dict[str, str]:

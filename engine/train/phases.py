@@ -139,6 +139,7 @@ class Phases:
                 config.backbone, config.evaluation_view, pack.classes, config.init, config.keep_head
             )
             self._frozen = start.backbone if config.freeze_backbone else None
+        config = replace(config, loader=config.settled_loader())  # for phases, whose folders may be new
         self.config, self.pack, self.classes = config, pack, pack.classes
         self.shared = config.account(division)
         self.accelerator = make_accelerator(config.precision, config.out, config.trackers, config.device)

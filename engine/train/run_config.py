@@ -23,7 +23,7 @@ from loaders.common.cores import cores_per_rank
 from loaders.common.errors import UserError
 from loaders.common.files import check_folder, to_json
 from loaders.common.json_text import parse_json
-from loaders.options import LoaderOptions
+from loaders.options import LoaderOptions, usual_backend
 from loaders.packs.manifest import read_manifest
 from loaders.packs.stores.connect import as_url
 from loaders.views.evaluation import EvaluationView
@@ -341,7 +341,13 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
 
     def loader_options(self) -> LoaderOptions:
         """Return the options of every loader of the run on this rank; the process group must exist."""
-        return on_this_rank(self.loader, seed=self.seed)
+        return on_this_rank(self.settled_loader(), seed=self.seed)
+
+    def settled_loader(self) -> LoaderOptions:
+        """Return how the loaders work: `auto` stands for the backend of the run in --out, if it says one."""
+        from engine.train import autocast
+
+        return replace(self.loader, backend=autocast.backend_of(self.loader.backend, self.out))
 
     def training_options(self) -> LoaderOptions:
         """Return the same for the loader that is trained on; the Accelerator must exist.
@@ -401,9 +407,14 @@ def described(config: Any) -> dict[str, Any]:
     """Return a configuration in JSON types, for files; the credentials of a store are left out.
 
     For a run that begins with weights of others, `origin` names these and their licence; `init_weights` tells
-    those at `init` from others that took their place.
+    those at `init` from others that took their place. `taken_backend` is what backend `auto` stands for.
     """
     content = asdict(config)
+    if isinstance(config, RunConfig):
+        from engine.train.autocast import BACKEND
+
+        asked = config.settled_loader().backend
+        content[BACKEND] = usual_backend(as_url(str(config.pack)))[0] if asked == "auto" else asked
     if isinstance(config, RunConfig) and config.origin is not None:
         content["origin"] = asdict(config.origin)
     if isinstance(config, StartConfig) and config.init is not None:

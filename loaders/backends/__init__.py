@@ -1,7 +1,7 @@
 """The backends, and which of them serves a loader.
 
 A backend is an object in a file of its own. CONTRIBUTING.md, "Add a backend", lists the files that a new one
-touches. "auto" never takes one by itself: `choose_backend` is its rule.
+touches. "auto" never takes one by itself: `usual_backend` of `loaders.options` is its rule.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from loaders.backends.resident import ResidentBackend
 from loaders.backends.stream import StreamBackend
 from loaders.backends.work import Backend
 from loaders.common.checks import check_one_of
-from loaders.options import BackendName
+from loaders.options import BackendName, usual_backend
 from loaders.packs import Split
 from loaders.packs.stores.remote_pack import RemotePack
 
@@ -34,7 +34,7 @@ def choose_backend(name: BackendName, *splits: Split) -> tuple[Backend, str]:
     """Return a backend, and one line that names it and says why it is taken.
 
     Args:
-        name: a name of `LoaderOptions`; "auto" takes stream where a pack lies in a store, else cpu.
+        name: a name of `LoaderOptions`; "auto" takes what `usual_backend` says.
         splits: what the loader reads.
 
     Raises:
@@ -44,9 +44,6 @@ def choose_backend(name: BackendName, *splits: Split) -> tuple[Backend, str]:
     taken, why = name, "asked for"
     if name == "auto":
         remote = [split.pack.url for split in splits if isinstance(split.pack, RemotePack)]
-        if remote:
-            taken, why = "stream", f"{remote[0]} lies in a store"
-        else:
-            taken, why = "cpu", "the fused kernels read every pack and every policy, and are the fastest"
+        taken, why = usual_backend(remote[0] if remote else None)
     backend = next(backend for backend in BACKENDS if backend.name == taken)
     return backend, f"{taken}: {why}"

@@ -4,12 +4,16 @@ import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from loaders import LoaderOptions
+from loaders.common.errors import UserError
 from loaders.packs import Pack
+from loaders.packs.stores.store import StoreOptions
 from recipes import barlow, fixmatch
 from tests.forked import run_forked
 
@@ -52,6 +56,24 @@ def test_a_run_goes_on_on_another_device(digits_pack: Pack, tmp_path: Path) -> N
     losses("barlow", digits_pack, tmp_path, device="cpu", max_steps=1)
     assert len(losses("barlow", digits_pack, tmp_path, device="auto", resume=True)) == 3
     assert json.loads((tmp_path / "config.json").read_text())["config"]["device"] == "cpu"
+
+
+def test_a_resume_keeps_the_backend_that_auto_took(digits_pack: Pack, tmp_path: Path) -> None:
+    """Of a run that began with a pack in a store, which lies here now; a backend that is given counts."""
+    there: Any = SimpleNamespace(path=Path(f"file://{digits_pack.path}"))
+    cached = LoaderOptions(num_threads=1, store=StoreOptions(cache_dir=tmp_path / "cache"))
+    out, file = tmp_path / "run", tmp_path / "run" / "config.json"
+    losses("barlow", there, out, "auto", loader=cached, max_steps=1)
+    content = json.loads(file.read_text())
+    assert content["config"]["taken_backend"] == "stream"
+    with pytest.raises(UserError, match="expected order windows of 16 shards, found full shuffle"):
+        losses("barlow", digits_pack, out, "cpu", resume=True)
+    expected = losses("barlow", digits_pack, tmp_path / "whole", "stream")
+    assert losses("barlow", digits_pack, out, "auto", resume=True, max_steps=2) == expected[:2]
+    del content["config"]["taken_backend"]  # as before it was written
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="expected order windows of 16 shards, found full shuffle"):
+        losses("barlow", digits_pack, out, "auto", resume=True)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of processors")

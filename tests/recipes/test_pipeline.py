@@ -89,6 +89,8 @@ def test_a_chains_losses_are_the_cpu_backends(
     found = losses_below(tmp_path / "all")
     assert len(found) >= 5
     assert found == losses_below(whole[0].out)
+    begun = [json.loads(file.read_bytes())["config"] for file in (tmp_path / "all").rglob("config.json")]
+    assert {config["taken_backend"] for config in begun} == {backend}, "of commands of several phases too"
 
 
 def as_older_versions_wrote(run_folder: Path, **changes: Any) -> bytes:

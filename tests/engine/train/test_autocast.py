@@ -95,6 +95,23 @@ def test_views_of_a_run_stay_as_they_were(tmp_path, config, expected):
         assert autocast.dtype_of_views("fp16", device, tmp_path) == expected
 
 
+@pytest.mark.parametrize(
+    ("config", "asked", "expected"),
+    [
+        ({"taken_backend": "stream"}, "auto", "stream"),
+        ({"taken_backend": "stream"}, "cpu", "cpu"),
+        ({"loader": {"backend": "resident"}}, "auto", "auto"),  # from before it was written
+        ({"taken_backend": "tape"}, "auto", "auto"),
+        (None, "auto", "auto"),
+        (None, "hybrid", "hybrid"),
+    ],
+)
+def test_the_backend_of_a_run_is_what_auto_stands_for(tmp_path, config, asked, expected):
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps({"recipe": "barlow", "config": config}))
+    assert autocast.backend_of(asked, tmp_path) == expected
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"config": 3}', "{}"])
 def test_what_is_no_run_decides_nothing(processor, tmp_path, text):
     processor("amx_bf16")
