@@ -11,7 +11,7 @@ records.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import get_args
@@ -19,6 +19,7 @@ from typing import get_args
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loaders.common.checks import Count, Positive, check_numbers, check_whole
+from loaders.common.cores import available_cores
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 from tools.bench.names import BackendName, LimitName, PeerName
@@ -41,8 +42,8 @@ class Config:
     """Side of a view in pixels; of a cell, for tiles."""
     batch_size: Count = 64
     """Images per batch."""
-    num_threads: Count = 2
-    """Threads or worker processes of each contender, and cores it is bound to."""
+    num_threads: Count = field(default_factory=lambda: min(2, available_cores()))
+    """Threads or worker processes of each contender, and cores it is bound to; by default at most two."""
     interpolation: Interpolation | None = None
     """Filter of the resized crop; by default bicubic for barlow, as its paper has it, else bilinear."""
     encoding: ImageEncoding = "jpeg"
@@ -74,7 +75,6 @@ if __name__ == "__main__":  # before the imports that take seconds
 from rich.console import Console
 from rich.progress import track
 
-from loaders.common.cores import available_cores
 from loaders.common.errors import UserError
 from loaders.common.files import check_folder
 from tools.bench.contender import find_contender
