@@ -12,7 +12,7 @@ from loaders.common.checks import check_one_of
 from loaders.common.errors import UserError
 
 _SWITCH = "ACCELERATE_USE_CPU"
-_ON = ("1", "true", "t", "yes", "y", "on")  # as accelerate reads it
+_ON, _OFF = ("1", "true", "t", "yes", "y", "on"), ("", "0", "false", "f", "no", "n", "off")  # as accelerate
 _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 
@@ -26,7 +26,10 @@ def taken_device(asked: Device = "auto") -> Literal["cpu", "cuda"]:
         UserError: another name, or a GPU where there is none or the switch is set.
     """
     check_one_of("device", asked, get_args(Device))
-    switched = os.environ.get(_SWITCH, "").lower() in _ON
+    switch = os.environ.get(_SWITCH, "").lower()
+    if switch not in _ON + _OFF:
+        raise UserError(f"{_SWITCH}: expected true or false, found {switch!r}; change the variable")
+    switched = switch in _ON
     if asked != "cpu" and not switched and has_gpu():
         return "cuda"
     if asked == "cuda" and switched:

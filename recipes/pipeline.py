@@ -85,7 +85,7 @@ class Config(PackConfig, PresetOptions):
     precision: Precision = "auto"
     """Autocast of every training, see recipes/supervised.py."""
     device: Device = "auto"
-    """Where all stages compute, see recipes/supervised.py."""
+    """Where all stages compute, see recipes/supervised.py; a preset auto follows it."""
     progress: bool = True
     """Show progress."""
     loader: LoaderField = DEFAULT_LOADER
@@ -112,6 +112,7 @@ from engine.nets.classifier import has_classifier
 from engine.report.ablation import Measured, draw_ablation, print_ablation, write_ablation
 from engine.report.other_pages import build_page
 from engine.report.run_page import PageOptions, leave_page
+from engine.train.autocast import as_begun
 from engine.train.bad_rows import describe_bad_rows
 from engine.train.classifier_recipe import read_accuracy
 from engine.train.distributed import refuse_ranks
@@ -420,7 +421,7 @@ def run(config: Config) -> list[Measured]:
     """Run the stages that are not skipped, in their order, and keep the table of what each brought."""
     refuse_ranks("pipeline")
     replaced: tuple[Stage, ...] = ("pretrain",) if config.init and not config.pretrain.from_init else ()
-    config = replace(config, out=config.out.absolute(), skip=(*config.skip, *replaced))
+    config = as_begun(replace(config, out=config.out.absolute(), skip=(*config.skip, *replaced)))
     check(config)
     chain = Chain(config)
     try:

@@ -173,7 +173,7 @@ from engine.nets.starts import Start, find_start, weights_digest
 from engine.objectives.cross_entropy import class_weights
 from engine.report.other_pages import build_page
 from engine.report.run_page import PageOptions, leave_page
-from engine.train.autocast import of_runs
+from engine.train.autocast import as_begun
 from engine.train.bad_rows import describe_bad_rows
 from engine.train.distributed import make_accelerator, on_main, rank, seed_everything
 from engine.train.fine_tuning import Stage, Transfer, leave_classifier, rehearse, train_job, vote
@@ -406,8 +406,8 @@ def run_jobs(session: Session, jobs: list[Job]) -> list[FewLabelResult]:
 
 def opened(config: Config) -> closing[Session]:
     """Open the session of a command, on its device and in the precision of its runs."""
-    precision = of_runs(config.precision, config.out, config.device)
-    return closing(Session(config, make_accelerator(precision, device=config.device)))
+    config = as_begun(config)
+    return closing(Session(config, make_accelerator(config.precision, device=config.device)))
 
 
 def run(config: Config) -> list[FewLabelResult]:

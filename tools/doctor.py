@@ -71,6 +71,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from engine.device import taken_device
 from engine.train.run_config import on_device
 from loaders import open_pack
 from loaders.common.cores import available_cores
@@ -167,7 +168,7 @@ def find_device(name: str) -> str:
     known = ["cpu", *(["cuda", *gpus] if gpus else [])]
     if name not in ("auto", *known):
         raise UserError(f"device: expected auto or {', '.join(known)}, found {name!r}; name one of these")
-    return known[bool(gpus)] if name == "auto" else name
+    return taken_device() if name == "auto" else name
 
 
 def views_of(recipe: ViewsOf, resolution: int) -> tuple[ViewPolicy, ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 from accelerate import Accelerator
@@ -14,6 +15,9 @@ from loaders.batch import Loader
 from loaders.common.errors import UserError
 from loaders.common.json_text import parse_json
 from loaders.options import BackendName, DTypeName
+from loaders.packs.stores.connect import as_url
+
+ConfigT = TypeVar("ConfigT", bound=Any)
 
 IN_HARDWARE = ("avx512_bf16", "amx_bf16")
 """Features of a processor, by the names of `torch.cpu.get_capabilities`; it must have one of them. Other
@@ -58,20 +62,26 @@ def of_run(out: Path, device: Device = "auto") -> Precision | None:
     return None if taken_device(device) == "cuda" else "no"
 
 
-def of_runs(precision: Precision, out: Path, device: Device = "auto") -> Precision:
-    """Return the given precision; for "auto" that of a run below a folder, whose command trains several.
+def as_begun(config: ConfigT) -> ConfigT:
+    """Return the configuration of a command that trains several networks: its "auto"s as its runs began.
+
+    Args:
+        config: a dataclass with pack, out, precision, device and loader. Its runs are in folders below `out`.
 
     Raises:
-        UserError: the runs there began with another.
+        UserError: the runs there began with another precision.
     """
-    found = (of_run(config.parent, device) for config in sorted(out.glob("*/**/config.json")))
+    runs = [path.parent for path in sorted(config.out.glob("*/**/config.json"))]
+    found = (of_run(run, config.device) for run in runs)
     begun: Precision = next((one for one in found if one is not None), "auto")
-    if precision != "auto" and begun not in ("auto", precision):
+    if config.precision != "auto" and begun not in ("auto", config.precision):
         raise UserError(
-            f"precision: expected {begun}, with which the runs in {out} began, found {precision}; give that, "
-            "or another --out"
+            f"precision: expected {begun}, with which the runs in {config.out} began, found "
+            f"{config.precision}; give that, or another --out"
         )
-    return begun if precision == "auto" else precision
+    precision = begun if config.precision == "auto" else config.precision
+    loader = replace(config.loader, backend=backend_of(config.loader.backend, config.pack, *runs))
+    return replace(config, precision=precision, loader=loader)
 
 
 def dtype_of_views(precision: str, device: str, out: Path) -> DTypeName:
@@ -88,16 +98,26 @@ def dtype_of_views(precision: str, device: str, out: Path) -> DTypeName:
     return "float32" if torch.device(device).type != "cuda" else _OF_VIEWS.get(precision, "float32")
 
 
-def backend_of(asked: BackendName, out: Path) -> BackendName:
-    """Return the given backend; for "auto" that of the run in `out`, or "auto" where none is recorded."""
-    begun = (_config_of(out) or {}).get(BACKEND) if asked == "auto" else asked
-    return next((name for name in get_args(BackendName) if name == begun), asked)
+def backend_of(asked: BackendName, pack: Path, *runs: Path) -> BackendName:
+    """Return the given backend; for "auto" the one that the first run with a record of it took.
+
+    Args:
+        asked: the option `--backend`.
+        pack: a pack in a store keeps "auto", so that one that moved there is refused for its order.
+        runs: run folders; where none records a backend, "auto" stays.
+    """
+    if asked != "auto" or as_url(str(pack)) is not None:
+        return asked
+    begun = ((_config_of(run) or {}).get(BACKEND) for run in runs)
+    return next((name for one in begun for name in get_args(BackendName) if name == one), asked)
 
 
 def chosen(accelerator: Accelerator, loader: Loader[Any]) -> dict[str, str]:
-    """Return what the hardware decided when a run began, for its config.json and checkpoints."""
+    """Return what "auto" stood for when a run began, for its config.json and checkpoints."""
     dtype = loader.fingerprint.get("dtype", "float32")
-    return {KEY: str(accelerator.mixed_precision), VIEWS: str(dtype)}
+    taken_backend = str(getattr(loader, "backend", "")).partition(":")[0]  # a line that begins with its name
+    named = {BACKEND: taken_backend} if taken_backend in get_args(BackendName) else {}
+    return {KEY: str(accelerator.mixed_precision), VIEWS: str(dtype), **named}
 
 
 def _config_of(out: Path) -> dict[str, Any] | None:

@@ -344,15 +344,10 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
         return on_this_rank(self.settled_loader(), seed=self.seed)
 
     def settled_loader(self) -> LoaderOptions:
-        """Return how the loaders work: `auto` stands for the backend of the run in --out, if it says one.
-
-        Packs in a store keep their own backend, so that a pack that moved there is refused for its order.
-        """
+        """Return how the loaders work: `auto` stands for the backend of the run in --out, if it says one."""
         from engine.train import autocast
 
-        if as_url(str(self.pack)) is not None:
-            return self.loader
-        return replace(self.loader, backend=autocast.backend_of(self.loader.backend, self.out))
+        return replace(self.loader, backend=autocast.backend_of(self.loader.backend, self.pack, self.out))
 
     def training_options(self) -> LoaderOptions:
         """Return the same for the loader that is trained on; the Accelerator must exist.

@@ -56,6 +56,12 @@ def test_one_rule_says_where(
     assert "\n" not in str(refused.value)
 
 
+def test_a_switch_that_says_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "maybe")
+    with pytest.raises(UserError, match="ACCELERATE_USE_CPU: expected true or false, found 'maybe'"):
+        taken_device("cpu")
+
+
 def test_torch_is_asked_where_it_is_loaded_or_a_driver_is_there(gpu: None, monkeypatch: Any) -> None:
     assert has_gpu()
     monkeypatch.delitem(sys.modules, "torch")

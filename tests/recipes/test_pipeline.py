@@ -144,6 +144,18 @@ def played(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return given
 
 
+def test_every_stage_goes_on_in_the_precision_and_with_the_backend_of_the_first(
+    config: Config, played: dict[str, Any]
+) -> None:
+    begun = {"autocast": "bf16", "taken_backend": "resident"}
+    (config.out / "pretrain").mkdir(parents=True)
+    (config.out / "pretrain" / "config.json").write_text(json.dumps({"config": begun}))
+    run(replace(config, precision="auto"))
+    trained = [given for given in played.values() if hasattr(given, "precision")]
+    assert {given.precision for given in trained} == {"bf16"}
+    assert {given.loader.backend for given in played.values()} == {"resident"}
+
+
 def test_each_stage_goes_on_from_the_one_before(config: Config, played: dict[str, Any]) -> None:
     measured = run(replace(config, seed=7, flips=True, device="cpu"))
     assert {given.device for given in played.values()} == {"cpu"}

@@ -28,7 +28,7 @@ from loaders.common.errors import UserError
 from loaders.epochs import EpochLoader
 from loaders.packs import Pack, Split
 from recipes import transfer as transfer_recipe
-from recipes.transfer import Config, FineTuning, Job, Session, Transfer, run, run_grid
+from recipes.transfer import Config, FineTuning, Job, Session, Transfer, opened, run, run_grid
 from tests.floors import trainings
 from tests.floors.data import Data
 from tests.floors.table import check
@@ -133,6 +133,13 @@ def test_finished_runs_are_not_repeated(config: Config) -> None:
     assert newest_valid(folder / "checkpoints")[0] == found
     assert found.stat().st_mtime_ns == written
     assert [record["step"] for record in read_metrics(folder / "metrics.jsonl")] == [3]
+
+
+def test_a_resume_goes_on_with_the_backend_that_was_taken(config: Config) -> None:
+    first = run(replace(config, loader=replace(config.loader, backend="resident")))
+    with opened(config) as session:
+        assert session.options.backend == "resident"
+    assert run(config) == first
 
 
 def test_a_start_whose_weights_are_others_is_refused(config: Config, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -148,19 +148,20 @@ def loading(work: Work) -> float:
 
 
 def _through(work: Work, step: Callable[[Batch], None]) -> float:
-    """Return seconds per image over batches; the first batch does not count."""
+    """Return seconds per image over batches; those that a loader has ready at the start do not count."""
     size = min(work.batch_size, len(work.split))
     with build_loader(work.split, work.views, size, options=work.options) as loader:
         batches = (batch for epoch in count() for batch in loader.epoch(epoch))
-        step(next(batches))
+        for batch in islice(batches, work.options.prefetch + 1):
+            step(batch)
         _wait(work)
         start, images = time.perf_counter(), 0
         for batch in batches:
             step(batch)
-            _wait(work)
             images += len(batch.index)
             if time.perf_counter() > start + work.seconds:
                 break
+        _wait(work)  # once, at the end: a wait in every step would forbid a device what it does at once
         return (time.perf_counter() - start) / images
 
 

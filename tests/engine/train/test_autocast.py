@@ -1,6 +1,8 @@
 """Precision from what the hardware has; a stand-in for the processor, which may lack bfloat16 here."""
 
 import json
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch
 from engine.train import autocast
 from engine.train.distributed import make_accelerator
 from loaders.common.errors import UserError
+from loaders.options import LoaderOptions
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="of processors")
 
@@ -109,7 +112,8 @@ def test_views_of_a_run_stay_as_they_were(tmp_path, config, expected):
 def test_the_backend_of_a_run_is_what_auto_stands_for(tmp_path, config, asked, expected):
     if config is not None:
         (tmp_path / "config.json").write_text(json.dumps({"recipe": "barlow", "config": config}))
-    assert autocast.backend_of(asked, tmp_path) == expected
+    assert autocast.backend_of(asked, Path("pack"), tmp_path / "none", tmp_path) == expected
+    assert autocast.backend_of(asked, Path("s3:/bucket/pack"), tmp_path) == asked  # refused for its order
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"config": 3}', "{}"])
@@ -119,16 +123,28 @@ def test_what_is_no_run_decides_nothing(processor, tmp_path, text):
     assert autocast.taken("auto", tmp_path) == "bf16"
 
 
+@dataclass
+class _Command:
+    out: Path
+    precision: str = "auto"
+    device: str = "cpu"
+    pack: Path = Path("pack")
+    loader: LoaderOptions = field(default_factory=LoaderOptions)
+
+
 def test_a_command_of_several_runs_goes_on_as_they_began(processor, tmp_path):
     processor()
-    assert autocast.of_runs("auto", tmp_path) == "auto"
+    new = _Command(tmp_path)
+    assert autocast.as_begun(new) == new
     (tmp_path / "config.json").write_text(json.dumps({"config": {}}))  # of the command, not of a run
-    assert autocast.of_runs("auto", tmp_path) == "auto"
+    assert autocast.as_begun(new) == new
     run = tmp_path / "grid" / "setting" / "seed-0"
     run.mkdir(parents=True)
-    (run / "config.json").write_text(json.dumps({"config": {"autocast": "bf16"}}))
-    assert autocast.of_runs("auto", tmp_path) == "bf16"
-    assert autocast.of_runs("bf16", tmp_path) == "bf16"
+    begun = {"autocast": "bf16", "taken_backend": "dali"}
+    (run / "config.json").write_text(json.dumps({"config": begun}))
+    expected = _Command(tmp_path, "bf16", loader=LoaderOptions(backend="dali"))
+    assert autocast.as_begun(new) == expected
+    assert autocast.as_begun(expected) == expected
     with pytest.raises(UserError, match=r"expected bf16, with which the runs in .*, found no; give that"):
-        autocast.of_runs("no", tmp_path)
-    assert autocast.of_runs("no", tmp_path / "other") == "no"
+        autocast.as_begun(_Command(tmp_path, "no"))
+    assert autocast.as_begun(_Command(tmp_path / "other", "no")).precision == "no"

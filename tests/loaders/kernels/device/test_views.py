@@ -40,7 +40,7 @@ BICUBIC = dataclasses.replace(presets.evaluation(40), interpolation="bicubic", n
 CLOSE, FEW = 0.01 / 255, 0.001  # the largest difference, and the share of pixels that may differ by more
 # where a value may fall on the other side of a step
 STEPS = {"posterize", "solarize", "equalize", "rotate", "shear_x", "shear_y", "affine", "fixmatch", "gentle",
-         "barlow_b", "quarter", "translate_x", "translate_y", "jitter", "rotations"}  # fmt: skip
+         "barlow_b", "translate_x", "translate_y", "jitter"}  # fmt: skip
 
 
 def plain(view):
