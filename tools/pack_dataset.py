@@ -85,8 +85,6 @@ if __name__ == "__main__":  # before the imports that take seconds
     # Imports and packing make many objects and few cycles; to look for these took a quarter of a short run.
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
-    # Numba imports it, if it is there, for products of matrices, of which packing has none.
-    sys.modules["scipy.linalg"] = None  # type: ignore[assignment]
 
 
 from rich.console import Console
