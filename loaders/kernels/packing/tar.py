@@ -47,7 +47,7 @@ def add_members(
         the label (0 for none).
     """
     places = np.zeros((len(labels), 3), np.int64)
-    name = np.empty(int(np.diff(key_starts).max(initial=0)) + 4, np.uint8)
+    name = np.empty(int(np.diff(key_starts).max(initial=0)) + 5, np.uint8)  # a suffix and a zero byte
     sums = headers.astype(np.int64).sum(axis=1) + 8 * ord(" ")
     digits = np.empty(_LABEL_BYTES, np.uint8)
     data, keys, headers = read_only(data), read_only(keys), read_only(headers)
@@ -96,39 +96,37 @@ def _add_header(out, at, name, name_size, size, headers, sums):
     """Write a member's header, after a header for a long name if need be; return the place behind it."""
     if name_size > _NAME_BYTES:
         at = _one_header(out, at, headers[1], sums[1], headers[1], 0, name_size + 1)
-        for j in range(name_size):
-            out[at + j] = name[j]
-        filled = (name_size + _BLOCK) // _BLOCK * _BLOCK
-        for j in range(name_size, filled):
-            out[at + j] = 0
-        at += filled
+        name[name_size] = 0
+        at = _add_data(out, at, name, 0, name_size + 1)
     return _one_header(out, at, headers[0], sums[0], name, min(name_size, _NAME_BYTES), size)
 
 
 @inlined
 def _one_header(out, at, header, total, name, name_size, size):
+    block = out[at : at + _BLOCK]  # a place in a slice needs no test for an index from the end
     for j in range(_BLOCK):
-        out[at + j] = header[j]
+        block[j] = header[j]
     for j in range(name_size):
-        out[at + j] = name[j]
+        block[j] = name[j]
         total += np.int64(name[j])
     for j in range(_SIZE_DIGITS):
         digit = 48 + (size >> (3 * (_SIZE_DIGITS - 1 - j)) & 7)
-        out[at + _SIZE_AT + j] = digit
+        block[_SIZE_AT + j] = digit
         total += digit
     for j in range(6):
-        out[at + _CHECKSUM_AT + j] = 48 + (total >> (3 * (5 - j)) & 7)
-    out[at + _CHECKSUM_AT + 6] = 0
-    out[at + _CHECKSUM_AT + 7] = 32
+        block[_CHECKSUM_AT + j] = 48 + (total >> (3 * (5 - j)) & 7)
+    block[_CHECKSUM_AT + 6] = 0
+    block[_CHECKSUM_AT + 7] = 32
     return at + _BLOCK
 
 
 @inlined
 def _add_data(out, at, data, first, size):
     """Copy a member's bytes and fill its last block with zeros; return the place behind it."""
-    for j in range(size):
-        out[at + j] = data[first + j]
     filled = (size + _BLOCK - 1) // _BLOCK * _BLOCK
+    blocks, source = out[at : at + filled], data[first:]
+    for j in range(size):
+        blocks[j] = source[j]
     for j in range(size, filled):
-        out[at + j] = 0
+        blocks[j] = 0
     return at + filled
