@@ -171,7 +171,7 @@ def run(config: Config, console: Console, bench: Bench | None = None) -> str:
             console.print(line, highlight=False, markup=False)
 
         keep_question(config, out, pack)
-        bench = Bench(table, config.pack.resolve(), out, len(pack.split("train")), num_threads, say)
+        bench = Bench(table, config.pack.resolve(), out, num_threads, say)
     else:
         pack = open_pack(bench.pack)
     bench.once("machine", lambda: described_machine(config))

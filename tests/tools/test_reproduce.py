@@ -66,7 +66,7 @@ class Here:
 def bench_of(config: Config, pack: Pack, here: Here) -> Bench:
     table = make_table(config.table, config.scale, config.init, config.peer)
     out = config.out / f"{config.table}-{config.scale}"
-    return Bench(table, pack.path, out, len(pack.split("train")), 1, lambda line: None, here)
+    return Bench(table, pack.path, out, 1, lambda line: None, here)
 
 
 def measure(config: Config, pack: Pack, here: Here) -> str:
@@ -95,7 +95,7 @@ def test_the_budgeted_table_is_stopped_and_gone_on_with(little_pack: Pack, tmp_p
     assert "| own pre-training, fine-tuned |" in page
     # Two stages and the test: what was stopped goes on, and nothing else is measured again.
     assert [script for script, _ in second.commands] == [
-        "recipes/barlow.py", "recipes/supervised.py", "recipes/evaluate.py",
+        "recipes/rotnet.py", "recipes/supervised.py", "recipes/evaluate.py",
     ]  # fmt: skip
     found = record(out, "row-pretrained-4-labels-seed-0")
     pretraining, training = found["steps"]
@@ -162,7 +162,7 @@ def test_one_view_and_all_of_the_test_are_two_lines(tmp_path: Path) -> None:
         (tested / "classification.json").write_bytes(to_json(content))
         return 1.0
 
-    bench = Bench(table, tmp_path / "pack", tmp_path / "out", 100, 1, lambda line: None, evaluated)
+    bench = Bench(table, tmp_path / "pack", tmp_path / "out", 1, lambda line: None, evaluated)
     results = _results(bench, row, tmp_path / "run", "row-compact")
     measured = {"kind": "row", "row": row.name, "cpu_s": 4.0, "over_budget": False, "labels_per_class": 0}
     shown = accuracy_table(table, [{**measured, "results": results}])
@@ -179,7 +179,7 @@ def test_a_fast_method_is_calibrated_by_a_longer_run(tmp_path: Path) -> None:
         taken.append(int(arguments[arguments.index("--steps") + 1]))
         return 1.0 + 0.1 * taken[-1] + 0.01 * max(0, taken[-1] - 48)
 
-    bench = Bench(table, tmp_path / "pack", tmp_path / "out", 100, 1, lambda line: None, steps_slow_down)
+    bench = Bench(table, tmp_path / "pack", tmp_path / "out", 1, lambda line: None, steps_slow_down)
     (cost,) = costs_of(bench, table.rows[0])
     assert cost is not None
     share = table.rows[0].stages[0].share

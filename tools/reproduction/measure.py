@@ -18,7 +18,6 @@ from engine.train.metrics import read_metrics
 from loaders.common.errors import UserError
 from loaders.common.files import to_json, write_atomic
 from loaders.common.json_text import parse_json
-from tools.comparison.bench import steps_per_epoch
 from tools.comparison.cpu_budget import CommandFailed, CommandStopped, Cost, calibrate, cpu_seconds
 from tools.comparison.results import Record, read
 from tools.reproduction.plan import ResultTable, Row, Stage
@@ -51,7 +50,6 @@ class Bench:
         table: what is measured.
         pack: folder of the pack.
         out: folder of the table.
-        num_train: images of the split that epochs are counted on.
         num_threads: threads of every command.
         say: shows a line.
         run_script: runs one of the project's scripts.
@@ -60,7 +58,6 @@ class Bench:
     table: ResultTable
     pack: Path
     out: Path
-    num_train: int
     num_threads: int
     say: Callable[[str], None]
     run_script: RunScript = field(default=cpu_seconds)
@@ -132,9 +129,6 @@ def arguments_of(bench: Bench, stage: Stage, folder: Path, given: Given, steps: 
     words += [_placed(word, folder) for word in stage.options]
     for option, multiple in stage.lengths:
         words += [option, max(1, round(multiple * steps))]
-    if stage.warmup:
-        epochs = steps / steps_per_epoch(bench.num_train, stage.batch_size)
-        words += ["--warmup-epochs", round(stage.warmup * epochs, 4)]
     return [str(word) for word in (*words, *(given.setting if last else ()))]
 
 

@@ -24,8 +24,6 @@ class Stage:
         labels: whether it is told labels per class and their seed.
         lengths: options that say how long it trains, each with its multiple of the steps that the budget
             buys; none where the length is fixed.
-        warmup: share of the run over which the rate rises, given as --warmup-epochs; 0 leaves the option out.
-        batch_size: images of a step that count as an epoch's, for `warmup`.
     """
 
     name: str
@@ -34,8 +32,6 @@ class Stage:
     share: float = 1.0
     labels: bool = True
     lengths: tuple[tuple[str, float], ...] = (("--steps", 1.0),)
-    warmup: float = 0.0
-    batch_size: int = 64
 
 
 @dataclass(frozen=True)

@@ -87,11 +87,11 @@ SPEED_RUN: tuple[object, ...] = (
 """Of the supervised run on all labels, after trials on held-out images; see docs/results.md."""
 
 
-FEW_LABELS: tuple[object, ...] = (
+SOLVER: tuple[object, ...] = (
     *("--optimizer", "muon", "--optimizer-lr", 0.0125, "--optimizer-momentum", 0.6, "--schedule", "cosine"),
-    *("--ema-decay", 0.99),
 )
-"""Of training from scratch on few labels, with and without images beside them; see docs/results.md."""
+FEW_LABELS: tuple[object, ...] = (*SOLVER, "--ema-decay", 0.99)
+"""Of training on few labels, with and without images beside them; see docs/results.md."""
 GUESSES: tuple[object, ...] = ("--guesses", "average", "--adaptive-threshold", "--align")
 
 
@@ -118,14 +118,12 @@ def _budget(size: Scale) -> ResultTable:
     network, few = _network(size), ("--flip-p", size.flip_p)
     solver = ("--batch-size", size.batch_size)
     pool = ("--unlabeled-splits", "train", "--mu", size.mu)
-    pretrain = (
-        *(*network, *few, "--split", "train", "--batch-size", size.pretrain_batch, "--min-crop", 0.2),
-        *("--max-sigma", 0.5, "--projector", *size.projector),
-    )
+    # Turns are learnt in minutes: a step compares no images, so small batches and short runs do.
+    turns = (*network, *few, "--split", "train", "--batch-size", 2 * size.batch_size, "--min-crop", 0.5)
 
     def pretraining(share: float) -> Stage:
-        fixed = ("pretrain", "recipes/barlow.py", pretrain, share, False)
-        return Stage(*fixed, warmup=0.1, batch_size=size.pretrain_batch)
+        options = (*turns, "--hidden", *SOLVER, "--weight-decay", 0.4)
+        return Stage("pretrain", "recipes/rotnet.py", options, share, labels=False)
 
     def supervised(*more: object, share: float = 1.0) -> Stage:
         options = (*network, *few, *solver, "--view", "strong", *more)
@@ -139,18 +137,17 @@ def _budget(size: Scale) -> ResultTable:
         *("--per-class", *_growing(size), "--top-k", 3),
     )
     # From a random classifier: the rehearsal of a probe's start would take the same time again.
-    begun = ("--init", "{pretrain}", "--classifier-start", "random", "--ema-decay", 0.99)
-    tuned = supervised("--weight-decay", 5e-4, "--schedule", "cosine", *begun, share=0.2)
-    gone_on = ("--init", "{pretrain}", "--ema-decay", 0.99, "--weight-decay", 5e-4)
+    begun = (*FEW_LABELS, "--init", "{pretrain}")
+    tuned = supervised(*begun, "--classifier-start", "random", share=0.2)
     rates = (("--lr", 0.03), ("--lr", 0.1), ("--lr", 0.01))[: size.tried]
     decays = (("--weight-decay", 0.4), ("--weight-decay", 0.1), ("--weight-decay", 1.6))[: size.tried]
     in_rounds = Stage("train", "recipes/self_training.py", rounds)
-    both = (pretraining(0.5), fixmatch(*gone_on, share=0.5))
+    both = (pretraining(0.5), fixmatch(*begun, share=0.5))
     rows = (
         Row("supervised", "supervised, strong views", (supervised(*FEW_LABELS),), decays, baseline=True),
-        Row("pretrained", "own pre-training, fine-tuned", (pretraining(0.8), tuned), rates, True),
+        Row("pretrained", "own pre-training, fine-tuned", (pretraining(0.8), tuned), decays, True),
         Row("fixmatch", "FixMatch", (fixmatch(*FEW_LABELS),), decays, True),
-        Row("pretrained_fixmatch", "pre-training, FixMatch", both, rates, True),
+        Row("pretrained_fixmatch", "pre-training, FixMatch", both, decays, True),
         Row("rounds", "rounds of pseudo-labels", (in_rounds,), rates, True),
     )  # fmt: skip
     return ResultTable(
