@@ -50,7 +50,7 @@ run parity no_sync lifetime nccl engine stall fed resume peers  # what comes las
 if "$python" -c 'import numba, tyro, pytest' 2>/dev/null; then
   texts tests 120 "$python" -m pytest -q -m gpu tests/loaders  # exit code 5: none was collected
 fi
-run sanitizer compiled
+run sanitizer compiled fed_others
 if [ -z "${SUITE_IMAGES:-}" ]; then
   say '{"group": "loaders", "skipped": "SUITE_IMAGES names no folder of JPEG files"}'
 elif "$python" -c 'import numba, tyro' 2>/dev/null; then

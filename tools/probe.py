@@ -218,7 +218,7 @@ def main() -> None:
     evaluation = evaluate(config)
     if rank() == 0:
         print_evaluation(Console(), evaluation)
-        print(f"evaluate: results{describe_bad_rows(config.out)} -> {config.folder}")
+        print(f"probe: results{describe_bad_rows(config.out)} -> {config.folder}")
         say_next_of_start(config, config.run, config.train_split, config.test_split)
 
 

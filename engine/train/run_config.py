@@ -128,6 +128,8 @@ class PackConfig:
         if getattr(self, "device", "auto") == "cuda":
             taken_device("cuda")
         names = [] if as_url(str(self.pack)) else self._split_names()
+        if getattr(self, "filled", None) is not None:  # a filled request names its rows; no split is read
+            names = []
         for option in _OF_SPLITS if names else ():
             given = getattr(self, option, None) or ()
             if option == "probe_splits" and not getattr(self, "probe_every_epochs", 0):

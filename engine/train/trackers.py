@@ -26,6 +26,7 @@ _NEEDS = {
 }
 _SHOWN = 16  # images of the first batch
 _NUM_HISTOGRAMS = 20  # of each weight over a run
+_LARGEST = 1e19  # of a histogram; tensorboard's bins end at 1e20, and it raises where all values are beyond
 _MOST_VALUES = 1 << 16  # of a histogram, evenly spaced where a tensor has more
 
 
@@ -141,8 +142,9 @@ def log_weights(accelerator: Any, recipe: Any, step: int, total_steps: int) -> N
     for name, parameter in recipe.named_parameters():
         flat = parameter.detach().flatten()
         some = flat[:: -(-flat.numel() // _MOST_VALUES) or 1].float().cpu()
-        if some.isfinite().any():
-            values[f"weights/{name}"] = some[some.isfinite()].numpy()
+        shown = some[some.abs() < _LARGEST]  # none of what is not finite either
+        if len(shown):
+            values[f"weights/{name}"] = shown.numpy()
     for tracker in shows:
         if tracker.name == "tensorboard":
             for name, some in values.items():

@@ -169,6 +169,7 @@ def test_a_filled_request_becomes_a_table(config: Config, digits_pack: Pack, tmp
 
     write()
     filled = replace(config, filled=path, out=tmp_path / "bought", run=None, cycle=3)
+    replace(filled, unlabeled_splits=("none",)).check_places()  # not read, so not missed
     table = LabelTable.read(run(filled))
     assert table.row.tolist() == [int(lines[0]["row"]), int(lines[2]["row"])]
     assert [digits_pack.classes[label] for label in table.label] == ["7", "2"]

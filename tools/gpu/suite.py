@@ -38,7 +38,7 @@ from loaders.kernels.device.launch import (
 from loaders.placing import CudaStreams, Placer
 from tools.gpu.peers import peers
 from tools.gpu.shared import Cases, Engine, installed, missing, say, timed
-from tools.gpu.training import compiled, fed, resume, stall
+from tools.gpu.training import OTHERS, compiled, fed, resume, stall
 
 
 def _parity(cases: Cases, device: str, count: int | None = None, wanted: tuple[str, ...] = ()) -> None:
@@ -200,9 +200,9 @@ ON_CPU = {"interpreter": interpreter}
 ON_GPU = {
     "machine": machine, "parity": parity, "sanitizer": sanitizer, "lifetime": lifetime, "no_sync": no_sync,
     "engine": engine, "stall": stall, "compiled": compiled, "nccl": nccl, "fed": fed, "resume": resume,
-    "peers": peers,
+    "peers": peers, "fed_others": partial(fed, networks=OTHERS),
 }  # fmt: skip
-EXPECTED_S = {"resume": 40, "fed": 150, "peers": 60}
+EXPECTED_S = {"resume": 40, "fed": 150, "peers": 60, "fed_others": 150}
 """Estimates for one H200 with 16 cores, of which `fed` and `resume` compile the processor's kernels once."""
 
 

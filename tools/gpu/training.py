@@ -28,7 +28,8 @@ End = dict[str, dict[str, torch.Tensor]]
 """Losses, weights and the optimizer's moments at the end of a training, by name."""
 
 STALL_STEPS = 50
-NETWORKS = (("wrn_28_2", 32), ("resnet18", 96), ("resnet50", 96), ("resnet50", 224))
+NETWORKS = (("wrn_28_2", 32), ("resnet18", 96), ("resnet50", 96), ("resnet50", 224))  # those of the goals
+OTHERS = (("resnet18", 32), ("resnet50", 32), ("wrn_28_2", 96), ("resnet18", 224), ("wrn_28_2", 224))
 FEEDS: tuple[BackendName, ...] = ("cpu", "dali", "resident")
 OF_THE_LOADERS = ("tyro", "rich", "numba", "accelerate", "timm", "simplejpeg", "PIL")
 NUM_IMAGES = 256

@@ -132,6 +132,9 @@ def test_views_and_weights_are_shown(tmp_path: Path) -> None:
         network.weight[0, 0], network.bias[:] = float("nan"), float("inf")
     for step in range(1, 42):
         log_weights(accelerator, network, step, 41)
+    with torch.no_grad():
+        network.weight.fill_(1e30)  # of a training that runs away, beyond tensorboard's bins
+    log_weights(accelerator, network, 42, 42)
     tracker.finish()
     found = EventAccumulator(str(tmp_path / "run"), size_guidance={"images": 0, "histograms": 0})
     found.Reload()
