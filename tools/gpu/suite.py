@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -197,7 +197,7 @@ def nccl(_: Cases) -> None:
 
 
 ON_CPU = {"interpreter": interpreter}
-ON_GPU = {
+ON_GPU: dict[str, Callable[[Cases], None]] = {
     "machine": machine, "parity": parity, "sanitizer": sanitizer, "lifetime": lifetime, "no_sync": no_sync,
     "engine": engine, "stall": stall, "compiled": compiled, "nccl": nccl, "fed": fed, "resume": resume,
     "peers": peers, "fed_others": partial(fed, networks=OTHERS),
