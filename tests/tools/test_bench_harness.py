@@ -11,6 +11,7 @@ import pytest
 from loaders.common.errors import UserError
 from tests.in_process import run_script
 from tests.loaders.packs.inputs import pack
+from tools import bench_loaders
 from tools.bench import harness
 from tools.bench.contender import Contender, Views, find_contender
 from tools.bench.corpus import Corpus, open_corpus, pack_images, read_corpus, write_beton, write_tar
@@ -179,6 +180,14 @@ def test_the_option_of_the_fastest_backend_is_named_unless_noise_hides_it() -> N
     assert notes(runs[:2]) == []
     close = [*runs[:2], _ran("dali_backend", 104.0), _ran("dali_backend", 112.0)]
     assert "equally fast" in notes(close)[0]
+
+
+def test_by_default_there_are_no_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for cores in (1, 2, 8):
+        monkeypatch.setattr(bench_loaders, "available_cores", lambda cores=cores: cores)
+        found.append(bench_loaders.Config().num_threads)
+    assert found == [1, 2, 2]
 
 
 @pytest.mark.parametrize(
