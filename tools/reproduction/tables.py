@@ -142,7 +142,7 @@ def _budget(size: Scale) -> ResultTable:
     rates = (("--lr", 0.03), ("--lr", 0.1), ("--lr", 0.01))[: size.tried]
     decays = (("--weight-decay", 0.4), ("--weight-decay", 0.1), ("--weight-decay", 1.6))[: size.tried]
     in_rounds = Stage("train", "recipes/self_training.py", rounds)
-    both = (pretraining(0.5), fixmatch(*begun, share=0.5))
+    both = (pretraining(0.25), fixmatch(*begun, share=0.75))
     rows = (
         Row("supervised", "supervised, strong views", (supervised(*FEW_LABELS),), decays, baseline=True),
         Row("pretrained", "own pre-training, fine-tuned", (pretraining(0.8), tuned), decays, True),
