@@ -189,6 +189,22 @@ def test_a_fast_method_is_calibrated_by_a_longer_run(tmp_path: Path) -> None:
     assert cost.per_step == pytest.approx(0.1 + 0.01 * (longer - 48) / (longer - 8))
 
 
+def test_what_a_stage_compiles_is_no_part_of_its_steps(tmp_path: Path) -> None:
+    compiled: set[str] = set()
+
+    def first_run_compiles(script: str, arguments: Sequence[str], log: Path, limit_s: float | None) -> float:
+        seconds = 1.0 + 0.1 * int(arguments[arguments.index("--steps") + 1])
+        seconds += 0.0 if script in compiled else 30.0
+        compiled.add(script)
+        return seconds
+
+    table = make_table("budget", "tiny")
+    bench = Bench(table, tmp_path / "pack", tmp_path / "out", 1, lambda line: None, first_run_compiles)
+    for row in table.rows:
+        costs = costs_of(bench, row)
+        assert [cost.per_step for cost in costs if cost] == pytest.approx([0.1] * len(row.stages))
+
+
 def test_frozen_features_take_one_command(little_pack: Pack, tmp_path: Path) -> None:
     config = Config(table="start", scale="tiny", out=tmp_path, pack=little_pack.path)
     page = measure(config, little_pack, Here())

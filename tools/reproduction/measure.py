@@ -164,9 +164,8 @@ def costs_of(bench: Bench, row: Row) -> list[Cost | None]:
                 arguments = arguments_of(bench, stage, folder, given, steps, last)
                 return _run(bench, stage, arguments, f"calibration-{row.name}")
 
-            is_first = number == 0 and not any(r["kind"] == "cost" for r in bench.records())
-            if is_first and stage.lengths == Stage.lengths:
-                run(1)  # fills caches and compiles; a pipeline, whose least is an epoch, goes without
+            if stage.lengths == Stage.lengths:
+                run(1)  # compiles what this stage alone uses; a pipeline's least is an epoch: too long
             found.append(vars(_calibrated(run, bench.table, stage)))
         shutil.rmtree(folder, ignore_errors=True)
         return {"kind": "cost", "row": row.name, "stages": found}
