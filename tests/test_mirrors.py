@@ -25,7 +25,7 @@ HELD = {
     "loaders/test_raw_packs.py": "loaders/kernels/ encodings",
     "loaders/kernels/jpeg/test_baseline.py": """loaders/kernels/jpeg/ colours decode entropy huffman idct
         markers turbojpeg turbojpeg_calls""",
-    "loaders/packs/test_packer.py": """loaders/ packs/build_files packs/finish packs/workers
+    "loaders/packs/test_packer.py": """loaders/ packs/build_files packs/finish packs/options packs/workers
         kernels/packing/tar""",
     "loaders/kernels/views/test_resample.py": "loaders/kernels/ simd",
     "loaders/kernels/views/test_parity.py": """loaders/kernels/views/ blur codes pointwise render spatial

@@ -17,13 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.common.cores import available_cores
 from loaders.common.errors import UserError
 from loaders.common.files import sync_folder
 from loaders.packs.finish import EmptySplitError, join_parts
 from loaders.packs.listing import Plan, key_hash, listing_path, make_plan, read_items
 from loaders.packs.manifest import (
-    BUILD_FOLDER,
     DIVISION,
     INDEX_FOLDER,
     LABELS_FOLDER,
@@ -35,9 +33,9 @@ from loaders.packs.manifest import (
     shard_file_name,
     write_manifest,
 )
+from loaders.packs.options import PackOptions
 from loaders.packs.pack import Pack, open_pack
 from loaders.packs.packer import (
-    PackOptions,
     Progress,
     check_command,
     command_of,
@@ -65,7 +63,7 @@ def append_to_pack(options: PackOptions, progress: Progress | None = None) -> Ma
         UserError: there is no finished pack, an option differs, the pack has an image already, bad input, or
                 a full disk.
     """
-    out, build = options.out, options.out / BUILD_FOLDER
+    out, build = options.out, options.build
     before = read_manifest(out)
     new = {"format": options.shard_format, **recorded_options(options)}
     old = {"format": before.shard_format, **before.options}
@@ -81,16 +79,7 @@ def append_to_pack(options: PackOptions, progress: Progress | None = None) -> Ma
             base = open_pack(out)
             check_command(options, {**command_of(options), "append": True})
             named = replace(before, classes=base.classes)  # including classes that were named after packing
-            plan = make_plan(
-                build,
-                options.splits,
-                options.shard_format,
-                options.policy,
-                options.shard_bytes,
-                named,
-                options.columns,
-                options.workers or available_cores(),
-            )
+            plan = make_plan(options, named)
             _refuse_known_keys(base, build, options.splits)
         except UserError:
             if not (build / "plan.json").exists():
@@ -124,20 +113,13 @@ def _hashes(keys: Iterable[str]) -> NDArray[np.uint64]:
 
 def _prepare(options: PackOptions, base: Pack, plan: Plan) -> None:
     """Write everything that changes, except the shards, into the folder `next`, the manifest last."""
-    build = options.out / BUILD_FOLDER
+    build = options.build
     target = build / NEXT_FOLDER
     shutil.rmtree(target, ignore_errors=True)
     (target / LABELS_FOLDER).mkdir(parents=True)
     try:
-        manifest = join_parts(
-            target,
-            build,
-            plan,
-            options.splits,
-            options.shard_format,
-            _joined_options(base.manifest.options, options),
-            base,
-        )
+        recorded = _joined_options(base.manifest.options, options)
+        manifest = join_parts(target, options, plan, recorded, base)
     except EmptySplitError:
         for shard in plan.shards:
             name = (

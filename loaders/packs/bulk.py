@@ -7,10 +7,9 @@ pack is the same, byte for byte, whichever way its images went.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import compress, pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +20,15 @@ from loaders.kernels.jpeg.markers import CLEAN, HAS_EXIF, HEIGHT, WIDTH
 from loaders.kernels.jpeg.scan import ScanTables, scan_jpegs
 from loaders.kernels.packing.read import read_files
 from loaders.kernels.packing.tar import add_members
-from loaders.packs.image import ImagePolicy, PreparedImage
+from loaders.packs.image import ImagePolicy
 from loaders.packs.images.jpeg_header import JpegError, parse_jpeg_header
 from loaders.packs.shards.checksum import content_hash, crc32
+from loaders.packs.shards.job import ShardJob, prepare_alone, refusal_entry, warning_entry
 from loaders.packs.shards.rows import Batch, Refusal
 from loaders.packs.sources.item import BulkSource, ImageSource, SourceItem, likely_size
 
 _BATCH_IMAGES = 512
 _BATCH_BYTES = 4 << 20
-PrepareOne = Callable[[SourceItem], PreparedImage | Refusal]
-Reject = Callable[[SourceItem, Refusal], dict[str, Any]]
-Warn = Callable[[SourceItem, tuple[str, ...]], dict[str, Any]]
 _local = threading.local()
 
 
@@ -50,47 +47,36 @@ def batches_of(items: Iterable[SourceItem]) -> Iterator[list[SourceItem]]:
 
 
 def prepare_batch(
-    source: ImageSource,
-    items: Sequence[SourceItem],
-    split: str,
-    label_of: Mapping[str | None, int],
-    policy: ImagePolicy,
-    prepare_one: PrepareOne,
-    reject: Reject,
-    warn: Warn,
+    job: ShardJob, source: ImageSource, items: Sequence[SourceItem], label_of: Mapping[str | None, int]
 ) -> Batch:
     """Prepare items for a shard; images keep their bytes wherever the policy allows.
 
     Args:
+        job: shard to write, with a policy that copies.
         source: source of the items.
         items: items to pack, in order.
-        split: name of the split, the first part of every key.
         label_of: class numbers by name.
-        policy: a policy that copies.
-        prepare_one: prepares an image that cannot be copied as it is.
-        reject: makes the quarantine entry of an item.
-        warn: makes the entry of an item about which decoders warned.
     """
     data, starts, good = _read(source, items)
     heads = scan_jpegs(data, starts, _tables())
-    copied = good & _may_be_copied(data, starts, heads, policy)
+    copied = good & _may_be_copied(data, starts, heads, job.policy)
     facts = np.zeros((len(items), 4), np.int64)
     facts[:, 0], facts[:, 1], facts[:, 3] = heads[:, HEIGHT], heads[:, WIDTH], ENCODING_JPEG
     kept, rejected, warned = copied.copy(), [], []
     images: dict[int, bytes] = {}
     for i in np.flatnonzero(~copied).tolist():
-        image = prepare_one(items[i])
+        image = prepare_alone(source, items[i], job.policy)
         if isinstance(image, Refusal):
-            rejected.append(reject(items[i], image))
+            rejected.append(refusal_entry(job, items[i], image))
             continue
         if image.messages:
-            warned.append(warn(items[i], image.messages))
+            warned.append(warning_entry(job, items[i], image.messages))
         kept[i], images[i] = True, image.data
         facts[i, :3] = image.height, image.width, int(image.action)
     if not copied.all():
         items = list(compress(items, kept.tolist()))
         data, starts = _joined(data, starts, kept, images)
-    keys = [f"{split}/{item.key}".encode() for item in items]
+    keys = [f"{job.plan.split}/{item.key}".encode() for item in items]
     ends, memory = starts.tolist(), data.data
     encoded = [memory[first:stop] for first, stop in pairwise(ends)]
     return Batch(

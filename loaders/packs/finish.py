@@ -32,6 +32,7 @@ from loaders.packs.manifest import (
     SplitInfo,
     SplitRange,
 )
+from loaders.packs.options import PackOptions
 from loaders.packs.pack import Pack
 from loaders.packs.shards.parts import PartInfo, part_path, read_part_entries, read_part_info, read_part_rows
 from loaders.packs.sources.spec import SplitSource
@@ -44,32 +45,25 @@ class EmptySplitError(UserError):
 
 
 def join_parts(
-    target: Path,
-    build: Path,
-    plan: Plan,
-    splits: tuple[SplitSource, ...],
-    shard_format: str,
-    options: dict[str, Any],
-    base: Pack | None = None,
+    target: Path, options: PackOptions, plan: Plan, recorded: dict[str, Any], base: Pack | None = None
 ) -> Manifest:
     """Write all but the manifest, and return that; memory holds the rows of one shard at a time.
 
     Args:
         target: folder that gets the files.
-        build: build folder with the parts of all shards.
+        options: what was packed; its build folder has the parts of all shards.
         plan: the shards.
-        splits: the splits of the plan.
-        shard_format: "webdataset" or "ffcv".
-        options: the options to record.
+        recorded: the options to record.
         base: pack to which the parts are appended; its rows come first.
 
     Raises:
         EmptySplitError: no input of a split could be packed.
     """
+    build = options.build
     parts = [(shard, read_part_info(part_path(build, shard))) for shard in plan.shards]
     before = None if base is None else base.manifest
     first_row, first_shard = (0, 0) if before is None else (before.num_images, before.num_shards)
-    infos = merge_splits(before, _split_infos(build, plan, splits, parts, (first_row, first_shard)))
+    infos = merge_splits(before, _split_infos(build, plan, options.splits, parts, (first_row, first_shard)))
     kept = [(shard, part) for shard, part in parts if part.num_images]
     split_index = {info.name: index for index, info in enumerate(infos)}
     num_images = first_row + sum(part.num_images for _, part in kept)
@@ -79,7 +73,7 @@ def join_parts(
     files = write_columns(target, num_images, num_key_bytes, blocks)
     old = (lambda name: iter(())) if base is None else partial(_old_lines, base.path)
     files.append(_write_labels(target, build, kept, len(plan.classes), base))
-    if options.get("multi_label"):
+    if recorded.get("multi_label"):
         old_labels = None if base is None else MultiLabels.read(base.path, len(base.classes))
         given = _labels_given(build, kept, first_row)
         files.append(write_multi_labels(target, given, plan.classes, old_labels))
@@ -91,7 +85,7 @@ def join_parts(
     notes = dict.fromkeys((*(() if before is None else before.notes), *plan.notes))
     return Manifest(
         format_version=FORMAT_VERSION,
-        shard_format=shard_format,
+        shard_format=options.shard_format,
         num_images=num_images,
         num_shards=first_shard + len(kept),
         num_inputs=num_images + num_quarantined,
@@ -99,7 +93,7 @@ def join_parts(
         actions=_action_counts(before, kept),
         classes=plan.classes,
         splits=infos,
-        options=options,
+        options=recorded,
         files=tuple(files),
         notes=tuple(notes),
     )

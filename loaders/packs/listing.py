@@ -27,6 +27,7 @@ from loaders.packs.image import ImagePolicy, prepare_image
 from loaders.packs.labels.summary import LabelSummary
 from loaders.packs.listing_lines import from_line, line_size, to_line
 from loaders.packs.manifest import Manifest
+from loaders.packs.options import PackOptions
 from loaders.packs.reasons import BadImage, Reason
 from loaders.packs.repeats import repeated_rows
 from loaders.packs.sources.folder_classes import FolderClasses
@@ -102,16 +103,7 @@ def spool_path(build: Path) -> Path:
     return build / "spool"
 
 
-def make_plan(
-    build: Path,
-    splits: tuple[SplitSource, ...],
-    shard_format: str,
-    policy: ImagePolicy,
-    shard_bytes: int,
-    base: Manifest | None = None,
-    columns: ColumnOptions | None = None,
-    workers: int = 1,
-) -> Plan:
+def make_plan(options: PackOptions, base: Manifest | None = None) -> Plan:
     """List all splits and cut them into shards; the plan is written last, and a resumed run reads it back.
 
     With a `base`, the pack to append to, its classes keep their numbers and new shards of its splits go on
@@ -120,35 +112,35 @@ def make_plan(
     Raises:
         UserError: a split without a file, or a source that cannot be listed.
     """
+    build, columns = options.build, options.columns
     path = build / "plan.json"
     if path.exists():
         return read_build_file(path, _parse_plan)
-    columns = columns or ColumnOptions()
     summary = LabelSummary(() if base is None else base.classes, columns)
     shards: list[ShardPlan] = []
     skipped: dict[str, int] = {}
     notes: list[str] = []
-    overhead = _OVERHEAD_BYTES[shard_format]
-    for group in _groups(splits):
+    overhead = _OVERHEAD_BYTES[options.shard_format]
+    for group in _groups(options.splits):
         resolved, said = resolve_layout(group[0].source, columns)
         source = open_source(resolved, spool_path(build), columns)
         parts = tuple(replace(split, source=resolved) for split in group)
         try:
-            counts, num_skipped, more = _spool_group(build, parts, source, summary, workers)
+            counts, num_skipped, more = _spool_group(build, parts, source, summary, options.num_workers)
             notes += more
             skipped |= dict(
                 zip((split.split for split in parts), (num_skipped, *[0] * len(parts)), strict=False)
             )
             summary.say(_whole(parts), source, said, lists_beside(group[0].source))
             for split, num_items in zip(parts, counts, strict=True):
-                own = split.policy(policy)
+                own = split.policy(options.policy)
                 # Images encoded as JPEG do not grow much, so inputs that fit into one shard make one shard.
                 is_known = own.keeps_sizes or (
-                    own.encoding == "jpeg" and _fits(build, split, overhead, shard_bytes)
+                    own.encoding == "jpeg" and _fits(build, split, overhead, options.shard_bytes)
                 )
                 ratio = 1.0 if is_known else _output_ratio(build, split, source, own, num_items)
                 first = 0 if base is None else base.next_shard_number(split.split)
-                shards += _cut(build, split, ratio, overhead, shard_bytes, first)
+                shards += _cut(build, split, ratio, overhead, options.shard_bytes, first)
         finally:
             source.close()
     plan = Plan(summary.classes(), tuple(shards), (*summary.notes(), *notes), skipped)

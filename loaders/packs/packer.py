@@ -7,17 +7,15 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from loaders.common.cores import available_cores
 from loaders.common.errors import UserError
 from loaders.common.files import remove_leftovers, write_atomic
 from loaders.common.locks import locked
 from loaders.packs.build_files import read_build_file
 from loaders.packs.finish import EmptySplitError, join_parts
-from loaders.packs.image import ImagePolicy
 from loaders.packs.listing import Plan, ShardPlan, make_plan
 from loaders.packs.manifest import (
     BUILD_FOLDER,
@@ -27,18 +25,17 @@ from loaders.packs.manifest import (
     LABELS_FOLDER,
     MANIFEST_NAME,
     OWN_OPTIONS,
-    SHARD_SUFFIX,
     SHARDS_FOLDER,
     SOURCES_DIGEST,
     Manifest,
     read_manifest,
     write_manifest,
 )
-from loaders.packs.ray_workers import require_ray, run_jobs_on_ray
+from loaders.packs.options import PackOptions as PackOptions
+from loaders.packs.ray_workers import run_jobs_on_ray
 from loaders.packs.shards.job import ShardJob
 from loaders.packs.shards.parts import part_path, read_part_info
-from loaders.packs.sources.spec import LABELS_MARK, SplitSource, identity
-from loaders.packs.sources.table_columns import ColumnOptions
+from loaders.packs.sources.spec import LABELS_MARK, identity
 from loaders.packs.stores.upload import read_remote_manifest, remote_size, upload_pack
 from loaders.packs.workers import run_jobs
 
@@ -49,51 +46,6 @@ _LARGE_IMAGE_BYTES = 32_000
 _MAX_DECODE_THREADS = 8
 # Values of options that older packs do not record, because there was no choice.
 _OPTIONS_OF_BEFORE = {"damaged": "repair"}
-
-
-@dataclass(frozen=True)
-class PackOptions:
-    """What to pack and how.
-
-    Attributes:
-        splits: the splits and their sources.
-        out: folder of the pack.
-        shard_format: "webdataset" or "ffcv".
-        policy: image policy.
-        shard_size_mb: about the size of a shard, in 10^6 bytes.
-        workers: processes and threads at work; 0 takes one per available core. Never changes a byte.
-        executor: "processes" on this machine, or "ray" for a Ray cluster. Never changes a byte.
-        upload: URL of the pack; `out` is then the local folder in which the pack is prepared.
-        columns: columns of lists and tables to use, and whether a label cell holds several labels.
-    """
-
-    splits: tuple[SplitSource, ...]
-    out: Path
-    shard_format: str = "webdataset"
-    policy: ImagePolicy = field(default_factory=ImagePolicy)
-    shard_size_mb: float = 64.0
-    workers: int = 0
-    executor: Literal["processes", "ray"] = "processes"
-    upload: str | None = None
-    columns: ColumnOptions = field(default_factory=ColumnOptions)
-
-    def __post_init__(self) -> None:
-        """Check the options that the image policy and the splits do not check themselves."""
-        if self.shard_format not in SHARD_SUFFIX:
-            raise UserError(f"--format {self.shard_format!r}: expected one of {', '.join(SHARD_SUFFIX)}")
-        if not 0 < self.shard_size_mb <= 1e6:
-            raise UserError(f"--shard-size-mb {self.shard_size_mb}: expected more than 0 and at most 1000000")
-        for split in self.splits:
-            split.policy(self.policy)  # raises for options of single splits
-        if self.workers < 0:
-            raise UserError(f"--workers {self.workers}: expected 0 (one per core) or more")
-        if self.executor == "ray":
-            require_ray()
-
-    @property
-    def shard_bytes(self) -> int:
-        """About the size of a shard in bytes."""
-        return int(self.shard_size_mb * 1e6)
 
 
 def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Manifest:
@@ -120,18 +72,9 @@ def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Mani
     with lock_pack(out):
         try:
             check_command(options, command_of(options))
-            plan = make_plan(
-                out / BUILD_FOLDER,
-                options.splits,
-                options.shard_format,
-                options.policy,
-                options.shard_bytes,
-                None,
-                options.columns,
-                options.workers or available_cores(),
-            )
+            plan = make_plan(options)
         except UserError:
-            if not (out / BUILD_FOLDER / "plan.json").exists():
+            if not (options.build / "plan.json").exists():
                 _remove(out, made)
             raise
         write_shards(options, plan, progress)
@@ -140,7 +83,7 @@ def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Mani
 
 def _remove_staging(options: PackOptions) -> None:
     """Remove what this very command left here when it was killed at its end; any other folder stays."""
-    path = options.out / BUILD_FOLDER / "command.json"
+    path = options.build / "command.json"
     if path.exists():
         with lock_pack(options.out):
             if read_build_file(path, dict) == command_of(options):
@@ -208,7 +151,7 @@ def sources_digest(options: PackOptions) -> str:
 
 def check_command(options: PackOptions, command: dict[str, Any]) -> None:
     """Refuse to go on with a pack that another command began."""
-    path = options.out / BUILD_FOLDER / "command.json"
+    path = options.build / "command.json"
     if path.exists():
         refuse_difference(options.out, "an unfinished pack", read_build_file(path, dict), command)
     else:
@@ -246,12 +189,12 @@ def _finished_before(options: PackOptions) -> Manifest:
     with ExitStack() as stack:
         with suppress(OSError):  # nothing to lock: the build folder is gone, or cannot be written
             stack.enter_context(lock_pack(options.out))
-        if (options.out / BUILD_FOLDER / "command.json").exists() and _is_append(options.out):
+        if (options.build / "command.json").exists() and _is_append(options.out):
             raise UserError(
                 f"appending to {options.out} is not finished: start the same --append command again"
             )
         _refuse_other_command(options, options.out, manifest)
-        shutil.rmtree(options.out / BUILD_FOLDER, ignore_errors=True)
+        shutil.rmtree(options.build, ignore_errors=True)
     return manifest
 
 
@@ -279,38 +222,23 @@ def write_shards(options: PackOptions, plan: Plan, progress: Progress | None) ->
         UserError: the source vanished or changed, or the disk is full; what is finished stays finished.
     """
     progress = progress or (lambda done, total: None)
-    build = options.out / BUILD_FOLDER
     total = sum(shard.num_items for shard in plan.shards)
-    pending = [shard for shard in plan.shards if not _is_finished(options, part_path(build, shard))]
+    pending = [shard for shard in plan.shards if not _is_finished(options, part_path(options.build, shard))]
     done = total - sum(shard.num_items for shard in pending)
     progress(done, total)
-    workers = options.workers or available_cores()
+    workers = options.num_workers
     # Worker processes and compiled code take a second or two to start.
     input_bytes = sum(shard.input_bytes for shard in pending)
     is_small = input_bytes < _SMALL_INPUT_BYTES
-    policies = {split.split: split.policy(options.policy) for split in options.splits}
     on_ray = options.executor == "ray"
-    in_bulk = not is_small and all(policy.copies for policy in policies.values())
+    in_bulk = not is_small and all(split.policy(options.policy).copies for split in options.splits)
     in_threads = not on_ray and not in_bulk and not is_small and _suits_threads(pending, input_bytes, workers)
     at_once = 1 if is_small and not on_ray else max(1, min(workers, len(pending)))
     num_threads = 1 if on_ray else max(1, workers // at_once)
     if in_threads:  # two shards under way, so that no thread waits while one of them is being finished
         at_once, num_threads = min(2, len(pending)), workers
-    folder = options.out.resolve() if on_ray else options.out
-    jobs = [
-        ShardJob(
-            folder,
-            shard,
-            plan.classes,
-            options.shard_format,
-            policies[shard.split],
-            num_threads,
-            options.upload,
-            in_bulk,
-            options.columns,
-        )
-        for shard in pending
-    ]
+    given = replace(options, out=options.out.resolve()) if on_ray else options
+    jobs = [ShardJob(given, shard, plan.classes, num_threads, in_bulk) for shard in pending]
     if on_ray:
         finished = run_jobs_on_ray(jobs, workers)
     else:
@@ -339,16 +267,10 @@ def _is_finished(options: PackOptions, part: Path) -> bool:
 
 
 def _finish(options: PackOptions, plan: Plan, made: list[Path]) -> Manifest:
-    out, build = options.out, options.out / BUILD_FOLDER
+    out = options.out
+    recorded = {**recorded_options(options), SOURCES_DIGEST: sources_digest(options)}
     try:
-        manifest = join_parts(
-            out,
-            build,
-            plan,
-            options.splits,
-            options.shard_format,
-            {**recorded_options(options), SOURCES_DIGEST: sources_digest(options)},
-        )
+        manifest = join_parts(out, options, plan, recorded)
     except EmptySplitError:
         _remove(out, made)
         raise
@@ -356,7 +278,7 @@ def _finish(options: PackOptions, plan: Plan, made: list[Path]) -> Manifest:
         upload_pack(out, options.upload, manifest)
         return manifest
     write_manifest(out, manifest)
-    shutil.rmtree(build, ignore_errors=True)  # the same command, started twice, may be at it too
+    shutil.rmtree(options.build, ignore_errors=True)  # the same command, started twice, may be at it too
     return manifest
 
 

@@ -7,24 +7,10 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from loaders.common.errors import MissingBackendError, UserError
+from loaders.common.errors import UserError
 from loaders.packs.shards.job import ShardJob, write_shard
 
 _JOBS_IN_FLIGHT = 2  # jobs per worker, so that no worker waits for the driver
-
-
-def require_ray() -> None:
-    """Refuse to begin where Ray is not installed.
-
-    Raises:
-        MissingBackendError: Ray is not installed.
-    """
-    try:
-        import ray  # noqa: F401
-    except ImportError:
-        raise MissingBackendError(
-            "--executor ray needs Ray: pip install '.[ray]', or leave --executor out"
-        ) from None
 
 
 def run_jobs_on_ray(jobs: Sequence[ShardJob], num_workers: int) -> Iterator[ShardJob]:

@@ -6,7 +6,8 @@ import errno
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -17,12 +18,13 @@ from loaders.common.errors import UserError
 from loaders.common.files import partial_path, publish
 from loaders.packs.image import ImagePolicy, PreparedImage, prepare_image
 from loaders.packs.listing import ShardPlan, listing_path, read_items, spool_path
-from loaders.packs.manifest import BUILD_FOLDER, SHARDS_FOLDER, FileInfo, shard_file_name
+from loaders.packs.manifest import SHARDS_FOLDER, FileInfo, shard_file_name
+from loaders.packs.options import PackOptions
 from loaders.packs.reasons import BadImage, Reason
 from loaders.packs.shards.beton_shard import BetonShardWriter, PageTooSmallError, page_bytes_for
 from loaders.packs.shards.checksum import content_hash, crc32
 from loaders.packs.shards.parts import PartInfo, part_path, write_part
-from loaders.packs.shards.rows import Batch, Refusal, ShardRows
+from loaders.packs.shards.rows import Refusal, ShardRows
 from loaders.packs.shards.tar_shard import TarShardWriter
 from loaders.packs.sources.item import (
     MAX_FILE_BYTES,
@@ -33,7 +35,6 @@ from loaders.packs.sources.item import (
 )
 from loaders.packs.sources.other_pack import PackSource
 from loaders.packs.sources.spec import open_source
-from loaders.packs.sources.table_columns import ColumnOptions
 from loaders.packs.stores.upload import upload_file
 
 _ITEMS_PER_TASK = 16
@@ -46,26 +47,24 @@ class ShardJob:
     """Everything that a worker needs to write a shard.
 
     Attributes:
-        out: folder of the pack.
+        options: what is packed and how; where it is sent, the local copy of a shard goes.
         plan: the shard.
         classes: class names of the pack.
-        shard_format: "webdataset" or "ffcv".
-        policy: what is done to images.
-        upload: URL of a remote pack; a finished shard is uploaded and its local copy removed.
         num_threads: threads that read and decode; their number changes only the time.
-        columns: which columns of lists and tables are used.
         in_bulk: compiled code copies images batch by batch; this changes only the time.
     """
 
-    out: Path
+    options: PackOptions
     plan: ShardPlan
     classes: tuple[str, ...]
-    shard_format: str
-    policy: ImagePolicy
-    num_threads: int = 1
-    upload: str | None = None
-    in_bulk: bool = False
-    columns: ColumnOptions = field(default_factory=ColumnOptions)
+    num_threads: int
+    in_bulk: bool
+
+    @cached_property
+    def policy(self) -> ImagePolicy:
+        """What is done to the images of the split."""
+        splits, policy = self.options.splits, self.options.policy
+        return next(split.policy(policy) for split in splits if split.split == self.plan.split)
 
 
 class _Outcome(NamedTuple):
@@ -94,17 +93,18 @@ def write_shard(job: ShardJob) -> PartInfo:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
             raise
         raise UserError(
-            f"cannot write {job.out} ({error.strerror}): make room and start the same command again, "
+            f"cannot write {job.options.out} ({error.strerror}): make room and start the same command again, "
             f"it resumes"
         ) from None
 
 
 def _write_shard(job: ShardJob, page_bytes: int) -> PartInfo:
-    name = shard_file_name(job.plan.split, job.plan.number, job.shard_format)
-    final = job.out / SHARDS_FOLDER / name
+    options = job.options
+    name = shard_file_name(job.plan.split, job.plan.number, options.shard_format)
+    final = options.out / SHARDS_FOLDER / name
     partial = partial_path(final)
     writer: TarShardWriter | BetonShardWriter
-    if job.shard_format == "webdataset":
+    if options.shard_format == "webdataset":
         writer = TarShardWriter(partial, final.with_suffix(".idx"))
     else:
         writer = BetonShardWriter(partial, job.plan.num_items, page_bytes)
@@ -117,8 +117,8 @@ def _write_shard(job: ShardJob, page_bytes: int) -> PartInfo:
         ]
         if num_images:
             publish(partial, final)
-            if job.upload is not None:
-                _send(final.parent, files, job.upload)
+            if options.upload is not None:
+                _send(final.parent, files, options.upload)
     finally:
         writer.abort()
         partial.unlink(missing_ok=True)
@@ -131,7 +131,7 @@ def _write_shard(job: ShardJob, page_bytes: int) -> PartInfo:
     info = PartInfo(
         tuple(files), num_images, len(columns["key_bytes"]), num_rejected, actions, len(rows.warned)
     )
-    write_part(part_path(job.out / BUILD_FOLDER, job.plan), info, columns, rows.rejected, rows.warned)
+    write_part(part_path(options.build, job.plan), info, columns, rows.rejected, rows.warned)
     return info
 
 
@@ -147,10 +147,10 @@ def _fill(job: ShardJob, writer: TarShardWriter | BetonShardWriter) -> ShardRows
     rows = ShardRows()
     for item, image, digest, checksum in _outcomes(job):
         if isinstance(image, Refusal):
-            rows.rejected.append(_refused(job, item, image))
+            rows.rejected.append(refusal_entry(job, item, image))
             continue
         if image.messages:
-            rows.warned.append(_warned(job, item, image.messages))
+            rows.warned.append(warning_entry(job, item, image.messages))
         key = f"{job.plan.split}/{item.key}"
         label = label_of.get(item.label, -1)
         offset = writer.add(key, image, label)
@@ -168,12 +168,12 @@ def _entry(job: ShardJob, item: SourceItem) -> dict[str, Any]:
     return {"split": job.plan.split, "key": key, "source": job.plan.source, "name": name}
 
 
-def _refused(job: ShardJob, item: SourceItem, refusal: Refusal) -> dict[str, Any]:
+def refusal_entry(job: ShardJob, item: SourceItem, refusal: Refusal) -> dict[str, Any]:
     """Return the quarantine entry of an input."""
     return {**_entry(job, item), "reason": refusal.text, "code": refusal.reason.value}
 
 
-def _warned(job: ShardJob, item: SourceItem, messages: tuple[str, ...]) -> dict[str, Any]:
+def warning_entry(job: ShardJob, item: SourceItem, messages: tuple[str, ...]) -> dict[str, Any]:
     """Return the entry of a packed image with warnings of decoders."""
     return {**_entry(job, item), "messages": [printable(text) for text in messages]}
 
@@ -184,19 +184,7 @@ def _fill_in_bulk(job: ShardJob, writer: TarShardWriter | BetonShardWriter) -> S
 
     label_of, rows = _labels(job), ShardRows()
     with _opened(job) as (source, items):
-
-        def prepare(batch: list[SourceItem]) -> Batch:
-            return prepare_batch(
-                source,
-                batch,
-                job.plan.split,
-                label_of,
-                job.policy,
-                lambda item: _prepare_alone(source, item, job.policy),
-                lambda item, refusal: _refused(job, item, refusal),
-                lambda item, messages: _warned(job, item, messages),
-            )
-
+        prepare = partial(prepare_batch, job, source, label_of=label_of)
         for batch in _mapped(prepare, batches_of(items), job.num_threads):
             rows.add_batch(batch, writer.add_batch(batch))
     return rows
@@ -205,8 +193,8 @@ def _fill_in_bulk(job: ShardJob, writer: TarShardWriter | BetonShardWriter) -> S
 @contextmanager
 def _opened(job: ShardJob) -> Iterator[tuple[ImageSource, Iterator[SourceItem]]]:
     """Open the source of a shard; yield it and the shard's items."""
-    plan, build = job.plan, job.out / BUILD_FOLDER
-    source = open_source(plan.source, spool_path(build), job.columns)
+    plan, build = job.plan, job.options.build
+    source = open_source(plan.source, spool_path(build), job.options.columns)
     try:
         yield source, read_items(listing_path(build, plan.split), plan.first_byte, plan.num_bytes)
     finally:
@@ -234,13 +222,13 @@ def _outcomes(job: ShardJob) -> Iterator[_Outcome]:
 
 
 def _prepare(source: ImageSource, item: SourceItem, policy: ImagePolicy) -> _Outcome:
-    image = _prepare_alone(source, item, policy)
+    image = prepare_alone(source, item, policy)
     if isinstance(image, Refusal):
         return _Outcome(item, image, b"", 0)
     return _Outcome(item, image, content_hash(image.data), crc32(image.data))
 
 
-def _prepare_alone(source: ImageSource, item: SourceItem, policy: ImagePolicy) -> PreparedImage | Refusal:
+def prepare_alone(source: ImageSource, item: SourceItem, policy: ImagePolicy) -> PreparedImage | Refusal:
     """Return the image as it is packed, or the reason why it is not."""
     if item.problem:
         return Refusal(item.reason, item.problem)

@@ -1,0 +1,83 @@
+"""What a pack is made of and how, from the command line to the worker that writes a shard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from loaders.common.cores import available_cores
+from loaders.common.errors import MissingBackendError, UserError
+from loaders.packs.image import ImagePolicy
+from loaders.packs.manifest import BUILD_FOLDER, SHARD_SUFFIX
+from loaders.packs.sources.spec import SplitSource
+from loaders.packs.sources.table_columns import ColumnOptions
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """What to pack and how.
+
+    Attributes:
+        splits: the splits and their sources.
+        out: folder of the pack.
+        shard_format: "webdataset" or "ffcv".
+        policy: image policy.
+        shard_size_mb: about the size of a shard, in 10^6 bytes.
+        workers: processes and threads at work; 0 takes one per available core. Never changes a byte.
+        executor: "processes" on this machine, or "ray" for a Ray cluster. Never changes a byte.
+        upload: URL of the pack; `out` is then the local folder in which the pack is prepared.
+        columns: columns of lists and tables to use, and whether a label cell holds several labels.
+    """
+
+    splits: tuple[SplitSource, ...]
+    out: Path
+    shard_format: str = "webdataset"
+    policy: ImagePolicy = field(default_factory=ImagePolicy)
+    shard_size_mb: float = 64.0
+    workers: int = 0
+    executor: Literal["processes", "ray"] = "processes"
+    upload: str | None = None
+    columns: ColumnOptions = field(default_factory=ColumnOptions)
+
+    def __post_init__(self) -> None:
+        """Check the options that the image policy and the splits do not check themselves."""
+        if self.shard_format not in SHARD_SUFFIX:
+            raise UserError(f"--format {self.shard_format!r}: expected one of {', '.join(SHARD_SUFFIX)}")
+        if not 0 < self.shard_size_mb <= 1e6:
+            raise UserError(f"--shard-size-mb {self.shard_size_mb}: expected more than 0 and at most 1000000")
+        for split in self.splits:
+            split.policy(self.policy)  # raises for options of single splits
+        if self.workers < 0:
+            raise UserError(f"--workers {self.workers}: expected 0 (one per core) or more")
+        if self.executor == "ray":
+            require_ray()
+
+    @property
+    def build(self) -> Path:
+        """Folder of what is under way."""
+        return self.out / BUILD_FOLDER
+
+    @property
+    def num_workers(self) -> int:
+        """Processes and threads at work."""
+        return self.workers or available_cores()
+
+    @property
+    def shard_bytes(self) -> int:
+        """About the size of a shard in bytes."""
+        return int(self.shard_size_mb * 1e6)
+
+
+def require_ray() -> None:
+    """Refuse to begin where Ray is not installed.
+
+    Raises:
+        MissingBackendError: Ray is not installed.
+    """
+    try:
+        import ray  # noqa: F401
+    except ImportError:
+        raise MissingBackendError(
+            "--executor ray needs Ray: pip install '.[ray]', or leave --executor out"
+        ) from None
