@@ -28,32 +28,16 @@ from loaders.views.policy import Augmentation, ViewPolicy
 _ROWS_IN_ORDER = 256  # of an evaluation batch on one rank; no influence on the result
 
 
-class LabelFields(Protocol):
+class LabelFields(ValidationFields, Protocol):
     """The fields of a recipe's configuration that say which labels to train on."""
-
-    @property
-    def labeled_split(self) -> str:
-        """Split whose true labels are used."""
 
     @property
     def labels_per_class(self) -> int | None:
         """True labels used of each class; None for all."""
 
     @property
-    def label_seed(self) -> int:
-        """Seed of the choice of these labels."""
-
-    @property
     def extra_labels(self) -> tuple[Path, ...]:
         """Further label tables."""
-
-    @property
-    def test_split(self) -> str:
-        """Split to measure on; "" for none."""
-
-    @property
-    def allow_leak(self) -> bool:
-        """Train on images of that split although the run is measured on them."""
 
     @property
     def batch_size(self) -> int:
@@ -64,7 +48,7 @@ class LabelFields(Protocol):
         """View that the run is measured with."""
 
 
-class TrainingFields(LabelFields, ValidationFields, Protocol):
+class TrainingFields(LabelFields, Protocol):
     """The fields of a recipe that trains on labels."""
 
     @property
@@ -308,29 +292,30 @@ def validation_loader(
     pack: Pack, fields: LabelFields, division: Division, options: LoaderOptions
 ) -> EpochLoader | None:
     """Build the loader of the images to measure on while training; None where there are none."""
-    labels = division.validation
-    return None if labels is None else labels_in_order(pack, labels, fields.evaluation_view, options)
+    if (labels := division.validation) is None:
+        return None
+    images = pack.pool(pack.splits).labeled_by(labels)
+    return views_in_order(images, (fields.evaluation_view.policy(),), options, labels)
 
 
-def views_in_order(images: Split, views: tuple[ViewPolicy, ...], options: LoaderOptions) -> EpochLoader:
-    """Build the loader of images in order, with views of any kind."""
-    batch_size = _ROWS_IN_ORDER * options.num_ranks
-    return build_loader(images, views, batch_size, options=options, mode="eval")
-
-
-def labels_in_order(
-    pack: Pack, labels: LabelTable, view: EvaluationView, options: LoaderOptions
+def views_in_order(
+    images: Split,
+    views: tuple[ViewPolicy, ...],
+    options: LoaderOptions,
+    labels: LabelTable | None = None,
+    batch_size: int | None = None,
 ) -> EpochLoader:
-    """Build an evaluation loader of the rows that a table labels.
+    """Build the loader of images in order, with views of any kind.
 
     Args:
-        pack: the pack.
-        labels: the table.
-        view: what the network is shown.
+        images: the images.
+        views: see `build_loader`.
         options: see `build_loader`.
+        labels: their labels, if others than those of the pack.
+        batch_size: global; None for one that suits every number of ranks.
     """
-    rows, batch_size = pack.pool(pack.splits).labeled_by(labels), _ROWS_IN_ORDER * options.num_ranks
-    return build_loader(rows, (view.policy(),), batch_size, options=options, mode="eval", labels=labels)
+    size = batch_size or _ROWS_IN_ORDER * options.num_ranks
+    return build_loader(images, views, size, options=options, mode="eval", labels=labels)
 
 
 def unlabeled_images(
@@ -386,29 +371,4 @@ def build_rows_loader(
         batch_size: global.
     """
     everything = pack.pool(pack.splits)  # of all rows, so that the position of a row is its number
-    return build_loader(everything.take(rows), (view.policy(),), batch_size, options=options, mode="eval")
-
-
-def build_pool_loader(
-    pack: Pack,
-    splits: tuple[str, ...],
-    view: EvaluationView,
-    options: LoaderOptions,
-    division: Division | None = None,
-    share: float = 1.0,
-    seed: int = 0,
-) -> EpochLoader:
-    """Build an evaluation loader of the images of some splits, such as those to predict labels for.
-
-    Args:
-        pack: the pack.
-        splits: names of the splits.
-        view: what the network is shown.
-        options: see `build_loader`.
-        division: labels of a run; the images that they set aside are left out; see `unlabeled_images`.
-        share: share of the images, see `unlabeled_images`.
-        seed: seed by which that share is chosen.
-    """
-    batch_size = _ROWS_IN_ORDER * options.num_ranks
-    images = unlabeled_images(pack, splits, division, share=share, seed=seed)
-    return build_loader(images, (view.policy(),), batch_size, options=options, mode="eval")
+    return views_in_order(everything.take(rows), (view.policy(),), options, batch_size=batch_size)

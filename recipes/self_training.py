@@ -103,7 +103,7 @@ from engine.train.phases import Labels, Phases, PhaseSummary, print_phases
 from engine.train.run_config import on_device
 from loaders import open_pack
 from loaders.batch import Batch, Loader
-from loaders.classification import build_pool_loader, divided_labels, views_of_labeled
+from loaders.classification import divided_labels, unlabeled_images, views_in_order, views_of_labeled
 from loaders.common.files import to_json, write_atomic
 from loaders.options import LoaderOptions
 from loaders.order.fingerprint import pack_fingerprint
@@ -218,7 +218,7 @@ def surest_labels(
     place = taken_device(device)
     network = find_classifier(run, pack.classes, every_class=True).to(place)
     options = on_device(loader, place)
-    images = build_pool_loader(pack, splits, network.view, options)
+    images = views_in_order(unlabeled_images(pack, splits), (network.view.policy(),), options)
     try:
         selection = select_balanced(network, images, place, top_k, per_class, out)
     finally:

@@ -27,10 +27,10 @@ from loaders.options import LoaderOptions
 from loaders.packs import LabelTable, Pack, Split, open_pack
 from loaders.packs.labels.leaks import check_leak, find_leak
 from loaders.packs.labels.subsample import training_labels
-from loaders.packs.labels.validation import SET_ASIDE_PATH, Division, ValidationFields
+from loaders.packs.labels.validation import SET_ASIDE_PATH, Division
 
 
-class StartFields(LabelFields, ValidationFields, Protocol):
+class StartFields(LabelFields, Protocol):
     """The fields of a recipe with labels that decide what it learns from and what it is measured on."""
 
     @property

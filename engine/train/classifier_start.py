@@ -23,7 +23,7 @@ from engine.train.loop_config import LoopConfig
 from engine.train.probe_start import is_worth_it, rehearsal_part, watched
 from engine.train.run_folder import opened_run
 from loaders.batch import Batch, Loader
-from loaders.classification import labels_in_order
+from loaders.classification import views_in_order
 from loaders.common.errors import UserError
 from loaders.common.notice import tell
 from loaders.epochs import EpochLoader
@@ -62,7 +62,8 @@ class ProbeStart:
 
     def in_order(self, labels: LabelTable) -> EpochLoader:
         """Build the loader of labelled images in order, without augmentation."""
-        return labels_in_order(self.pack, labels, self.config.evaluation_view, self.options)
+        images = self.pack.pool(self.pack.splits).labeled_by(labels)
+        return views_in_order(images, (self.config.evaluation_view.policy(),), self.options, labels)
 
     def reader(self, labels: LabelTable) -> ReadFeatures:
         """Return what computes the features of labelled images."""

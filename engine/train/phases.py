@@ -48,8 +48,8 @@ from engine.train.schedule import Schedule, constant, warmup_cosine
 from loaders.batch import Batch, Loader
 from loaders.classification import (
     build_labeled_loader,
-    build_pool_loader,
     testing_loader,
+    unlabeled_images,
     validation_loader,
     views_in_order,
 )
@@ -204,9 +204,10 @@ class Phases:
             share: share of the images, chosen by the seed of the labels.
         """
         config, division = self.config, self.division
-        part = (division, share, config.label_seed)
-        loader = build_pool_loader(self.pack, config.unlabeled_splits, view, self.options, *part)
-        images = loader.images[0]
+        images = unlabeled_images(
+            self.pack, config.unlabeled_splits, division, share=share, seed=config.label_seed
+        )
+        loader = views_in_order(images, (view.policy(),), self.options)
         known = np.union1d(images.rows(np.arange(len(images))), division.training.row)
         self._learnt = self.pack.pool(self.pack.splits).take(known)
         return self.keep(self._measured(loader) if view == config.evaluation_view else loader)
