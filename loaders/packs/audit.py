@@ -18,7 +18,7 @@ from loaders.packs.listing import key_hash, listed
 from loaders.packs.pack import Pack, Split
 from loaders.packs.quarantine import quarantined
 from loaders.packs.shards.checksum import content_hash
-from loaders.packs.sources.item import ImageSource, SourceItem, UnreadableItem
+from loaders.packs.sources.item import Source, SourceItem, UnreadableItem
 from loaders.packs.sources.spec import SplitSource
 from loaders.packs.sources.table_columns import column_options
 
@@ -142,7 +142,7 @@ def _quarantined_keys(pack: Pack, split: str) -> Counter[str]:
     return Counter(entry["key"] for entry in quarantined(Path(pack.path)) if entry["split"] == split)
 
 
-def _compare_bytes(pack: Pack, row: int, source: ImageSource, item: SourceItem) -> list[str]:
+def _compare_bytes(pack: Pack, row: int, source: Source, item: SourceItem) -> list[str]:
     if pack.columns.action[row] != 0:
         return []
     try:

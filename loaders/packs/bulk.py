@@ -25,7 +25,7 @@ from loaders.packs.images.jpeg_header import JpegError, parse_jpeg_header
 from loaders.packs.shards.checksum import content_hash, crc32
 from loaders.packs.shards.job import ShardJob, prepare_alone, refusal_entry, warning_entry
 from loaders.packs.shards.rows import Batch, Refusal
-from loaders.packs.sources.item import BulkSource, ImageSource, SourceItem, likely_size
+from loaders.packs.sources.item import Source, SourceItem, likely_size
 
 _BATCH_IMAGES = 512
 _BATCH_BYTES = 4 << 20
@@ -47,7 +47,7 @@ def batches_of(items: Iterable[SourceItem]) -> Iterator[list[SourceItem]]:
 
 
 def prepare_batch(
-    job: ShardJob, source: ImageSource, items: Sequence[SourceItem], label_of: Mapping[str | None, int]
+    job: ShardJob, source: Source, items: Sequence[SourceItem], label_of: Mapping[str | None, int]
 ) -> Batch:
     """Prepare items for a shard; images keep their bytes wherever the policy allows.
 
@@ -94,11 +94,11 @@ def prepare_batch(
 
 
 def _read(
-    source: ImageSource, items: Sequence[SourceItem]
+    source: Source, items: Sequence[SourceItem]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
     """Read items one after another, like `read_files`; odd ones are left to be read singly."""
-    if isinstance(source, BulkSource):
-        return source.read_many(items)
+    if (read := source.read_many(items)) is not None:
+        return read
     data, starts = np.zeros(0, np.uint8), np.zeros(len(items) + 1, np.int64)
     return data, starts, np.zeros(len(items), np.bool_)
 

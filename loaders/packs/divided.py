@@ -20,7 +20,7 @@ from loaders.packs.labels.division import Division, divide, joined_groups, scarc
 from loaders.packs.listing_lines import from_line
 from loaders.packs.reasons import BadImage
 from loaders.packs.shards.checksum import content_hash
-from loaders.packs.sources.item import MAX_FILE_BYTES, ImageSource, SourceItem, UnreadableItem
+from loaders.packs.sources.item import MAX_FILE_BYTES, Source, SourceItem, UnreadableItem
 from loaders.packs.sources.other_pack import PackSource
 
 _Hashes = list[tuple[bytes | None, int]]
@@ -47,7 +47,7 @@ class _Seen(NamedTuple):
 
 
 def divide_listing(
-    listing: Path, parts: Sequence[Path], source: ImageSource, division: Division, workers: int = 1
+    listing: Path, parts: Sequence[Path], source: Source, division: Division, workers: int = 1
 ) -> tuple[list[int], list[str]]:
     """Write the listing of every part; each part keeps the order of the whole.
 
@@ -94,7 +94,7 @@ def divide_listing(
     return np.bincount(part, minlength=len(parts)).tolist(), notes
 
 
-def _look(listing: Path, source: ImageSource, near: bool, workers: int) -> _Seen:
+def _look(listing: Path, source: Source, near: bool, workers: int) -> _Seen:
     """Read every file of a listing once."""
     number_of: dict[str, int] = {}
     labels, digests, looks = list[int](), list[bytes | None](), list[int]()
@@ -133,7 +133,7 @@ def _tasks(listing: Path) -> Iterator[list[SourceItem]]:
             yield [from_line(line) for line in lines]
 
 
-def _hashes(source: ImageSource, item: SourceItem, near: bool) -> tuple[bytes | None, int]:
+def _hashes(source: Source, item: SourceItem, near: bool) -> tuple[bytes | None, int]:
     """Return the hash of the bytes and the perceptual hash; None for a file that cannot be read."""
     if item.problem or (item.size_bytes > MAX_FILE_BYTES and not isinstance(source, PackSource)):
         return None, 0

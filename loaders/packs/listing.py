@@ -33,9 +33,8 @@ from loaders.packs.repeats import repeated_rows
 from loaders.packs.sources.folder_classes import FolderClasses
 from loaders.packs.sources.item import (
     MAX_FILE_BYTES,
-    ImageSource,
+    Source,
     SourceItem,
-    UnreadableItem,
     is_hidden,
 )
 from loaders.packs.sources.label_file import LabeledSource
@@ -168,7 +167,7 @@ def _whole(group: tuple[SplitSource, ...]) -> SplitSource:
 
 
 def _spool_group(
-    build: Path, group: tuple[SplitSource, ...], source: ImageSource, summary: LabelSummary, workers: int
+    build: Path, group: tuple[SplitSource, ...], source: Source, summary: LabelSummary, workers: int
 ) -> tuple[list[int], int, list[str]]:
     """Write the listings of the splits of one source; return counts of inputs and skipped files, notes."""
     whole = _whole(group)
@@ -183,7 +182,7 @@ def _spool_group(
     return counts, num_skipped, [f"{whole.source}: {note}" for note in notes]
 
 
-def _spool(build: Path, split: SplitSource, source: ImageSource, summary: LabelSummary) -> tuple[int, int]:
+def _spool(build: Path, split: SplitSource, source: Source, summary: LabelSummary) -> tuple[int, int]:
     """Write the listing of one split; collect its classes; count its inputs and skipped files."""
     listing, hashes = listing_path(build, split.split), partial_path(build / f"keys-{split.split}")
     num_items = num_skipped = 0
@@ -273,7 +272,7 @@ def _distinct(item: SourceItem, seen: dict[str, str]) -> SourceItem:
 @contextmanager
 def listed(
     split: SplitSource, columns: ColumnOptions, within: Path | None = None
-) -> Iterator[tuple[ImageSource, Iterator[SourceItem]]]:
+) -> Iterator[tuple[Source, Iterator[SourceItem]]]:
     """Open a source and list its inputs with the keys that packing would give them.
 
     Args:
@@ -355,7 +354,7 @@ def _fits(build: Path, split: SplitSource, overhead: int, shard_bytes: int) -> b
 
 
 def _output_ratio(
-    build: Path, split: SplitSource, source: ImageSource, policy: ImagePolicy, num_items: int
+    build: Path, split: SplitSource, source: Source, policy: ImagePolicy, num_items: int
 ) -> float:
     """Estimate output bytes per input byte from a few evenly spaced images, the same on every run."""
     step = max(1, num_items // _RATIO_SAMPLES)
@@ -367,7 +366,7 @@ def _output_ratio(
             continue
         try:
             image = prepare_image(source.read(item), policy)
-        except (BadImage, UnreadableItem):
+        except BadImage:
             continue
         taken, made = taken + item.size_bytes, made + len(image.data)
     return made / taken if taken else 1.0

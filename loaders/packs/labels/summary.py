@@ -5,7 +5,7 @@ from __future__ import annotations
 from loaders.common.errors import UserError
 from loaders.packs.manifest import MULTI_LABELS_NAME
 from loaders.packs.sources.folder_classes import FolderClasses
-from loaders.packs.sources.item import ColumnSource, ImageSource, NotingSource
+from loaders.packs.sources.item import Source
 from loaders.packs.sources.numbers import class_text, list_text, names_of
 from loaders.packs.sources.spec import SplitSource
 from loaders.packs.sources.table_columns import ColumnOptions
@@ -39,13 +39,12 @@ class SplitLabels:
             self._texts[label] = list_text([text]) if one_of_several else text
         return self._texts[label]
 
-    def end(self, source: ImageSource, folders: FolderClasses | None, name: str) -> None:
+    def end(self, source: Source, folders: FolderClasses | None, name: str) -> None:
         """Take what is known only after the whole listing: classes that are folders, names of numbers."""
         self.numbered = source.class_names()
         if folders is not None:
             self._found, self.notes = folders.classes(), folders.notes(name)
-        if isinstance(source, NotingSource):
-            self.notes += source.notes()
+        self.notes += source.notes()
 
     @property
     def found(self) -> set[str]:
@@ -68,13 +67,13 @@ class LabelSummary:
         self._notes: list[str] = []
         self._has_columns = self._has_labels = False
 
-    def begin(self, split: str, source: ImageSource) -> SplitLabels:
+    def begin(self, split: str, source: Source) -> SplitLabels:
         """Return the collector for the labels of a split."""
         several = self._options.multi_label
-        self._splits[split] = SplitLabels(several, several and isinstance(source, ColumnSource))
+        self._splits[split] = SplitLabels(several, several and source.has_labels is not None)
         return self._splits[split]
 
-    def say(self, split: SplitSource, source: ImageSource, said: list[str], beside: list[str]) -> None:
+    def say(self, split: SplitSource, source: Source, said: list[str], beside: list[str]) -> None:
         """Take the notes on a split after its listing.
 
         Args:
@@ -90,7 +89,7 @@ class LabelSummary:
                 f"no labels; {beside[0]} beside it is not used: give them with "
                 f"{split.source}#labels={beside[0]}"
             )
-        if isinstance(source, ColumnSource):
+        if source.has_labels is not None:
             self._has_columns, self._has_labels = True, self._has_labels or source.has_labels
             if self._options.label_column is not None and not source.has_labels:
                 notes.append(f"no column {self._options.label_column!r}: its images have no label")

@@ -28,9 +28,8 @@ from loaders.packs.shards.rows import Refusal, ShardRows
 from loaders.packs.shards.tar_shard import TarShardWriter
 from loaders.packs.sources.item import (
     MAX_FILE_BYTES,
-    ImageSource,
+    Source,
     SourceItem,
-    UnreadableItem,
     printable,
 )
 from loaders.packs.sources.other_pack import PackSource
@@ -191,7 +190,7 @@ def _fill_in_bulk(job: ShardJob, writer: TarShardWriter | BetonShardWriter) -> S
 
 
 @contextmanager
-def _opened(job: ShardJob) -> Iterator[tuple[ImageSource, Iterator[SourceItem]]]:
+def _opened(job: ShardJob) -> Iterator[tuple[Source, Iterator[SourceItem]]]:
     """Open the source of a shard; yield it and the shard's items."""
     plan, build = job.plan, job.options.build
     source = open_source(plan.source, spool_path(build), job.options.columns)
@@ -221,14 +220,14 @@ def _outcomes(job: ShardJob) -> Iterator[_Outcome]:
             yield from outcomes
 
 
-def _prepare(source: ImageSource, item: SourceItem, policy: ImagePolicy) -> _Outcome:
+def _prepare(source: Source, item: SourceItem, policy: ImagePolicy) -> _Outcome:
     image = prepare_alone(source, item, policy)
     if isinstance(image, Refusal):
         return _Outcome(item, image, b"", 0)
     return _Outcome(item, image, content_hash(image.data), crc32(image.data))
 
 
-def prepare_alone(source: ImageSource, item: SourceItem, policy: ImagePolicy) -> PreparedImage | Refusal:
+def prepare_alone(source: Source, item: SourceItem, policy: ImagePolicy) -> PreparedImage | Refusal:
     """Return the image as it is packed, or the reason why it is not."""
     if item.problem:
         return Refusal(item.reason, item.problem)
@@ -238,5 +237,5 @@ def prepare_alone(source: ImageSource, item: SourceItem, policy: ImagePolicy) ->
         # Images of another pack were prepared before, so they change format without being decoded.
         image = source.prepared(item, policy) if isinstance(source, PackSource) else None
         return prepare_image(source.read(item), policy) if image is None else image
-    except (BadImage, UnreadableItem) as error:
+    except BadImage as error:
         return Refusal(error.reason, str(error))

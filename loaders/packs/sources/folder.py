@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from loaders.common.errors import UserError
 from loaders.packs.reasons import Reason
 from loaders.packs.sources.bytes_at import read_listed_file
-from loaders.packs.sources.item import MAX_FILE_BYTES, FolderLabels, SourceItem, printable
+from loaders.packs.sources.item import MAX_FILE_BYTES, Source, SourceItem, printable
 from loaders.packs.sources.naming import file_key, file_stem, folder_key, join_key, name_key, unwanted
 
 
-class FolderSource(FolderLabels):
+class FolderSource(Source):
     """Files below `root`; the class of a file is its folder, and files in the root have none."""
+
+    labels_are_folders = True
 
     def __init__(self, root: Path) -> None:
         """Use the tree below `root`.
@@ -83,7 +85,7 @@ class FolderSource(FolderLabels):
     def read_many(
         self, items: Sequence[SourceItem]
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
-        """Read many files in one call; see `BulkSource`."""
+        """Read many files in one call; see `Source`."""
         # This import loads compiled code, which a small folder does not need.
         from loaders.kernels.packing.read import read_files
 

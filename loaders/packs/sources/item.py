@@ -1,16 +1,16 @@
-"""The protocol of image sources: items in a fixed order, and their bytes on request."""
+"""What an image source is: items in a fixed order, and their bytes on request."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loaders.common.errors import UserError, one_line
-from loaders.packs.reasons import BadImage as BadImage
-from loaders.packs.reasons import Reason
+from loaders.packs.reasons import BadImage, Reason
 
 # A larger file is no image for training, so it is not even read into memory.
 MAX_FILE_BYTES = 1 << 28
@@ -52,19 +52,24 @@ def is_hidden(item: SourceItem) -> bool:
     return item.problem is not None and item.reason is Reason.HIDDEN
 
 
-class ImageSource(Protocol):
-    """An adapter for one kind of source.
+class Source(ABC):
+    """Base of the adapters, one for each kind of source.
 
     Attributes:
         labels_are_folders: labels are names of folders; a folder is then a class only if it holds a file with
             the name of an image.
+        has_labels: whether labels were found in a column, a field or a list, valid after the listing; None
+            for a source that has none of these.
     """
 
-    labels_are_folders: bool
+    labels_are_folders = False
+    has_labels: bool | None = None
 
+    @abstractmethod
     def items(self) -> Iterator[SourceItem]:
         """Yield every file once, in an order that depends only on the content of the source."""
 
+    @abstractmethod
     def read(self, item: SourceItem) -> bytes:
         """Return the bytes of an item; safe to call from several threads.
 
@@ -73,78 +78,38 @@ class ImageSource(Protocol):
             UserError: the source vanished or changed since it was listed (packing stops).
         """
 
-    def class_names(self) -> tuple[str, ...] | None:
-        """Return the classes in the order of the source's own numbers, after the listing.
-
-        None if labels are only names; these are then numbered in alphabetical order.
-        """
-
-    def close(self) -> None:
-        """Close everything that the source holds open."""
-
-
-class FolderLabels:
-    """Base of sources whose labels are the folders of their files, without an order of the source's own."""
-
-    labels_are_folders = True
-
-    def class_names(self) -> None:
-        """Return None: the names of folders are numbered in alphabetical order."""
-
-    def close(self) -> None:
-        """Do nothing, for sources that hold nothing open."""
-
-
-@runtime_checkable
-class BulkSource(Protocol):
-    """A source that can read many small items in one call, which is faster."""
-
     def read_many(
         self, items: Sequence[SourceItem]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
-        """Read several items at once; safe to call from several threads.
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]] | None:
+        """Read several items at once, or return None where that is not faster; safe in several threads.
 
         Returns:
             uint8 [total], the bytes; int64 [N + 1], where each item begins; bool [N], whether each item was
             read and is as listed. Where it is False, `read` says why.
         """
+        return None
 
+    def class_names(self) -> tuple[str, ...] | None:
+        """Return the classes in the order of the source's own numbers, after the listing.
 
-@runtime_checkable
-class NotingSource(Protocol):
-    """A source with notes for the summary, such as a column that it did not use."""
+        None if labels are only names; these are then numbered in alphabetical order.
+        """
+        return None
 
     def notes(self) -> list[str]:
-        """Return the notes, one line each, after the listing."""
+        """Return notes for the summary, one line each, after the listing."""
+        return []
+
+    def close(self) -> None:  # noqa: B027 - most sources hold nothing open
+        """Close everything that the source holds open."""
 
 
-@runtime_checkable
-class ColumnSource(Protocol):
-    """A source that has its labels in a column, a field or a list.
-
-    Attributes:
-        has_labels: whether it has found labels; valid after the listing.
-    """
-
-    has_labels: bool
-
-
-class UnreadableItem(Exception):
-    """One item cannot be read, while its source is in order.
-
-    Attributes:
-        reason: which of the enumeration.
-    """
+class UnreadableItem(BadImage):
+    """One item cannot be read, while its source is in order."""
 
     def __init__(self, text: str, reason: Reason = Reason.UNREADABLE) -> None:
-        """Say why.
-
-        Args:
-            text: reason for people, as it stands in the quarantine.
-            reason: which of the enumeration.
-        """
-        super().__init__(text)
-        self.reason = reason
+        """Say why; see `BadImage`."""
+        super().__init__(reason, text)
 
 
 def check_size(source: str, item: SourceItem, num_bytes: int) -> None:

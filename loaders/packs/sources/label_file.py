@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from loaders.common.errors import UserError
 from loaders.packs.sources.hugging_face import class_names_of
-from loaders.packs.sources.item import ImageSource, NotingSource, SourceItem, printable
+from loaders.packs.sources.item import Source, SourceItem, printable
 from loaders.packs.sources.list_rows import LIST_SUFFIXES, column_names, first_rows, read_rows
 from loaders.packs.sources.naming import file_stem, is_image_name, unwanted
 from loaders.packs.sources.numbers import NumberedClasses, NumberLabels
@@ -45,9 +45,7 @@ class LabeledSource(NumberLabels):
 
     has_labels = True
 
-    def __init__(
-        self, images: ImageSource, name: str, labels: Path, options: ColumnOptions | None = None
-    ) -> None:
+    def __init__(self, images: Source, name: str, labels: Path, options: ColumnOptions | None = None) -> None:
         """Label the items of `images`.
 
         Args:
@@ -191,8 +189,7 @@ class LabeledSource(NumberLabels):
 
     def notes(self) -> list[str]:
         """Return the notes on images and labels for the summary."""
-        inner = self._images.notes() if isinstance(self._images, NotingSource) else []
-        return inner + self._classes.notes()
+        return self._images.notes() + self._classes.notes()
 
     def read(self, item: SourceItem) -> bytes:
         """Return the bytes of an image."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from loaders.common.errors import UserError
 from loaders.common.json_text import parse_json
-from loaders.packs.sources.item import printable
+from loaders.packs.sources.item import Source, printable
 
 MAX_CLASSES = 1 << 20
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
@@ -152,15 +152,11 @@ class NumberedClasses:
         return [f"{self._num_empty:,} empty labels, the first at {self._first_empty}: packed without a label"]
 
 
-class NumberLabels:
+class NumberLabels(Source):
     """Base of sources whose labels may be numbers."""
 
-    labels_are_folders = False
     _classes: NumberedClasses
 
     def class_names(self) -> tuple[str, ...] | None:
         """Return the names of the numbers, or 0, 1, ... if all labels are numbers without names."""
         return self._classes.names()
-
-    def close(self) -> None:
-        """Do nothing, for sources that hold nothing open."""

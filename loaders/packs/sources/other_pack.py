@@ -13,15 +13,14 @@ from loaders.packs.pack import open_pack
 from loaders.packs.quarantine import quarantined, warned
 from loaders.packs.reasons import Reason
 from loaders.packs.shards.checksum import content_hash
-from loaders.packs.sources.item import SourceItem, UnreadableItem
+from loaders.packs.sources.item import Source, SourceItem, UnreadableItem
 
 PACK_PREFIX = "pack:"
 
 
-class PackSource:
+class PackSource(Source):
     """The images of one split of a pack, and its quarantined inputs with their reasons."""
 
-    labels_are_folders = False
     has_labels = True
 
     def __init__(self, text: str, multi_label: bool = False) -> None:
@@ -98,6 +97,3 @@ class PackSource:
         if content_hash(data) != self._pack.columns.content_hash[row].tobytes():
             raise UnreadableItem(f"damaged in {self._pack.path}: its content hash differs")
         return data
-
-    def close(self) -> None:
-        """Do nothing: only memory maps are open, which end with the object."""

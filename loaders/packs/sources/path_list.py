@@ -71,7 +71,7 @@ class PathListSource(NumberLabels):
                 self._classes = NumberedClasses(names, self._options.multi_label)
                 note = unused_note(str(path), unused, columns.label)
                 self._notes = [] if note is None else [note]
-            self.has_labels |= columns.label is not None
+            self.has_labels = self.has_labels or columns.label is not None
             for number, row in enumerate(read_rows(path), 1):
                 if self._split is not None and str(columns.value(row, "split", path)) != self._split:
                     continue

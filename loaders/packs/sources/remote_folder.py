@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from loaders.packs.sources.item import (
-    UNKNOWN_BYTES,
-    FolderLabels,
-    SourceItem,
-    UnreadableItem,
-    check_size,
-)
-from loaders.packs.sources.tree import FileEntry, TreeListing
+from loaders.packs.sources.item import UNKNOWN_BYTES, Source, SourceItem, UnreadableItem, check_size
+from loaders.packs.sources.tree import TreeListing
 from loaders.packs.stores.connect import connect, store_errors
 
 
-class RemoteFolderSource(FolderLabels):
+class RemoteFolderSource(Source):
     """Files below a remote folder, one request each; the class of a file is its folder."""
+
+    labels_are_folders = True
 
     def __init__(self, url: str) -> None:
         """Connect, without listing anything."""
@@ -34,9 +30,8 @@ class RemoteFolderSource(FolderLabels):
             sizes |= dict(zip(untold, self._fs.sizes(untold), strict=True))
         prefix = self._root.rstrip("/") + "/"
         for path, size in sizes.items():
-            listing.add(FileEntry(path.removeprefix(prefix), 0, known_size(size)))
-        for item in listing.items():
-            yield item._replace(position=-1)
+            listing.add(SourceItem(path.removeprefix(prefix), "", None, known_size(size)))
+        return listing.items()
 
     def read(self, item: SourceItem) -> bytes:
         """Fetch one file."""

@@ -13,7 +13,7 @@ from loaders.packs.labels.division import Division, parse_shares
 from loaders.packs.sources.beton_file import BetonSource
 from loaders.packs.sources.folder import FolderSource
 from loaders.packs.sources.image_table import ImageTableSource, holds_images
-from loaders.packs.sources.item import ImageSource
+from loaders.packs.sources.item import Source
 from loaders.packs.sources.label_file import LabeledSource
 from loaders.packs.sources.list_rows import LIST_SUFFIXES
 from loaders.packs.sources.other_pack import PACK_PREFIX, PackSource
@@ -169,7 +169,7 @@ def _absolute(path: str) -> str:
     return path if is_remote(path) else str(Path(path).resolve())
 
 
-def open_source(source: str, spool: Path, options: ColumnOptions | None = None) -> ImageSource:
+def open_source(source: str, spool: Path, options: ColumnOptions | None = None) -> Source:
     """Open the adapter for a PATH.
 
     Args:
@@ -189,7 +189,7 @@ def open_source(source: str, spool: Path, options: ColumnOptions | None = None) 
     return LabeledSource(opened, text, local_copy(labels, spool), options) if mark else opened
 
 
-def _open(source: str, spool: Path, options: ColumnOptions) -> ImageSource:
+def _open(source: str, spool: Path, options: ColumnOptions) -> Source:
     if source.startswith(_WEBDATASET_PREFIX):
         shards = local_files(source.removeprefix(_WEBDATASET_PREFIX), spool, (".tar",))
         return WebDatasetSource(shards, options)
@@ -219,7 +219,7 @@ def _open(source: str, spool: Path, options: ColumnOptions) -> ImageSource:
     return _refuse(source, Path(path), fragment)
 
 
-def _refuse(source: str, path: Path, inside: str) -> ImageSource:
+def _refuse(source: str, path: Path, inside: str) -> Source:
     if not path.exists():
         raise UserError(f"no images at {path}: expected {_KINDS}; check the path")
     if path.is_dir():

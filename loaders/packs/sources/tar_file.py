@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from loaders.packs.sources.bytes_at import open_file, read_at
-from loaders.packs.sources.item import FolderLabels, SourceItem, check_size
+from loaders.packs.sources.item import Source, SourceItem, check_size
 from loaders.packs.sources.tar_members import list_members
 from loaders.packs.sources.tree import TreeListing
 
 
-class TarSource(FolderLabels):
+class TarSource(Source):
     """The files below one folder of a tar; the class of a file is its folder, as in a folder tree."""
+
+    labels_are_folders = True
 
     def __init__(self, path: Path, inside: str | None, name: str) -> None:
         """Open a tar.

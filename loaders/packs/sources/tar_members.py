@@ -12,7 +12,7 @@ from pathlib import Path
 
 from loaders.common.errors import UserError
 from loaders.packs.reasons import Reason
-from loaders.packs.sources.tree import FileEntry
+from loaders.packs.sources.item import SourceItem
 
 BLOCK_BYTES = 512
 _MAX_DIGITS = 18
@@ -22,7 +22,7 @@ _FOLDER = b"5"
 _WITHOUT_BYTES = {b"1": "link", b"2": "link", b"3": "device", b"4": "device", b"6": "pipe"}
 
 
-def list_members(path: Path) -> Iterator[FileEntry]:
+def list_members(path: Path) -> Iterator[SourceItem]:
     """Yield the files of a tar in the order of the archive.
 
     Raises:
@@ -38,7 +38,7 @@ def list_members(path: Path) -> Iterator[FileEntry]:
             yield from _walk_headers(path, data)
 
 
-def _walk_headers(path: Path, data: mmap.mmap) -> Iterator[FileEntry]:
+def _walk_headers(path: Path, data: mmap.mmap) -> Iterator[SourceItem]:
     position, end = 0, len(data)
     long_name: bytes | None = None
     pax: dict[str, bytes] = {}
@@ -56,18 +56,17 @@ def _walk_headers(path: Path, data: mmap.mmap) -> Iterator[FileEntry]:
         elif kind not in (b"K", b"g"):
             size = _pax_size(path, pax, size)
             name = pax.get("path") or long_name or _short_name(header)
+            text = name.decode("utf-8", "surrogateescape")
             if kind in _FILE_TYPES and not (kind == b"\0" and name.endswith(b"/")):
                 problem = "a sparse member" if any(key.startswith("GNU.sparse") for key in pax) else None
-                yield FileEntry(name.decode("utf-8", "surrogateescape"), first, size, problem)
+                yield SourceItem(text, "", None, size, first, problem)
             elif kind == _FOLDER:
                 size = 0
             elif kind in _WITHOUT_BYTES:
                 size, problem = 0, f"a {_WITHOUT_BYTES[kind]} in a tar: unpack it and pack the folder"
-                text = name.decode("utf-8", "surrogateescape")
-                yield FileEntry(text, first, size, problem, Reason.NOT_A_FILE)
+                yield SourceItem(text, "", None, size, first, problem, Reason.NOT_A_FILE)
             else:
-                text = name.decode("utf-8", "surrogateescape")
-                yield FileEntry(text, first, size, f"a tar member of type {kind!r}")
+                yield SourceItem(text, "", None, size, first, f"a tar member of type {kind!r}")
             long_name, pax = None, {}
         position = first + -(-size // BLOCK_BYTES) * BLOCK_BYTES
     raise UserError(

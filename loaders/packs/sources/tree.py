@@ -10,7 +10,7 @@ import hashlib
 import heapq
 import tempfile
 from collections.abc import Iterator
-from typing import IO, NamedTuple
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,16 +24,6 @@ from loaders.packs.sources.naming import file_key, file_stem, folder_key, join_k
 
 _ENTRIES_AT_ONCE = 100_000
 _SHOWN_FOLDERS = 4
-
-
-class FileEntry(NamedTuple):
-    """A file as an archive lists it: its path, the place of its bytes, and why it cannot be packed, if so."""
-
-    name: str
-    offset: int
-    size_bytes: int
-    problem: str | None = None
-    reason: Reason = Reason.UNREADABLE
 
 
 class TreeListing:
@@ -51,14 +41,14 @@ class TreeListing:
         self._source = source
         self._inside = None if inside is None else inside.strip("/")
         self._entries_at_once = entries_at_once
-        self._buffer: list[tuple[str, int, FileEntry]] = []
+        self._buffer: list[tuple[str, int, SourceItem]] = []
         self._runs: list[IO[bytes]] = []
         self._num_entries = 0
         self._bounds: tuple[str, str] | None = None
         self._tops: dict[str, None] = {}
 
-    def add(self, entry: FileEntry) -> None:
-        """Add a file; "./" and "/" in front are dropped; ".." is only text, since nothing is unpacked."""
+    def add(self, entry: SourceItem) -> None:
+        """Add a file without key and label; "./" and "/" in front go, ".." is text: nothing is unpacked."""
         name = "/".join(part for part in entry.name.split("/") if part not in ("", "."))
         entry = entry if name == entry.name else entry._replace(name=name)
         # Files that a program such as macOS puts beside the single top folder do not count.
@@ -77,26 +67,18 @@ class TreeListing:
         """Write the entries in memory to disk, sorted."""
         run = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the listing
         for _, number, entry in sorted(self._buffer):
-            run.write(
-                b"%d\t" % number
-                + to_line(
-                    SourceItem(
-                        entry.name, "", None, entry.size_bytes, entry.offset, entry.problem, entry.reason
-                    )
-                )
-            )
+            run.write(b"%d\t" % number + to_line(entry))
         self._runs.append(run)
         self._buffer = []
 
-    def _in_order(self) -> Iterator[FileEntry]:
+    def _in_order(self) -> Iterator[SourceItem]:
         """Yield all entries in the order of a walk; may be called again."""
 
-        def read(run: IO[bytes]) -> Iterator[tuple[str, int, FileEntry]]:
+        def read(run: IO[bytes]) -> Iterator[tuple[str, int, SourceItem]]:
             run.seek(0)
             for line in run:
                 number, _, rest = line.partition(b"\t")
-                item = from_line(rest)
-                entry = FileEntry(item.name, item.position, item.size_bytes, item.problem, item.reason)
+                entry = from_line(rest)
                 yield entry.name.replace("/", "\0"), int(number), entry
 
         self._buffer.sort()
@@ -139,7 +121,7 @@ class TreeListing:
             run.close()
 
     @staticmethod
-    def _same_name(name: str, key: str, entries: list[FileEntry]) -> Iterator[SourceItem]:
+    def _same_name(name: str, key: str, entries: list[SourceItem]) -> Iterator[SourceItem]:
         """Yield the members with one name: the last one counts, as after unpacking."""
         if reason := unwanted(name):
             entries = [entry._replace(problem=reason, reason=Reason.HIDDEN) for entry in entries]
@@ -147,9 +129,8 @@ class TreeListing:
         problem = "a later member of the archive has the same name"
         for number, entry in enumerate(entries[:-1]):
             own = f"{key}%2Frepeat{number}"
-            yield SourceItem(name, own, label, entry.size_bytes, entry.offset, problem, Reason.DUPLICATE)
-        last = entries[-1]
-        yield SourceItem(name, key, label, last.size_bytes, last.offset, last.problem, last.reason)
+            yield SourceItem(name, own, label, entry.size_bytes, entry.position, problem, Reason.DUPLICATE)
+        yield entries[-1]._replace(name=name, key=key, label=label)
 
     def _ambiguous_stems(self, prefix: str, file: IO[bytes]) -> NDArray[np.int64] | None:
         """Return which files below the root share their path without suffix with another file; None if empty.
@@ -181,10 +162,10 @@ class TreeListing:
         )
 
 
-def _refused(entry: FileEntry) -> SourceItem:
+def _refused(entry: SourceItem) -> SourceItem:
     """Return the item of a member beside the root, which is a program's own file."""
     key = _key(entry.name, True)
-    return SourceItem(entry.name, key, None, 0, entry.offset, unwanted(entry.name), Reason.HIDDEN)
+    return SourceItem(entry.name, key, None, 0, entry.position, unwanted(entry.name), Reason.HIDDEN)
 
 
 def _contains(sorted_rows: NDArray[np.int64], row: int) -> bool:

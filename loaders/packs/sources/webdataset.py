@@ -16,7 +16,6 @@ from loaders.packs.sources.naming import IMAGE_SUFFIXES, folder_key, unwanted
 from loaders.packs.sources.numbers import NumberedClasses, NumberLabels
 from loaders.packs.sources.table_columns import LABEL_COLUMNS, ColumnOptions, find_column, unused_labels
 from loaders.packs.sources.tar_members import list_members
-from loaders.packs.sources.tree import FileEntry
 
 _MAX_LABEL_BYTES = 1 << 16
 _MAYBE_LABELS = ("txt", "label", "label.txt", "class", "cls.txt", "category", "target", "index")
@@ -52,7 +51,7 @@ class WebDatasetSource(NumberLabels):
                 yield from self._sample(shard, stem, list(sample))
             yield from refused
 
-    def _sample(self, shard: str, stem: str, members: list[FileEntry]) -> Iterator[SourceItem]:
+    def _sample(self, shard: str, stem: str, members: list[SourceItem]) -> Iterator[SourceItem]:
         images = [m for m in members if _split_name(m.name)[1].rpartition(".")[2].lower() in IMAGE_SUFFIXES]
         label, no_label = None, None
         try:
@@ -68,9 +67,9 @@ class WebDatasetSource(NumberLabels):
             # A sample with several images becomes several rows: no image may vanish silently.
             own = key if len(images) == 1 else f"{key}%2F{number}"
             why = (m.problem, m.reason) if m.problem else (no_label, Reason.UNREADABLE)
-            yield SourceItem(f"{shard}/{m.name}", own, label, m.size_bytes, m.offset, *why)
+            yield SourceItem(f"{shard}/{m.name}", own, label, m.size_bytes, m.position, *why)
 
-    def _label(self, shard: str, members: list[FileEntry]) -> str | None:
+    def _label(self, shard: str, members: list[SourceItem]) -> str | None:
         texts = {_split_name(m.name)[1].lower(): m for m in members if m.size_bytes <= _MAX_LABEL_BYTES}
         asked = self._asked or "cls"
         for suffix in dict.fromkeys((asked.lower(), "json")):
@@ -79,7 +78,8 @@ class WebDatasetSource(NumberLabels):
             entry = texts[suffix]
             if entry.problem:
                 raise UnreadableItem(f"is {entry.problem}")
-            data, where = read_at(self._file(shard), entry.offset, entry.size_bytes), f"{shard}/{entry.name}"
+            where = f"{shard}/{entry.name}"
+            data = read_at(self._file(shard), entry.position, entry.size_bytes)
             if suffix != "json":
                 self.has_labels = True
                 text = data.decode("utf-8-sig", "replace").strip()
@@ -121,7 +121,7 @@ class WebDatasetSource(NumberLabels):
             os.close(descriptor)
 
 
-def _wanted(shard: str, members: Iterator[FileEntry], refused: list[SourceItem]) -> Iterator[FileEntry]:
+def _wanted(shard: str, members: Iterator[SourceItem], refused: list[SourceItem]) -> Iterator[SourceItem]:
     """Yield the members that belong to samples; macOS puts files of its own between them."""
     for m in members:
         if reason := unwanted(m.name):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from loaders.common.errors import UserError
 from loaders.packs.sources.bytes_at import open_file, read_at
-from loaders.packs.sources.item import FolderLabels, SourceItem, UnreadableItem, check_size, printable
-from loaders.packs.sources.tree import FileEntry, TreeListing
+from loaders.packs.sources.item import Source, SourceItem, UnreadableItem, check_size, printable
+from loaders.packs.sources.tree import TreeListing
 
 _LOCAL_HEADER = struct.Struct("<4s5HIIIHH")
 _STORED, _DEFLATED = 0, 8
@@ -23,8 +23,10 @@ _BLOCK_BYTES = 1 << 16
 _DAMAGE = (ValueError, IndexError, struct.error)  # zipfile raises them at damage; IndexError at an empty name
 
 
-class ZipSource(FolderLabels):
+class ZipSource(Source):
     """The files below one folder of a zip; the class of a file is its folder, as in a folder tree."""
+
+    labels_are_folders = True
 
     def __init__(self, path: Path, inside: str | None, name: str) -> None:
         """Open a zip.
@@ -58,7 +60,8 @@ class ZipSource(FolderLabels):
                     if windows or info.create_system == _WINDOWS:
                         name = name.replace("\\", "/")
                     if not name.endswith("/"):
-                        listing.add(FileEntry(name, info.header_offset, info.file_size, _problem(info)))
+                        place = info.file_size, info.header_offset
+                        listing.add(SourceItem(name, "", None, *place, _problem(info)))
         except (zipfile.BadZipFile, OSError, NotImplementedError, *_DAMAGE) as error:
             raise UserError(f"{self._name} is no zip, damaged or cut off ({error}): fetch it again") from None
         return listing.items()

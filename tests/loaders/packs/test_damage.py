@@ -17,8 +17,9 @@ from loaders.packs.image import ImagePolicy
 from loaders.packs.shards.beton_layout import ALLOCATION, METADATA_START, SAMPLE, read_beton
 from loaders.packs.shards.job import _prepare
 from loaders.packs.shards.rows import Refusal
+from loaders.packs.sources.item import SourceItem
 from loaders.packs.sources.spec import open_source
-from loaders.packs.sources.tree import FileEntry, TreeListing
+from loaders.packs.sources.tree import TreeListing
 from loaders.packs.verify import verify_pack
 from tests.loaders.packs.inputs import class_tree, jpeg, pack, write_tar, write_tree
 
@@ -187,7 +188,7 @@ def test_listings_that_do_not_fit_into_memory(names: list[str], entries_at_once:
     listings = [TreeListing("x", None), TreeListing("x", None, entries_at_once)]
     for listing in listings:
         for number, name in enumerate(names):
-            listing.add(FileEntry(name, number, 100 + number))
+            listing.add(SourceItem(name, "", None, 100 + number, number))
     in_memory, on_disk = (list(listing.items()) for listing in listings)
     assert in_memory == on_disk
     assert len(in_memory) == len(names)

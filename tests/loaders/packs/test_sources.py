@@ -75,7 +75,7 @@ def test_tar_members_agree_with_the_standard_library(tmp_path: Path) -> None:
             tar.addfile(link)
         with tarfile.open(path) as tar:
             expected = [(m.name, m.offset_data, m.size) for m in tar if not m.isdir()]
-        assert [(m.name, m.offset, m.size_bytes) for m in list_members(path)] == expected
+        assert [(m.name, m.position, m.size_bytes) for m in list_members(path)] == expected
 
 
 def test_a_member_given_twice(tmp_path: Path) -> None:
