@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Generic, NoReturn, Self, TypeVar, overload
+from functools import partial
+from typing import Generic, NoReturn, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,27 +146,6 @@ class _EpochSource(ABC, Generic[BatchT]):
             yield batch
 
 
-class _Requests(Sequence[Request]):
-    """The requests of one epoch of an `EpochLoader`, made step by step."""
-
-    def __init__(self, loader: EpochLoader, epoch: int, start_step: int) -> None:
-        self._loader, self._epoch, self._first = loader, epoch, start_step
-
-    def __len__(self) -> int:
-        return self._loader.steps_per_epoch - self._first
-
-    @overload
-    def __getitem__(self, step: int) -> Request: ...
-    @overload
-    def __getitem__(self, step: slice) -> Sequence[Request]: ...
-    def __getitem__(self, step: int | slice) -> Request | Sequence[Request]:
-        if isinstance(step, slice):
-            return [self[each] for each in range(len(self))[step]]
-        if not 0 <= step < len(self):
-            raise IndexError(step)
-        return self._loader.request(self._epoch, self._first + step)
-
-
 class EpochLoader(_EpochSource[Batch]):
     """Batches of one split: shuffled and complete in training; every row, in order, in evaluation."""
 
@@ -247,7 +227,8 @@ class EpochLoader(_EpochSource[Batch]):
         return Pairs(self)
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
-        with closing(self.renderer.walk(_Requests(self, epoch, start_step))) as batches:
+        steps = range(start_step, self.steps_per_epoch)
+        with closing(self.renderer.walk(steps, partial(self.request, epoch))) as batches:
             for step, batch in enumerate(self._open_only(self._place(batches)), start_step):
                 yield batch if self._transforming is None else self._transforming(batch, epoch, step)
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,45 +22,6 @@ from loaders.batch import Batch, PairedBatch
 BatchT = TypeVar("BatchT", Batch, PairedBatch)
 
 _ALIGNED_BYTES = 16  # alignment of each array in a block, on which kernels may rely
-
-
-class Event(Protocol):
-    """A mark in a stream."""
-
-    def query(self) -> bool:
-        """Tell whether the device has passed this mark."""
-
-
-class Stream(Protocol):
-    """An order of work on a device."""
-
-    def record_event(self) -> Event:
-        """Set a mark behind the work so far."""
-
-    def wait_event(self, event: Any) -> None:
-        """Make later work wait for a mark, on the device."""
-
-
-class Streams(Protocol):
-    """What placing needs from a device: `CudaStreams`, or a stand-in in a test."""
-
-    def stream(self) -> Any:
-        """Return a new stream."""
-
-    def current(self) -> Any:
-        """Return the stream of the caller's work."""
-
-    def use(self, stream: Any) -> AbstractContextManager[Any]:
-        """Queue what the block does in a stream."""
-
-    def pinned(self, size_bytes: int) -> Tensor:
-        """Return uint8 [size_bytes], host memory from which the device can copy by itself."""
-
-    def copy(self, tensor: Tensor) -> Tensor:
-        """Queue a copy from host memory to the device; return the copy, in the same layout."""
-
-    def record(self, tensor: Tensor, stream: Any) -> None:
-        """Keep the memory of a deleted tensor until a stream has done the work that is queued by then."""
 
 
 class CudaStreams:
@@ -73,7 +34,7 @@ class CudaStreams:
 
     def stream(self) -> torch.cuda.Stream:
         """Return a new stream."""
-        return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        return torch.cuda.Stream(self.device)
 
     def current(self) -> torch.cuda.Stream:
         """Return the stream of the caller's work."""
@@ -84,15 +45,15 @@ class CudaStreams:
         return torch.cuda.stream(stream)
 
     def pinned(self, size_bytes: int) -> Tensor:
-        """Return pinned memory."""
+        """Return uint8 [size_bytes], host memory from which the device can copy by itself."""
         return torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True)
 
     def copy(self, tensor: Tensor) -> Tensor:
-        """Queue a copy to the device."""
+        """Queue a copy from host memory to the device; return the copy, in the same layout."""
         return tensor.to(self.device, non_blocking=True)
 
     def record(self, tensor: Tensor, stream: torch.cuda.Stream) -> None:
-        """See `Streams`."""
+        """Keep the memory of a deleted tensor until a stream has done the work that is queued by then."""
         tensor.record_stream(stream)
 
 
@@ -101,9 +62,9 @@ class Lent:
 
     def __init__(self) -> None:
         """Begin without objects."""
-        self._kept: deque[tuple[Event, Any]] = deque()
+        self._kept: deque[tuple[torch.cuda.Event, Any]] = deque()
 
-    def keep(self, event: Event, *what: Any) -> None:
+    def keep(self, event: torch.cuda.Event, *what: Any) -> None:
         """Keep objects until an event has passed; release those whose event has passed, without waiting."""
         self._kept.append((event, what))
         while self._kept and self._kept[0][0].query():
@@ -120,11 +81,11 @@ class PinnedPool:
     Pinning takes milliseconds and stops the device, so memory is pinned once and kept.
     """
 
-    def __init__(self, streams: Streams) -> None:
+    def __init__(self, streams: CudaStreams) -> None:
         """Begin without memory."""
         self._streams = streams
         self._free: list[Tensor] = []
-        self._used: deque[tuple[Event, Tensor]] = deque()
+        self._used: deque[tuple[torch.cuda.Event, Tensor]] = deque()
 
     def take(self, size_bytes: int) -> Tensor:
         """Return uint8 [at least size_bytes] that nothing reads any more, without waiting."""
@@ -135,7 +96,7 @@ class PinnedPool:
                 return self._free.pop(place)
         return self._streams.pinned(size_bytes)
 
-    def give_back(self, event: Event, memory: Tensor) -> None:
+    def give_back(self, event: torch.cuda.Event, memory: Tensor) -> None:
         """Take memory back; it can be lent again when the event has passed."""
         self._used.append((event, memory))
 
@@ -174,14 +135,14 @@ class _OnItsWay(Generic[BatchT]):
     """A batch whose copies are queued."""
 
     batch: BatchT
-    copied: Event
+    copied: torch.cuda.Event
     tensors: list[Tensor]
 
 
 class Placer:
     """Moves the batches of a loader to a device, one ahead of the consumer."""
 
-    def __init__(self, streams: Streams) -> None:
+    def __init__(self, streams: CudaStreams) -> None:
         """Open the stream of the copies."""
         self._streams = streams
         self._copies = streams.stream()

@@ -28,7 +28,7 @@ from loaders.backends.decoding import (
     decode_nothing,
     regions_of,
 )
-from loaders.backends.work import Pending, Renderer, Request, Work, refuse_remote
+from loaders.backends.work import Backend, Pending, Renderer, Request, Work
 from loaders.batch import Batch
 from loaders.common.errors import BadImageError, LoaderError, UserError
 from loaders.kernels.cache import first_use
@@ -90,22 +90,14 @@ class Worker:
     scratch: list[tuple[int, int, Scratch] | None]  # per view: taps, width, work space
 
 
-class CpuBackend:
+class CpuBackend(Backend):
     """Decodes and renders in threads; reads every pack of this machine and renders every policy."""
 
     name = "cpu"
 
-    def refusal(self, work: Work) -> UserError | None:
-        """Return why a work cannot be done; see `Backend`."""
-        return refuse_remote(self.name, work)
-
     def renderer(self, work: Work) -> CpuRenderer:
         """Return a renderer; see `Backend`."""
         return CpuRenderer(work)
-
-    def identity(self, work: Work) -> dict[str, str]:
-        """Return what the batches depend on; see `Backend`."""
-        return {"order": "full shuffle", "renderer": "cpu"}
 
 
 class CpuRenderer(Renderer):

@@ -15,19 +15,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loaders.backends.cpu import CpuRenderer, Job
+from loaders.backends.cpu import Job
 from loaders.backends.decoding import EncodedRows
-from loaders.backends.device import DeviceRenderer, Place, refuse_device
+from loaders.backends.device import DeviceBackend, DeviceRenderer, Place, Rows
 from loaders.backends.threads import WorkerPool, result_until
-from loaders.backends.work import Renderer, Request, Work, refuse_remote
+from loaders.backends.work import Renderer, Request, Work
 from loaders.common.errors import LoaderError, MissingBackendError, UserError
 from loaders.kernels.encodings import ENCODING_JPEG, ENCODING_RAW
 from loaders.packs.shards.checksum import crc32_all
-from loaders.placing import Block, CudaStreams, PinnedPool, Streams
+from loaders.placing import Block, CudaStreams, PinnedPool
 from loaders.views.dali import IMAGES, build_decoder, import_dali
 
 
-class DaliBackend:
+class DaliBackend(DeviceBackend):
     """DALI decodes, on the GPU where batches are delivered there; our kernels draw the views."""
 
     name = "dali"
@@ -38,7 +38,7 @@ class DaliBackend:
             import_dali()
         except MissingBackendError as error:
             return error
-        return refuse_remote(self.name, work) or refuse_device(self.name, work)
+        return super().refusal(work)
 
     def renderer(self, work: Work) -> Renderer:
         """Return a renderer; see `Backend`."""
@@ -54,7 +54,7 @@ class DaliBackend:
 
     def identity(self, work: Work) -> dict[str, str]:
         """Return what the batches depend on; see `Backend`."""
-        return {"order": "full shuffle", "renderer": f"dali on {torch.device(work.options.device).type}"}
+        return super().identity(work) | {"renderer": f"dali on {torch.device(work.options.device).type}"}
 
 
 class Decoded(NamedTuple):
@@ -135,7 +135,7 @@ def _device_id(name: str) -> int | None:
     return torch.cuda.current_device() if device.index is None else device.index
 
 
-class DaliRenderer(CpuRenderer):
+class DaliRenderer(Rows):
     """The cpu backend's renderer over pixels that DALI has decoded.
 
     Our own decoder takes the rows that DALI cannot decode. The cpu backend's rule replaces a row that neither
@@ -145,7 +145,7 @@ class DaliRenderer(CpuRenderer):
 
     may_hang: str = "DALI, for which backend dali waits, or the storage hangs; take backend='cpu'"
 
-    def __init__(self, work: Work, streams: Streams | None = None) -> None:
+    def __init__(self, work: Work, streams: CudaStreams | None = None) -> None:
         """Describe the pipeline; the first batch builds it.
 
         Args:

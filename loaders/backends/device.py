@@ -7,16 +7,17 @@ kernels read is kept until the event behind them has passed.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from abc import abstractmethod
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loaders.backends.cpu import Job, normalization, shaped
+from loaders.backends.cpu import CpuRenderer, Job, normalization, shaped
 from loaders.backends.threads import WorkerPool
-from loaders.backends.work import Pending, Renderer, Request, Work
+from loaders.backends.work import Backend, Pending, Renderer, Request, Work
 from loaders.batch import Batch
 from loaders.common.errors import MissingBackendError, UserError
 from loaders.kernels.device.launch import (
@@ -27,7 +28,7 @@ from loaders.kernels.device.launch import (
     import_kernels,
     parameters_of,
 )
-from loaders.placing import Block, CudaStreams, Event, Lent, PinnedPool, Streams
+from loaders.placing import Block, CudaStreams, Lent, PinnedPool
 from loaders.views.policy import (
     ColorJitter,
     Cutout,
@@ -51,6 +52,19 @@ _AUGMENTS = (
     *("autocontrast", "brightness", "color", "contrast", "equalize", "identity", "invert", "posterize"),
     *("rotate", "sharpness", "shear_x", "shear_y", "solarize", "translate_x", "translate_y"),
 )
+
+
+class DeviceBackend(Backend):
+    """Base of backends that draw views on the device to which batches go; a processor is no such device."""
+
+    def refusal(self, work: Work) -> UserError | None:
+        """Return why a work cannot be done: a pack in a store, or no kernels; see `Backend`."""
+        return super().refusal(work) or refuse_device(self.name, work)
+
+    def identity(self, work: Work) -> dict[str, str]:
+        """Return what the batches depend on; see `Backend`."""
+        kind = torch.device(work.options.device).type
+        return super().identity(work) | ({} if kind == "cpu" else {"renderer": f"device kernels on {kind}"})
 
 
 def refuse_device(name: str, work: Work) -> UserError | None:
@@ -105,25 +119,12 @@ class Place(NamedTuple):
     widths: NDArray[np.int64]
 
 
-class Rows(Protocol):
+class Rows(CpuRenderer):
     """The source of the pixels: a renderer on the host whose decoded pixels lie on the device."""
 
-    work: Work
-    bad_rows: dict[int, str]
-    may_hang: str
-    torch_dtype: torch.dtype
-
-    def job(self, request: Request) -> Job:
-        """Draw the numbers of a batch's views."""
-
+    @abstractmethod
     def place(self, job: Job) -> Place:
         """Return where the pixels lie. A damaged row is replaced, and its numbers are drawn anew."""
-
-    def batch(self, job: Job, views: Any) -> Batch:
-        """Return a batch of these views and what belongs to them, which lies on the host."""
-
-    def drop(self, job: Job) -> None:
-        """Give up a batch that nobody has begun to place."""
 
 
 class _Drawn(NamedTuple):
@@ -131,13 +132,13 @@ class _Drawn(NamedTuple):
 
     job: Job
     views: list[Tensor]
-    event: Event
+    event: torch.cuda.Event
 
 
 class DeviceRenderer(Renderer):
     """Draws batches of one stream on a device."""
 
-    def __init__(self, rows: Rows, streams: Streams | None = None) -> None:
+    def __init__(self, rows: Rows, streams: CudaStreams | None = None) -> None:
         """Open a stream; the kernels are compiled with the first batch.
 
         Args:
@@ -149,7 +150,7 @@ class DeviceRenderer(Renderer):
         self.bad_rows = rows.bad_rows
         self.may_hang = rows.may_hang
         self._device = torch.device(rows.work.options.device)
-        self._streams: Streams = streams or CudaStreams(self._device)
+        self._streams = streams or CudaStreams(self._device)
         self._stream = self._streams.stream()
         self._pool = PinnedPool(self._streams)
         self._lent = Lent()

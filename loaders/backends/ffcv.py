@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from typing import Any
 from weakref import WeakSet
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from loaders.backends.cpu import CpuRenderer
 from loaders.backends.ffcv_operations import ffcv_loader, import_ffcv, iterate, operations, stop
-from loaders.backends.work import LABELED, Pending, Renderer, Request, Work
+from loaders.backends.work import LABELED, Backend, Pending, Renderer, Request, RequestOf, Work
 from loaders.batch import Batch
 from loaders.common.errors import LoaderError, UserError
 from loaders.packs import Split
@@ -39,7 +39,7 @@ def find_shard(split: Split) -> int:
     return int(shards[0])
 
 
-class FfcvBackend:
+class FfcvBackend(Backend):
     """FFCV's Loader reads, the cpu backend's kernels decode and render in its thread."""
 
     name = "ffcv"
@@ -64,10 +64,6 @@ class FfcvBackend:
         work.crew.keep(renderer)
         return renderer
 
-    def identity(self, work: Work) -> dict[str, str]:
-        """Return what the batches depend on; see `Backend`."""
-        return {"order": "full shuffle", "renderer": "cpu"}
-
 
 class FfcvRenderer(Renderer):
     """Batches of one split through FFCV's own Loader."""
@@ -80,8 +76,8 @@ class FfcvRenderer(Renderer):
         split, shard = work.split, find_shard(work.split)
         self._split = split
         self._first_row = int(np.searchsorted(split.pack.columns.shard, shard))
-        self._wanted: Sequence[Request] = ()  # of the epoch that begins
-        self._begun: list[tuple[NDArray[np.uint64], Sequence[Request]]] = []  # orders, and the epoch of each
+        self._wanted: tuple[range, RequestOf] | None = None  # steps of the epoch that begins
+        self._begun: list[tuple[NDArray[np.uint64], range, RequestOf]] = []  # orders, and the epoch of each
         self._under_way: WeakSet[Any] = WeakSet()  # FFCV's iterators
         self._rank_batch = work.batch_size
         self._ffcv = ffcv_loader(
@@ -96,17 +92,17 @@ class FfcvRenderer(Renderer):
         """Begin a batch beside FFCV's order."""
         return self._cpu.submit(request)
 
-    def walk(self, requests: Sequence[Request]) -> Generator[Batch, None, None]:
-        """Yield the batches of an epoch's requests in their order; see `Renderer`."""
-        self._wanted = requests
-        if not requests:
+    def walk(self, steps: range, request_of: RequestOf) -> Generator[Batch, None, None]:
+        """Yield the batches of an epoch's steps in their order; see `Renderer`."""
+        if not steps:
             return
+        self._wanted = steps, request_of
         num_steps = 0
         for (batch,) in iterate(self._ffcv, self.options.timeout_s, self._under_way.add):
             num_steps += 1
             yield batch
-        if num_steps < len(requests):  # an epoch never ends early without an error
-            raise LoaderError(f"FFCV ended after {num_steps} batches of {len(requests)}")
+        if num_steps < len(steps):  # an epoch never ends early without an error
+            raise LoaderError(f"FFCV ended after {num_steps} batches of {len(steps)}")
 
     def close(self, timeout_s: float) -> None:
         """Stop FFCV's threads."""
@@ -115,21 +111,21 @@ class FfcvRenderer(Renderer):
 
     def _next_order(self) -> NDArray[np.uint64]:
         """Return the samples of the epoch that begins, and note which epoch it is."""
-        wanted = self._wanted
-        parts = [request.positions for request in wanted]
-        # FFCV asks once more when it makes its Loader, and reads nothing then.
-        positions = np.concatenate(parts) if parts else np.arange(len(self._split))
+        if self._wanted is None:  # FFCV asks once more when it makes its Loader, and counts the samples then
+            return np.arange(len(self._split), dtype=np.uint64)
+        steps, request_of = self._wanted
+        positions = np.concatenate([request_of(step).positions for step in steps])
         samples = (self._split.rows(positions) - self._first_row).astype(np.uint64)
-        self._begun = [*self._begun[-_KEPT_EPOCHS:], (samples, wanted)]
+        self._begun = [*self._begun[-_KEPT_EPOCHS:], (samples, steps, request_of)]
         return samples
 
     def _render(self, places: NDArray[np.uint64], batch_indices: NDArray[Any]) -> Batch:
         """Render one batch in FFCV's thread. FFCV's slice of the order identifies the request."""
         del places  # the renderer reads the same bytes through the pack, which can replace a damaged row
         start = batch_indices.ctypes.data
-        for samples, wanted in self._begun:
+        for samples, steps, request_of in self._begun:
             offset = start - samples.ctypes.data
             if 0 <= offset < samples.nbytes:
-                request = wanted[offset // samples.itemsize // self._rank_batch]
+                request = request_of(steps[offset // samples.itemsize // self._rank_batch])
                 return self._cpu.submit(request).result(self.options.timeout_s)
         raise LoaderError("FFCV asked for samples of no epoch under way")

@@ -20,21 +20,16 @@ from torch import Tensor
 
 from loaders.backends.cpu import CpuRenderer, Job
 from loaders.backends.decoding import EncodedRows
-from loaders.backends.device import DeviceRenderer, Place, refuse_device
+from loaders.backends.device import DeviceBackend, DeviceRenderer, Place, Rows
 from loaders.backends.threads import result_until
-from loaders.backends.work import Renderer, Request, Work, refuse_remote
-from loaders.common.errors import UserError
-from loaders.placing import CudaStreams, PinnedPool, Streams
+from loaders.backends.work import Renderer, Request, Work
+from loaders.placing import CudaStreams, PinnedPool
 
 
-class HybridBackend:
+class HybridBackend(DeviceBackend):
     """Decodes on the host and draws on the device; without a device it is the cpu backend."""
 
     name = "hybrid"
-
-    def refusal(self, work: Work) -> UserError | None:
-        """Return why a work cannot be done: a pack in a store, or no kernels; see `Backend`."""
-        return refuse_remote(self.name, work) or refuse_device(self.name, work)
 
     def renderer(self, work: Work) -> Renderer:
         """Return a renderer; see `Backend`."""
@@ -45,11 +40,6 @@ class HybridBackend:
         renderer = DeviceRenderer(HybridRows(work, streams), streams)
         work.crew.keep(renderer)
         return renderer
-
-    def identity(self, work: Work) -> dict[str, str]:
-        """Return what the batches depend on; see `Backend`."""
-        kind = torch.device(work.options.device).type
-        return {"order": "full shuffle", "renderer": "cpu" if kind == "cpu" else f"device kernels on {kind}"}
 
 
 class Part(NamedTuple):
@@ -77,10 +67,10 @@ class HybridJob(Job):
     parts: list[Part] = field(default_factory=list)
 
 
-class HybridRows(CpuRenderer):
+class HybridRows(Rows):
     """The cpu backend's renderer as a source of pixels on a device."""
 
-    def __init__(self, work: Work, streams: Streams) -> None:
+    def __init__(self, work: Work, streams: CudaStreams) -> None:
         """Take the streams by which `DeviceRenderer` draws."""
         super().__init__(work)
         self._streams = streams

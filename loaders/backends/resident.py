@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from loaders.backends.cpu import CHUNK_BYTES, CpuRenderer, Job, Worker
+from loaders.backends.cpu import CHUNK_BYTES, Job, Worker
 from loaders.backends.decoding import SLACK, EncodedRows
-from loaders.backends.device import DeviceRenderer, Place, refuse_device
+from loaders.backends.device import DeviceBackend, DeviceRenderer, Place, Rows
 from loaders.backends.local_ranks import local_ranks, meet
 from loaders.backends.spread import MEMORY_FRACTION, Part, allocate, find_room, load_parts
 from loaders.backends.threads import MAY_HANG, result_until
-from loaders.backends.work import Renderer, Work, refuse_remote
+from loaders.backends.work import Renderer, Work
 from loaders.common.errors import UserError
 from loaders.options import LoaderOptions
 from loaders.order.fingerprint import pack_fingerprint
@@ -35,15 +35,14 @@ from loaders.order.fingerprint import pack_fingerprint
 _ABSENT, _DAMAGED = -2, -1  # stands in `starts` for a damaged row
 
 
-class ResidentBackend:
+class ResidentBackend(DeviceBackend):
     """The resident backend: it decodes each row once and draws every batch from these pixels."""
 
     name = "resident"
 
     def refusal(self, work: Work) -> UserError | None:
         """Return why a work cannot be done: a pack in a store, or too many pixels; see `Backend`."""
-        refused = refuse_remote(self.name, work) or refuse_device(self.name, work)
-        if refused is not None:
+        if (refused := super().refusal(work)) is not None:
             return refused
         needed, (_, room) = pixel_bytes(work), find_room(work.options)
         if needed <= room:
@@ -62,11 +61,6 @@ class ResidentBackend:
         renderer = DeviceRenderer(rows)
         work.crew.keep(renderer)
         return renderer
-
-    def identity(self, work: Work) -> dict[str, str]:
-        """Return what the batches depend on; see `Backend`."""
-        kind = torch.device(work.options.device).type
-        return {"order": "full shuffle", "renderer": "cpu" if kind == "cpu" else f"device kernels on {kind}"}
 
 
 def pixel_bytes(work: Work) -> int:
@@ -170,7 +164,7 @@ _held: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()
 _loading = threading.Lock()
 
 
-class ResidentRenderer(CpuRenderer):
+class ResidentRenderer(Rows):
     """The cpu backend's renderer over pixels that lie in memory."""
 
     def __init__(self, work: Work) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.backends.cpu import CpuRenderer, Job
-from loaders.backends.work import LABELED, Pending, Request, Work
+from loaders.backends.work import LABELED, Backend, Pending, Request, Work
 from loaders.common.errors import UserError
 from loaders.order.blocks import BlockShuffle
 from loaders.packs import Split
@@ -48,7 +48,7 @@ def shards_of(split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return np.fromiter(counts, np.int64, len(counts)), np.fromiter(counts.values(), np.int64, len(counts))
 
 
-class StreamBackend:
+class StreamBackend(Backend):
     """The cpu backend over a block shuffle, for packs in a store or larger than memory."""
 
     name = "stream"
@@ -83,7 +83,7 @@ class StreamBackend:
 
     def identity(self, work: Work) -> dict[str, str]:
         """Return what the batches depend on; see `Backend`."""
-        return {"order": f"windows of {work.options.window} shards", "renderer": "cpu"}
+        return super().identity(work) | {"order": f"windows of {work.options.window} shards"}
 
 
 class StreamRenderer(CpuRenderer):

@@ -1,4 +1,4 @@
-"""The protocol of backends: the work of one stream of images, and the renderer that does this work."""
+"""What a backend is: the work of one stream of images, and the renderer that does this work."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakSet
 
 import numpy as np
@@ -47,6 +47,10 @@ class Request(NamedTuple):
     positions: NDArray[np.int64]
     epochs: NDArray[np.int64]
     valid: NDArray[np.bool_]
+
+
+RequestOf = Callable[[int], Request]
+"""Returns the request of a step of an epoch."""
 
 
 @dataclass(frozen=True)
@@ -176,15 +180,15 @@ class Renderer(ABC):
         it stays in its place and is marked invalid; with `bad_images="raise"` it is a `BadImageError`.
         """
 
-    def walk(self, requests: Sequence[Request]) -> Generator[Batch, None, None]:
-        """Yield the batches of an epoch's requests in their order, working ahead.
+    def walk(self, steps: range, request_of: RequestOf) -> Generator[Batch, None, None]:
+        """Yield the batches of an epoch's steps in their order, working ahead.
 
         Raises:
             LoaderError: a batch cannot be had.
         """
         return run_ahead(
-            range(len(requests)),
-            lambda step: self.submit(requests[step]),
+            steps,
+            lambda step: self.submit(request_of(step)),
             lambda pending: pending.result(self.options.timeout_s),
             lambda pending: pending.cancel(),
             self.options.prefetch,
@@ -199,32 +203,35 @@ class Renderer(ABC):
         return
 
 
-class Backend(Protocol):
-    """A way to render views: one file of this folder, and one entry of the tuple `BACKENDS`."""
+class Backend(ABC):
+    """A way to render views: one file of this folder, and one entry of the tuple `BACKENDS`.
 
-    @property
-    def name(self) -> str:
-        """Its name in `LoaderOptions.backend`."""
+    Attributes:
+        name: its name in `LoaderOptions.backend`.
+    """
+
+    name: str
 
     def refusal(self, work: Work) -> UserError | None:
         """Return the error that says why the backend cannot do a work; None if it can do it.
 
-        It is asked first, so a library that is missing is found here.
+        It is asked first, so a library that is missing is found here. By default a backend reads only packs
+        of this machine.
         """
+        pack = work.split.pack
+        if not isinstance(pack, RemotePack):
+            return None
+        return UserError(
+            f"backend {self.name}: expected packs on this machine, found {pack.url}; use 'stream'"
+        )
 
+    @abstractmethod
     def renderer(self, work: Work) -> Renderer:
         """Return the renderer of a work that is not refused."""
 
     def identity(self, work: Work) -> dict[str, str]:
         """Return what decides the batches, for the fingerprint: `order` and `renderer`."""
-
-
-def refuse_remote(name: str, work: Work) -> UserError | None:
-    """Return the error of a backend that reads only packs of this machine; None where all lie here."""
-    pack = work.split.pack
-    if not isinstance(pack, RemotePack):
-        return None
-    return UserError(f"backend {name}: expected packs on this machine, found {pack.url}; use 'stream'")
+        return {"order": "full shuffle", "renderer": "cpu"}
 
 
 def run_ahead(

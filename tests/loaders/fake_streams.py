@@ -44,7 +44,7 @@ class FakeStream:
 
 
 class FakeStreams:
-    """What `loaders.placing.Streams` asks for, on the host; `log` has what was queued, in order.
+    """A stand-in on the host for `loaders.placing.CudaStreams`; `log` has what was queued, in order.
 
     An eager device copies at once, as kernels of an interpreter need it; its events still wait to be passed.
     """

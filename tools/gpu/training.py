@@ -69,7 +69,7 @@ def stall(cases: Cases) -> None:
             turns = [Engine(cases, f"barlow_a@{side}") for _ in range(2)]
             for one in turns:
                 one.draw()
-            ahead: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            ahead: Any = torch.cuda.Stream()
 
             def fresh(
                 turns: list[Engine] = turns, network: torch.nn.Module = network, ahead: Any = ahead
