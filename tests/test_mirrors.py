@@ -41,7 +41,7 @@ HELD = {
     "loaders/packs/test_append.py": "loaders/packs/ verify",
     "loaders/packs/test_repair.py": "loaders/packs/ images/jpeg_repair quarantine reasons",
     "loaders/packs/test_pixels.py": "loaders/packs/images/ odd_formats png_chunks to_rgb",
-    "loaders/packs/test_image.py": """loaders/packs/images/ jpeg_header limits resize image_kinds
+    "loaders/packs/test_image.py": """loaders/packs/images/ jpeg_header resize image_kinds
         decoder_messages""",
     "loaders/packs/test_ray_and_remote.py": """loaders/packs/ ray_workers stores/upload stores/remote_pack""",
     "loaders/packs/test_source_kinds.py": """loaders/packs/sources/ beton_file bytes_at folder hugging_face

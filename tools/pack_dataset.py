@@ -17,7 +17,7 @@ from typing import Literal
 
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
-from loaders.packs.images.limits import MAX_PIXELS
+from loaders.packs.reasons import MAX_PIXELS
 
 
 @dataclass(frozen=True)

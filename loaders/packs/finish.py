@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,9 +77,12 @@ def join_parts(
         old_labels = None if base is None else MultiLabels.read(base.path, len(base.classes))
         given = _labels_given(build, kept, first_row)
         files.append(write_multi_labels(target, given, plan.classes, old_labels))
-    files.append(_write_lines(target, QUARANTINE_NAME, old(QUARANTINE_NAME), _quarantine_lines(build, parts)))
-    files.append(_write_lines(target, WARNINGS_NAME, old(WARNINGS_NAME), _warning_lines(build, parts)))
-    files.append(_write_lines(target, SHARD_LIST_NAME, old(SHARD_LIST_NAME), _shard_lines(kept)))
+    lists = {
+        QUARANTINE_NAME: _entries(build, parts, "rejected"),
+        WARNINGS_NAME: _entries(build, parts, "warned"),
+        SHARD_LIST_NAME: _shard_lines(kept),
+    }
+    files += [_write_lines(target, name, old(name), lines) for name, lines in lists.items()]
     num_quarantined = 0 if before is None else before.num_quarantined
     num_quarantined += sum(part.num_quarantined for _, part in parts)
     notes = dict.fromkeys((*(() if before is None else before.notes), *plan.notes))
@@ -237,16 +240,12 @@ def _write_lines(out: Path, name: str, old: Iterator[str], lines: Iterator[dict[
     return FileInfo.of(out, name)
 
 
-def _quarantine_lines(build: Path, parts: list[tuple[ShardPlan, PartInfo]]) -> Iterator[dict[str, Any]]:
+def _entries(
+    build: Path, parts: list[tuple[ShardPlan, PartInfo]], kind: Literal["rejected", "warned"]
+) -> Iterator[dict[str, Any]]:
     for plan, part in parts:
-        if part.num_quarantined:
-            yield from read_part_entries(part_path(build, plan), "rejected")
-
-
-def _warning_lines(build: Path, parts: list[tuple[ShardPlan, PartInfo]]) -> Iterator[dict[str, Any]]:
-    for plan, part in parts:
-        if part.num_warned:
-            yield from read_part_entries(part_path(build, plan), "warned")
+        if part.num_quarantined if kind == "rejected" else part.num_warned:
+            yield from read_part_entries(part_path(build, plan), kind)
 
 
 def _shard_lines(kept: list[tuple[ShardPlan, PartInfo]]) -> Iterator[dict[str, Any]]:

@@ -12,11 +12,10 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from loaders.common.errors import UserError
-from loaders.kernels.jpeg.turbojpeg import CMYK, Decompressor, check_jpeg, decode_jpeg
+from loaders.kernels.jpeg.turbojpeg import CMYK, Decompressor, check_jpeg, decode_jpeg, factor_leaving
 from loaders.packs.images.jpeg_header import JpegError, JpegHeader, is_jpeg, parse_jpeg_header, without_junk
-from loaders.packs.images.limits import MAX_PIXELS
 from loaders.packs.images.resize import crop_middle, fit_inside, fit_short_side, resize_antialiased
-from loaders.packs.reasons import BadImage, Reason
+from loaders.packs.reasons import MAX_PIXELS, BadImage, Reason
 
 if TYPE_CHECKING:
     from loaders.packs.images.odd_formats import DecodedImage
@@ -236,10 +235,7 @@ def dct_factor(height: int, width: int, to_height: int, to_width: int) -> int:
     that follows. The final JPEG loses less than 0.2 dB if at least twice the target is left to resize, and
     several dB if less is left (docs/performance.md). Other fractions are slower than the full size.
     """
-    factor = 8
-    while factor > 1 and (height < 2 * factor * to_height or width < 2 * factor * to_width):
-        factor //= 2
-    return factor
+    return factor_leaving(height, width, 2 * to_height, 2 * to_width)
 
 
 def _prepare_odd_jpeg(data: bytes, header: JpegHeader, policy: ImagePolicy) -> PreparedImage:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+MAX_PIXELS = 89_478_485
+"""Larger images are refused before they are decoded, unless told otherwise: decompression bombs."""
+
 
 class Reason(StrEnum):
     """Why an input stands in the quarantine; its value is the field `code` of the entry."""

@@ -7,7 +7,7 @@ import io
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,21 +143,12 @@ class LabelTable:
                 "they belong to different packs"
             )
         new = ~np.isin(other.row, self.row, assume_unique=True)
-        row = np.concatenate([self.row, other.row[new]])
-        order = np.argsort(row, kind="stable")
-
-        def joined(name: str) -> NDArray[Any]:
-            both: NDArray[Any] = np.concatenate([getattr(self, name), getattr(other, name)[new]])[order]
-            return both
-
-        return LabelTable(
-            row[order],
-            joined("label"),
-            joined("confidence"),
-            joined("source"),
-            joined("cycle"),
-            self.num_classes,
-        )
+        order = np.argsort(np.concatenate([self.row, other.row[new]]), kind="stable")
+        columns: dict[str, Any] = {
+            name: np.concatenate([getattr(self, name), getattr(other, name)[new]])[order]
+            for name in _COLUMN_DTYPES
+        }
+        return LabelTable(**columns, num_classes=self.num_classes)
 
     def of_rows(self, rows: NDArray[np.int64]) -> LabelTable:
         """Return the part of the table that labels these rows.
@@ -222,11 +213,12 @@ class LabelTable:
         path = Path(path)
         try:
             with path.open("rb") as file:  # pyarrow does not take paths that are not UTF-8
-                _check_size(path, file, max_rows)
-                _check_types(path, file)
+                opened = pq.ParquetFile(file, pre_buffer=False)
+                _check_size(path, opened.metadata, max_rows)
+                _check_types(path, opened.schema_arrow)
                 # Read in this thread alone: a process may abort if it ends while pyarrow's threads free what
                 # they read ("terminate called without an active exception", apache/arrow#34314).
-                table = pq.ParquetFile(file, pre_buffer=False).read(_schema().names, use_threads=False)
+                table = opened.read(_schema().names, use_threads=False)
                 meta = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
             version, num_classes = int(meta["sluice.version"]), int(meta["sluice.num_classes"])
         except UserError:
@@ -282,17 +274,14 @@ def _whole_numbers(name: str, values: Any) -> NDArray[np.int64]:
     return array.astype(np.int64)
 
 
-def _check_types(path: Path, file: BinaryIO) -> None:
+def _check_types(path: Path, schema: Any) -> None:
     """Refuse columns that would have to be converted.
 
     Raises:
         UserError: a column of another type.
     """
-    import pyarrow.parquet as pq
-
-    found = pq.read_schema(file)
     for column in _schema():
-        was = found.field(column.name).type if column.name in found.names else "none"
+        was = schema.field(column.name).type if column.name in schema.names else "none"
         if was != column.type:
             raise UserError(
                 f"{path} is no label table: expected column {column.name} as {column.type}, found {was}; "
@@ -300,17 +289,15 @@ def _check_types(path: Path, file: BinaryIO) -> None:
             )
 
 
-def _check_size(path: Path, file: BinaryIO, max_rows: int | None) -> None:
+def _check_size(path: Path, footer: Any, max_rows: int | None) -> None:
     """Refuse a table whose footer claims too many rows: runs of equal values take no space in a file.
 
     Raises:
         UserError: more rows than `max_rows`, or than distinct row numbers fit into the file.
     """
-    import pyarrow.parquet as pq
-
-    meta, size_bytes = pq.read_metadata(file), path.stat().st_size
-    groups = [meta.row_group(number) for number in range(meta.num_row_groups)]
-    num_rows = max(meta.num_rows, sum(group.num_rows for group in groups))
+    size_bytes = path.stat().st_size
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    num_rows = max(footer.num_rows, sum(group.num_rows for group in groups))
     plain_bytes = sum(group.total_byte_size for group in groups)
     if max_rows is not None and num_rows > max_rows:
         raise UserError(
