@@ -1,8 +1,10 @@
-"""Memory for kernels: aligned arrays, words of bytes, memory without an array, and C functions by name."""
+"""Memory for kernels, and what they call besides: operations in LLVM code, and C functions by name."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from functools import update_wrapper
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 
 CACHE_LINE_BYTES = 64
 _I64 = ir.IntType(64)
+_BYTES = types.Array(types.uint8, 1, "C")
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
@@ -30,6 +33,35 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
+def operation(returned: Any, *taken: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Return a decorator that makes an operation of kernels of a function that emits its LLVM code.
+
+    The function takes numba's context, the builder, numba's types of the arguments and, one by one, their
+    values. It returns the value of the operation, if that has one. Kernels pass arguments by their place.
+
+    Args:
+        returned: numba's type of the result.
+        taken: numba's types of the arguments; None where that is left to the kernel.
+    """
+
+    def decorate(emit: Callable[..., Any]) -> Any:
+        def declare(typing_context: Any, *arguments: Any) -> Any:
+            def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+                value = emit(context, builder, signature.args, *args)
+                return context.get_dummy_value() if returned is types.void else value
+
+            kinds = [given if own is None else own for own, given in zip(taken, arguments, strict=True)]
+            return returned(*kinds), generate
+
+        update_wrapper(declare, emit)
+        names = ["typing_context", *(f"argument{i}" for i in range(len(taken)))]
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        declare.__signature__ = inspect.Signature([inspect.Parameter(one, kind) for one in names])  # type: ignore[attr-defined]
+        return intrinsic(declare)
+
+    return decorate
+
+
 def c_function(name: str, returned: Any, *taken: Any) -> Any:
     """Return a C function for kernels to call, found by name, so that the kernels can be kept on disk.
 
@@ -39,17 +71,12 @@ def c_function(name: str, returned: Any, *taken: Any) -> Any:
         taken: numba's types of the arguments.
     """
 
-    def declare(typing_context: Any, *arguments: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            kinds = [context.get_value_type(kind) for kind in (returned, *taken)]
-            return builder.call(declared(builder.module, name, ir.FunctionType(kinds[0], kinds[1:])), args)
+    @operation(returned, *taken)
+    def call(context: Any, builder: Any, kinds: Any, *args: Any) -> Any:
+        result, *given = (context.get_value_type(kind) for kind in (returned, *taken))
+        return builder.call(declared(builder.module, name, ir.FunctionType(result, given)), args)
 
-        return returned(*taken), generate
-
-    names = ["typing_context", *(f"argument{i}" for i in range(len(taken)))]
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    declare.__signature__ = inspect.Signature([inspect.Parameter(one, kind) for one in names])  # type: ignore[attr-defined]
-    return intrinsic(declare)
+    return call
 
 
 def declared(module: ir.Module, name: str, kind: ir.FunctionType) -> Any:
@@ -60,26 +87,19 @@ def declared(module: ir.Module, name: str, kind: ir.FunctionType) -> Any:
         return ir.Function(module, kind, name)
 
 
-@intrinsic
-def bytes_at(typing_context: Any, address: Any, size: Any) -> Any:
+@operation(_BYTES, types.uintp, types.intp)
+def bytes_at(context, builder, kinds, address, size):
     """Return the `size` bytes at an address as a uint8 array that does not own them."""
-    kind = types.Array(types.uint8, 1, "C")
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        array = context.make_array(kind)(context, builder)
-        one = ir.Constant(_I64, 1)
-        array.data = builder.inttoptr(args[0], context.get_value_type(types.voidptr))
-        array.nitems, array.itemsize = args[1], one
-        array.shape, array.strides = (
-            builder.insert_value(ir.Constant(ir.ArrayType(_I64, 1), ir.Undefined), value, 0)
-            for value in (args[1], one)
-        )
-        array.meminfo, array.parent = (
-            ir.Constant(owner.type, None) for owner in (array.meminfo, array.parent)
-        )
-        return array._getvalue()
-
-    return kind(types.uintp, types.intp), generate
+    array = context.make_array(_BYTES)(context, builder)
+    one = ir.Constant(_I64, 1)
+    array.data = builder.inttoptr(address, context.get_value_type(types.voidptr))
+    array.nitems, array.itemsize = size, one
+    array.shape, array.strides = (
+        builder.insert_value(ir.Constant(ir.ArrayType(_I64, 1), ir.Undefined), value, 0)
+        for value in (size, one)
+    )
+    array.meminfo, array.parent = (ir.Constant(owner.type, None) for owner in (array.meminfo, array.parent))
+    return array._getvalue()
 
 
 def _word(context: Any, builder: Any, array_type: Any, array: Any, at: Any) -> Any:
@@ -88,36 +108,23 @@ def _word(context: Any, builder: Any, array_type: Any, array: Any, at: Any) -> A
     return builder.bitcast(builder.gep(data, [at]), _I64.as_pointer())
 
 
-@intrinsic
-def load_le64(typing_context: Any, array: Any, at: Any) -> Any:
+@operation(types.uint64, None, types.int64)
+def load_le64(context, builder, kinds, array, at):
     """Return eight bytes of a uint8 array from `at`, the first one lowest, as uint64; no bounds check."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        value = builder.load(_word(context, builder, signature.args[0], args[0], args[1]))
-        value.align = 1
-        return value
-
-    return types.uint64(array, types.int64), generate
+    value = builder.load(_word(context, builder, kinds[0], array, at))
+    value.align = 1
+    return value
 
 
-@intrinsic
-def load_be64(typing_context: Any, array: Any, at: Any) -> Any:
+@operation(types.uint64, None, types.int64)
+def load_be64(context, builder, kinds, array, at):
     """Return eight bytes of a uint8 array from `at`, the first one highest, as uint64; no bounds check."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        value = builder.load(_word(context, builder, signature.args[0], args[0], args[1]))
-        value.align = 1
-        return builder.bswap(value)
-
-    return types.uint64(array, types.int64), generate
+    value = builder.load(_word(context, builder, kinds[0], array, at))
+    value.align = 1
+    return builder.bswap(value)
 
 
-@intrinsic
-def store_le64(typing_context: Any, array: Any, at: Any, value: Any) -> Any:
+@operation(types.void, None, types.int64, types.uint64)
+def store_le64(context, builder, kinds, array, at, value):
     """Write a uint64 as eight bytes of a uint8 array from `at`, the lowest first; no bounds check."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[2], _word(context, builder, signature.args[0], args[0], args[1])).align = 1
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64, types.uint64), generate
+    builder.store(value, _word(context, builder, kinds[0], array, at)).align = 1

@@ -9,8 +9,8 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
+from loaders.kernels.memory import operation
 from loaders.kernels.simd import (
     F32,
     F32V,
@@ -27,92 +27,72 @@ from loaders.kernels.simd import (
 )
 
 
-@intrinsic
-def lookup_bytes(typing_context, array, at, order, place):
+@operation(FLOATS, None, types.intp, None, types.intp)
+def lookup_bytes(context, builder, kinds, array, at, order, place):
     """Return array[at + order[place + lane]] as float32 per lane; both hold uint8, and orders are below 16.
 
     A load and a permute with SSSE3; elsewhere sixteen scalar loads.
     """
-
-    def generate(context, builder, signature, args):
-        byte, bytes16 = ir.IntType(8), ir.VectorType(ir.IntType(8), LANES)
-        table = pointer_to(context, builder, signature.args[0], args[0], args[1], byte)
-        index = pointer_to(context, builder, signature.args[2], args[2], args[3], byte)
-        index = load_vector(builder, index, bytes16, 1)
-        if HAS_SSSE3:
-            kind = ir.FunctionType(bytes16, [bytes16, bytes16])
-            permute = builder.module.declare_intrinsic("llvm.x86.ssse3.pshuf.b.128", fnty=kind)
-            raw = builder.call(permute, [load_vector(builder, table, bytes16, 1), index])
-        else:
-            raw = _gathered(builder, table, builder.zext(index, I32V), bytes16)
-        return builder.sitofp(builder.zext(raw, I32V), F32V)
-
-    return FLOATS(array, types.intp, order, types.intp), generate
+    byte, bytes16 = ir.IntType(8), ir.VectorType(ir.IntType(8), LANES)
+    table = pointer_to(context, builder, kinds[0], array, at, byte)
+    index = pointer_to(context, builder, kinds[2], order, place, byte)
+    index = load_vector(builder, index, bytes16, 1)
+    if HAS_SSSE3:
+        kind = ir.FunctionType(bytes16, [bytes16, bytes16])
+        permute = builder.module.declare_intrinsic("llvm.x86.ssse3.pshuf.b.128", fnty=kind)
+        raw = builder.call(permute, [load_vector(builder, table, bytes16, 1), index])
+    else:
+        raw = _gathered(builder, table, builder.zext(index, I32V), bytes16)
+    return builder.sitofp(builder.zext(raw, I32V), F32V)
 
 
-@intrinsic
-def reverse(typing_context, value):
+@operation(FLOATS, FLOATS)
+def reverse(context, builder, kinds, value):
     """Return the lanes of a vector from last to first."""
-
-    def generate(context, builder, signature, args):
-        order = ir.Constant(I32V, list(range(LANES - 1, -1, -1)))
-        return builder.shuffle_vector(args[0], args[0], order)
-
-    return FLOATS(FLOATS), generate
+    order = ir.Constant(I32V, list(range(LANES - 1, -1, -1)))
+    return builder.shuffle_vector(value, value, order)
 
 
-@intrinsic
-def lookup(typing_context, array, at, index):
+@operation(FLOATS, None, types.intp, INTS)
+def lookup(context, builder, kinds, array, at, index):
     """Return array[at + (index[lane] & 15)] per lane of a contiguous float32 array.
 
     One load and one permute with AVX-512; elsewhere sixteen scalar loads, which only tests use.
     """
-
-    def generate(context, builder, signature, args):
-        pointer = pointer_to(context, builder, signature.args[0], args[0], args[1], F32)
-        if HAS_AVX512:
-            return _permute512(builder, load_vector(builder, pointer, F32V, 4), args[2])
-        return _permute_scalar(builder, pointer, args[2])
-
-    return FLOATS(array, types.intp, INTS), generate
+    pointer = pointer_to(context, builder, kinds[0], array, at, F32)
+    if HAS_AVX512:
+        return _permute512(builder, load_vector(builder, pointer, F32V, 4), index)
+    return _permute_scalar(builder, pointer, index)
 
 
-@intrinsic
-def lookup_wide(typing_context, array, at, index):
+@operation(FLOATS, None, types.intp, INTS)
+def lookup_wide(context, builder, kinds, array, at, index):
     """Return array[at + (index[lane] & 31)] per lane of a contiguous float32 array.
 
     Two loads and one permute with AVX-512; twice `lookup` elsewhere.
     """
-
-    def generate(context, builder, signature, args):
-        pointer = pointer_to(context, builder, signature.args[0], args[0], args[1], F32)
-        behind = builder.gep(pointer, [ir.Constant(I32, LANES)])
-        if HAS_AVX512:
-            near, far = (load_vector(builder, place, F32V, 4) for place in (pointer, behind))
-            kind = ir.FunctionType(F32V, [F32V, I32V, F32V])
-            permute = builder.module.declare_intrinsic("llvm.x86.avx512.vpermi2var.ps.512", fnty=kind)
-            return builder.call(permute, [near, args[2], far])
-        bit = builder.and_(args[2], ir.Constant(I32V, [LANES] * LANES))
-        is_far = builder.icmp_signed("!=", bit, ir.Constant(I32V, [0] * LANES))
-        return builder.select(
-            is_far, _permute_scalar(builder, behind, args[2]), _permute_scalar(builder, pointer, args[2])
-        )
-
-    return FLOATS(array, types.intp, INTS), generate
+    pointer = pointer_to(context, builder, kinds[0], array, at, F32)
+    behind = builder.gep(pointer, [ir.Constant(I32, LANES)])
+    if HAS_AVX512:
+        near, far = (load_vector(builder, place, F32V, 4) for place in (pointer, behind))
+        kind = ir.FunctionType(F32V, [F32V, I32V, F32V])
+        permute = builder.module.declare_intrinsic("llvm.x86.avx512.vpermi2var.ps.512", fnty=kind)
+        return builder.call(permute, [near, index, far])
+    bit = builder.and_(index, ir.Constant(I32V, [LANES] * LANES))
+    is_far = builder.icmp_signed("!=", bit, ir.Constant(I32V, [0] * LANES))
+    return builder.select(
+        is_far, _permute_scalar(builder, behind, index), _permute_scalar(builder, pointer, index)
+    )
 
 
-@intrinsic
-def pick_from(typing_context, window, index, inside, outside):
+@operation(FLOATS, types.intp, INTS, FLOATS, FLOATS)
+def pick_from(context, builder, kinds, window, index, inside, outside):
     """Return `inside` in the lanes whose index // 32 equals `window`, `outside` in the others."""
-
-    def generate(context, builder, signature, args):
-        window = builder.trunc(args[0], I32) if args[0].type.width > 32 else args[0]
-        one = builder.insert_element(ir.Constant(I32V, ir.Undefined), window, ir.Constant(I32, 0))
-        wanted = builder.shuffle_vector(one, ir.Constant(I32V, ir.Undefined), ir.Constant(I32V, [0] * LANES))
-        number = builder.lshr(args[1], ir.Constant(I32V, [5] * LANES))
-        return builder.select(builder.icmp_signed("==", number, wanted), args[2], args[3])
-
-    return FLOATS(types.intp, INTS, FLOATS, FLOATS), generate
+    window = builder.trunc(window, I32) if window.type.width > 32 else window
+    one = builder.insert_element(ir.Constant(I32V, ir.Undefined), window, ir.Constant(I32, 0))
+    wanted = builder.shuffle_vector(one, ir.Constant(I32V, ir.Undefined), ir.Constant(I32V, [0] * LANES))
+    number = builder.lshr(index, ir.Constant(I32V, [5] * LANES))
+    return builder.select(builder.icmp_signed("==", number, wanted), inside, outside)
 
 
 def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
@@ -130,61 +110,49 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
     return [mix(fours[i], fours[i + 4], order) for order in halves for i in range(4)]
 
 
-@intrinsic
-def rows_to_columns(typing_context, rows, at, pitch, columns, to):
+@operation(types.void, None, types.intp, types.intp, None, types.intp)
+def rows_to_columns(context, builder, kinds, rows, at, pitch, columns, to):
     """Copy eight values of eight rows, rows[at + k * pitch :], to columns[to + 8 * x + k], all float32."""
-
-    def generate(context, builder, signature, args):
-        rows, at, pitch, columns, to = args
-        rows_type, columns_type = signature.args[0], signature.args[3]
-        eight = ir.VectorType(F32, 8)
-        found = []
-        for _ in range(8):
-            pointer = pointer_to(context, builder, rows_type, rows, at, F32)
-            found.append(load_vector(builder, pointer, eight, 4))
-            at = builder.add(at, pitch)
-        for x, column in enumerate(_transposed(builder, found)):
-            place = builder.add(to, ir.Constant(to.type, 8 * x))
-            pointer = pointer_to(context, builder, columns_type, columns, place, F32)
-            builder.store(column, builder.bitcast(pointer, eight.as_pointer())).align = 4
-        return context.get_dummy_value()
-
-    return types.void(rows, types.intp, types.intp, columns, types.intp), generate
+    rows_type, columns_type = kinds[0], kinds[3]
+    eight = ir.VectorType(F32, 8)
+    found = []
+    for _ in range(8):
+        pointer = pointer_to(context, builder, rows_type, rows, at, F32)
+        found.append(load_vector(builder, pointer, eight, 4))
+        at = builder.add(at, pitch)
+    for x, column in enumerate(_transposed(builder, found)):
+        place = builder.add(to, ir.Constant(to.type, 8 * x))
+        pointer = pointer_to(context, builder, columns_type, columns, place, F32)
+        builder.store(column, builder.bitcast(pointer, eight.as_pointer())).align = 4
 
 
-@intrinsic
-def columns_to_rows(typing_context, sums, at, rows, to, pitch, count):
+@operation(types.void, None, types.intp, None, types.intp, types.intp, types.intp)
+def columns_to_rows(context, builder, kinds, sums, at, rows, to, pitch, count):
     """Finish eight columns: sums[at + 16 * x :] holds two halves of eight values of column x.
 
     Their sums, clamped to [0, 255], go to rows[to + k * pitch + x] for k < `count`: eight per row, even if
     the row is shorter. `sums` is overwritten.
     """
-
-    def generate(context, builder, signature, args):
-        sums, at, rows, to, pitch, count = args
-        sums_type, rows_type = signature.args[0], signature.args[2]
-        eight = ir.VectorType(F32, 8)
-        low, high = ir.Constant(eight, [0.0] * 8), ir.Constant(eight, [255.0] * 8)
-        columns = []
-        for x in range(8):
-            halves = []
-            for half in range(2):
-                place = builder.add(at, ir.Constant(at.type, 16 * x + 8 * half))
-                pointer = pointer_to(context, builder, sums_type, sums, place, F32)
-                halves.append(load_vector(builder, pointer, eight, 4))
-            total = choose(builder, ">", builder.fadd(*halves), low)
-            columns.append(choose(builder, "<", total, high))
-        aside = pointer_to(context, builder, sums_type, sums, at, F32)
-        for k, row in enumerate(_transposed(builder, columns)):
-            # From the top down, so that each row overwrites what the row above wrote past its end.
-            number = ir.Constant(count.type, k)
-            pointer = pointer_to(context, builder, rows_type, rows, to, F32)
-            pointer = builder.select(builder.icmp_signed("<", number, count), pointer, aside)
-            builder.store(row, builder.bitcast(pointer, eight.as_pointer())).align = 4
-            to = builder.add(to, pitch)
-        return context.get_dummy_value()
-
-    return types.void(sums, types.intp, rows, types.intp, types.intp, types.intp), generate
+    sums_type, rows_type = kinds[0], kinds[2]
+    eight = ir.VectorType(F32, 8)
+    low, high = ir.Constant(eight, [0.0] * 8), ir.Constant(eight, [255.0] * 8)
+    columns = []
+    for x in range(8):
+        halves = []
+        for half in range(2):
+            place = builder.add(at, ir.Constant(at.type, 16 * x + 8 * half))
+            pointer = pointer_to(context, builder, sums_type, sums, place, F32)
+            halves.append(load_vector(builder, pointer, eight, 4))
+        total = choose(builder, ">", builder.fadd(*halves), low)
+        columns.append(choose(builder, "<", total, high))
+    aside = pointer_to(context, builder, sums_type, sums, at, F32)
+    for k, row in enumerate(_transposed(builder, columns)):
+        # From the top down, so that each row overwrites what the row above wrote past its end.
+        number = ir.Constant(count.type, k)
+        pointer = pointer_to(context, builder, rows_type, rows, to, F32)
+        pointer = builder.select(builder.icmp_signed("<", number, count), pointer, aside)
+        builder.store(row, builder.bitcast(pointer, eight.as_pointer())).align = 4
+        to = builder.add(to, pitch)
 
 
 def _permute512(builder: Any, table: Any, index: Any) -> Any:

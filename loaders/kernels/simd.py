@@ -14,7 +14,9 @@ from typing import Any
 
 from llvmlite import binding, ir
 from numba import types
-from numba.extending import intrinsic, models, register_model
+from numba.extending import models, register_model
+
+from loaders.kernels.memory import operation
 
 LANES = 16
 
@@ -59,85 +61,56 @@ def _constant(value: float) -> ir.Constant:
     return ir.Constant(F32V, [value] * LANES)
 
 
-@intrinsic
-def zeros(typing_context):
+@operation(FLOATS)
+def zeros(context, builder, kinds):
     """Return a vector of zeros."""
-
-    def generate(context, builder, signature, args):
-        return _constant(0.0)
-
-    return FLOATS(), generate
+    return _constant(0.0)
 
 
-@intrinsic
-def splat(typing_context, value):
+@operation(FLOATS, None)
+def splat(context, builder, kinds, value):
     """Return float32 `value` in every lane."""
-
-    def generate(context, builder, signature, args):
-        scalar = context.cast(builder, args[0], signature.args[0], types.float32)
-        return _splat(builder, scalar, F32V)
-
-    return FLOATS(value), generate
+    scalar = context.cast(builder, value, kinds[0], types.float32)
+    return _splat(builder, scalar, F32V)
 
 
-@intrinsic
-def splat_pair(typing_context, first, second):
+@operation(FLOATS, types.float32, types.float32)
+def splat_pair(context, builder, kinds, first, second):
     """Return float32 `first` in the lower half of the lanes and `second` in the upper."""
-
-    def generate(context, builder, signature, args):
-        half = ir.VectorType(F32, LANES // 2)
-        both = ir.Constant(I32V, list(range(LANES)))
-        return builder.shuffle_vector(_splat(builder, args[0], half), _splat(builder, args[1], half), both)
-
-    return FLOATS(types.float32, types.float32), generate
+    half = ir.VectorType(F32, LANES // 2)
+    both = ir.Constant(I32V, list(range(LANES)))
+    return builder.shuffle_vector(_splat(builder, first, half), _splat(builder, second, half), both)
 
 
-@intrinsic
-def load(typing_context, array, at):
+@operation(FLOATS, None, types.intp)
+def load(context, builder, kinds, array, at):
     """Return array[at : at + LANES] of a contiguous float32 array."""
-
-    def generate(context, builder, signature, args):
-        pointer = pointer_to(context, builder, signature.args[0], args[0], args[1], F32)
-        return load_vector(builder, pointer, F32V, 4)
-
-    return FLOATS(array, types.intp), generate
+    pointer = pointer_to(context, builder, kinds[0], array, at, F32)
+    return load_vector(builder, pointer, F32V, 4)
 
 
-@intrinsic
-def load_ints(typing_context, array, at):
+@operation(INTS, None, types.intp)
+def load_ints(context, builder, kinds, array, at):
     """Return array[at : at + LANES] of a contiguous int32 array."""
-
-    def generate(context, builder, signature, args):
-        pointer = pointer_to(context, builder, signature.args[0], args[0], args[1], I32)
-        return load_vector(builder, pointer, I32V, 4)
-
-    return INTS(array, types.intp), generate
+    pointer = pointer_to(context, builder, kinds[0], array, at, I32)
+    return load_vector(builder, pointer, I32V, 4)
 
 
-@intrinsic
-def load_bytes(typing_context, array, at):
+@operation(FLOATS, None, types.intp)
+def load_bytes(context, builder, kinds, array, at):
     """Return array[at : at + LANES] of a contiguous uint8 array as float32."""
-
-    def generate(context, builder, signature, args):
-        byte = ir.IntType(8)
-        pointer = pointer_to(context, builder, signature.args[0], args[0], args[1], byte)
-        raw = load_vector(builder, pointer, ir.VectorType(byte, LANES), 1)
-        return builder.sitofp(builder.zext(raw, I32V), F32V)
-
-    return FLOATS(array, types.intp), generate
+    byte = ir.IntType(8)
+    pointer = pointer_to(context, builder, kinds[0], array, at, byte)
+    raw = load_vector(builder, pointer, ir.VectorType(byte, LANES), 1)
+    return builder.sitofp(builder.zext(raw, I32V), F32V)
 
 
-@intrinsic
-def store(typing_context, array, at, value):
+@operation(types.void, None, types.intp, FLOATS)
+def store(context, builder, kinds, array, at, value):
     """Write a vector to array[at : at + LANES] of a contiguous float32 array."""
-
-    def generate(context, builder, signature, args):
-        pointer = pointer_to(context, builder, signature.args[0], args[0], args[1], F32)
-        instruction = builder.store(args[2], builder.bitcast(pointer, F32V.as_pointer()))
-        instruction.align = 4
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, FLOATS), generate
+    pointer = pointer_to(context, builder, kinds[0], array, at, F32)
+    instruction = builder.store(value, builder.bitcast(pointer, F32V.as_pointer()))
+    instruction.align = 4
 
 
 def _to_element(builder: Any, value: Any, element: Any) -> Any:
@@ -198,40 +171,25 @@ def _splat(builder: Any, scalar: Any, vector: Any) -> Any:
     return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), lanes)
 
 
-@intrinsic
-def stream(typing_context, array, at, value):
+@operation(types.void, None, types.intp, FLOATS)
+def stream(context, builder, kinds, array, at, value):
     """Write a vector past the caches to array[at : at + LANES] of float32, int16, uint16 or uint8.
 
     The address must be a multiple of LANES elements.
     """
-
-    def generate(context, builder, signature, args):
-        _write(context, builder, signature.args[0], *args, past_caches=True)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, FLOATS), generate
+    _write(context, builder, kinds[0], array, at, value, past_caches=True)
 
 
-@intrinsic
-def put(typing_context, array, at, value):
+@operation(types.void, None, types.intp, FLOATS)
+def put(context, builder, kinds, array, at, value):
     """Write a vector as `stream` does, but through the caches."""
-
-    def generate(context, builder, signature, args):
-        _write(context, builder, signature.args[0], *args, past_caches=False)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, FLOATS), generate
+    _write(context, builder, kinds[0], array, at, value, past_caches=False)
 
 
-@intrinsic
-def store_some(typing_context, array, at, value, count):
+@operation(types.void, None, types.intp, FLOATS, types.intp)
+def store_some(context, builder, kinds, array, at, value, count):
     """Write the first `count` lanes, at most all, to any place of an array of `stream`'s types."""
-
-    def generate(context, builder, signature, args):
-        _write_some(context, builder, signature.args[0], *args)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, FLOATS, types.intp), generate
+    _write_some(context, builder, kinds[0], array, at, value, count)
 
 
 def _interleave(builder: Any, r: Any, g: Any, b: Any) -> Any:
@@ -243,74 +201,47 @@ def _interleave(builder: Any, r: Any, g: Any, b: Any) -> Any:
     return builder.shuffle_vector(pair, wide, ir.Constant(ir.VectorType(I32, 3 * LANES), order))
 
 
-@intrinsic
-def stream_pixels(typing_context, array, at, r, g, b):
+@operation(types.void, None, types.intp, FLOATS, FLOATS, FLOATS)
+def stream_pixels(context, builder, kinds, array, at, r, g, b):
     """Write LANES pixels of three channels past the caches, interleaved, to array[at :]; see `stream`."""
-
-    def generate(context, builder, signature, args):
-        value = _interleave(builder, *args[2:])
-        _write(context, builder, signature.args[0], args[0], args[1], value, past_caches=True)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, FLOATS, FLOATS, FLOATS), generate
+    value = _interleave(builder, r, g, b)
+    _write(context, builder, kinds[0], array, at, value, past_caches=True)
 
 
-@intrinsic
-def put_pixels(typing_context, array, at, r, g, b):
+@operation(types.void, None, types.intp, FLOATS, FLOATS, FLOATS)
+def put_pixels(context, builder, kinds, array, at, r, g, b):
     """Write LANES pixels as `stream_pixels` does, but through the caches."""
-
-    def generate(context, builder, signature, args):
-        value = _interleave(builder, *args[2:])
-        _write(context, builder, signature.args[0], args[0], args[1], value, past_caches=False)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, FLOATS, FLOATS, FLOATS), generate
+    value = _interleave(builder, r, g, b)
+    _write(context, builder, kinds[0], array, at, value, past_caches=False)
 
 
-@intrinsic
-def store_some_pixels(typing_context, array, at, r, g, b, count):
+@operation(types.void, None, types.intp, FLOATS, FLOATS, FLOATS, types.intp)
+def store_some_pixels(context, builder, kinds, array, at, r, g, b, count):
     """Write the first `count` pixels of three channels, interleaved, to array[at :]."""
-
-    def generate(context, builder, signature, args):
-        value = _interleave(builder, *args[2:5])
-        elements = builder.mul(args[5], ir.Constant(args[5].type, 3))
-        _write_some(context, builder, signature.args[0], args[0], args[1], value, elements)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, FLOATS, FLOATS, FLOATS, types.intp), generate
+    value = _interleave(builder, r, g, b)
+    elements = builder.mul(count, ir.Constant(count.type, 3))
+    _write_some(context, builder, kinds[0], array, at, value, elements)
 
 
-@intrinsic
-def add(typing_context, a, b):
+@operation(FLOATS, FLOATS, FLOATS)
+def add(context, builder, kinds, a, b):
     """Return a + b."""
-
-    def generate(context, builder, signature, args):
-        return builder.fadd(*args)
-
-    return FLOATS(FLOATS, FLOATS), generate
+    return builder.fadd(a, b)
 
 
-@intrinsic
-def multiply_add(typing_context, a, b, c):
+@operation(FLOATS, FLOATS, FLOATS, FLOATS)
+def multiply_add(context, builder, kinds, a, b, c):
     """Return a * b + c, fused where the machine can."""
-
-    def generate(context, builder, signature, args):
-        product = builder.fmul(args[0], args[1], flags=("contract",))
-        return builder.fadd(product, args[2], flags=("contract",))
-
-    return FLOATS(FLOATS, FLOATS, FLOATS), generate
+    product = builder.fmul(a, b, flags=("contract",))
+    return builder.fadd(product, c, flags=("contract",))
 
 
-@intrinsic
-def clamp_byte(typing_context, value):
+@operation(FLOATS, FLOATS)
+def clamp_byte(context, builder, kinds, value):
     """Return value clamped to [0, 255]."""
-
-    def generate(context, builder, signature, args):
-        low, high = _constant(0.0), _constant(255.0)
-        above = builder.select(builder.fcmp_ordered(">", args[0], low), args[0], low)
-        return builder.select(builder.fcmp_ordered("<", above, high), above, high)
-
-    return FLOATS(FLOATS), generate
+    low, high = _constant(0.0), _constant(255.0)
+    above = builder.select(builder.fcmp_ordered(">", value, low), value, low)
+    return builder.select(builder.fcmp_ordered("<", above, high), above, high)
 
 
 def choose(builder: Any, comparison: str, a: Any, b: Any) -> Any:
@@ -323,41 +254,25 @@ def _reduce(builder: Any, comparison: str, value: Any) -> Any:
     return reduce(lambda a, b: choose(builder, comparison, a, b), lanes)
 
 
-@intrinsic
-def smaller(typing_context, a, b):
+@operation(FLOATS, FLOATS, FLOATS)
+def smaller(context, builder, kinds, a, b):
     """Return the smaller of a and b per lane."""
-
-    def generate(context, builder, signature, args):
-        return choose(builder, "<", *args)
-
-    return FLOATS(FLOATS, FLOATS), generate
+    return choose(builder, "<", a, b)
 
 
-@intrinsic
-def larger(typing_context, a, b):
+@operation(FLOATS, FLOATS, FLOATS)
+def larger(context, builder, kinds, a, b):
     """Return the larger of a and b per lane."""
-
-    def generate(context, builder, signature, args):
-        return choose(builder, ">", *args)
-
-    return FLOATS(FLOATS, FLOATS), generate
+    return choose(builder, ">", a, b)
 
 
-@intrinsic
-def lowest(typing_context, value):
+@operation(types.float32, FLOATS)
+def lowest(context, builder, kinds, value):
     """Return the smallest lane."""
-
-    def generate(context, builder, signature, args):
-        return _reduce(builder, "<", args[0])
-
-    return types.float32(FLOATS), generate
+    return _reduce(builder, "<", value)
 
 
-@intrinsic
-def highest(typing_context, value):
+@operation(types.float32, FLOATS)
+def highest(context, builder, kinds, value):
     """Return the largest lane."""
-
-    def generate(context, builder, signature, args):
-        return _reduce(builder, ">", args[0])
-
-    return types.float32(FLOATS), generate
+    return _reduce(builder, ">", value)

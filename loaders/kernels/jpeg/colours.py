@@ -12,9 +12,9 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
 from loaders.kernels.cache import inlined
+from loaders.kernels.memory import operation
 from loaders.kernels.simd import LANES
 
 # Factors in units of 1 / 65536, split into a whole number and a rest of at most 16 bits.
@@ -25,6 +25,7 @@ _BLUE, _BLUE_WHOLE = 116130 - 131072, 2  # 1.772
 _HALF = 1 << 15
 _BYTES, _SHORTS = ir.VectorType(ir.IntType(8), LANES), ir.VectorType(ir.IntType(16), LANES)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
+_AT = types.int64
 
 
 def _constant(kind: Any, value: int) -> ir.Constant:
@@ -41,80 +42,50 @@ def _load(builder: Any, place: Any, kind: Any, align: int) -> Any:
     return value
 
 
-@intrinsic
-def _sum_rows(typing_context: Any, samples: Any, near: Any, far: Any, sums: Any, to: Any) -> Any:
+@operation(types.void, None, _AT, _AT, None, _AT)
+def _sum_rows(context, builder, kinds, samples, near, far, sums, to):
     """Write 3 samples[near + i] + samples[far + i] to sums[to + i], LANES of them."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        rows = []
-        for at in args[1:3]:
-            place = _place(context, builder, signature.args[0], args[0], at)
-            rows.append(builder.zext(_load(builder, place, _BYTES, 1), _SHORTS))
-        total = builder.add(builder.mul(rows[0], _constant(_SHORTS, 3)), rows[1])
-        place = _place(context, builder, signature.args[3], args[3], args[4])
-        builder.store(total, builder.bitcast(place, _SHORTS.as_pointer())).align = 2
-        return context.get_dummy_value()
-
-    return types.void(samples, types.int64, types.int64, sums, types.int64), generate
+    rows = []
+    for at in (near, far):
+        place = _place(context, builder, kinds[0], samples, at)
+        rows.append(builder.zext(_load(builder, place, _BYTES, 1), _SHORTS))
+    total = builder.add(builder.mul(rows[0], _constant(_SHORTS, 3)), rows[1])
+    place = _place(context, builder, kinds[3], sums, to)
+    builder.store(total, builder.bitcast(place, _SHORTS.as_pointer())).align = 2
 
 
-@intrinsic
-def _round_sums(typing_context: Any, sums: Any, at: Any, bias: Any, shift: Any, out: Any, to: Any) -> Any:
+@operation(types.void, None, _AT, _AT, _AT, None, _AT)
+def _round_sums(context, builder, kinds, sums, at, bias, shift, out, to):
     """Write (sums[at + i] + bias) >> shift to out[to + i], LANES of them."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        value = _load(builder, _place(context, builder, signature.args[0], args[0], args[1]), _SHORTS, 2)
-        bias, shift = (_splat(builder, arg) for arg in args[2:4])
-        value = builder.trunc(builder.lshr(builder.add(value, bias), shift), _BYTES)
-        place = _place(context, builder, signature.args[4], args[4], args[5])
-        builder.store(value, builder.bitcast(place, _BYTES.as_pointer())).align = 1
-        return context.get_dummy_value()
-
-    i = types.int64
-    return types.void(sums, i, i, i, out, i), generate
+    value = _load(builder, _place(context, builder, kinds[0], sums, at), _SHORTS, 2)
+    bias, shift = (_splat(builder, value) for value in (bias, shift))
+    value = builder.trunc(builder.lshr(builder.add(value, bias), shift), _BYTES)
+    place = _place(context, builder, kinds[4], out, to)
+    builder.store(value, builder.bitcast(place, _BYTES.as_pointer())).align = 1
 
 
-@intrinsic
-def _double_sums(
-    typing_context: Any, sums: Any, at: Any, even: Any, odd: Any, shift: Any, out: Any, to: Any
-) -> Any:
+@operation(types.void, None, _AT, _AT, _AT, _AT, None, _AT)
+def _double_sums(context, builder, kinds, sums, at, even, odd, shift, out, to):
     """Enlarge LANES sums to twice as many bytes.
 
     out[to + 2 i] = (3 s[i] + s[i - 1] + even) >> shift and out[to + 2 i + 1] = (3 s[i] + s[i + 1] + odd) >>
     shift, where s = sums[at :].
     """
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        before, here, behind = (
-            _load(
-                builder,
-                _place(
-                    context,
-                    builder,
-                    signature.args[0],
-                    args[0],
-                    builder.add(args[1], ir.Constant(ir.IntType(64), step)),
-                ),
-                _SHORTS,
-                2,
-            )
-            for step in (-1, 0, 1)
-        )
-        most = builder.mul(here, _constant(_SHORTS, 3))
-        shift = _splat(builder, args[4])
-        both = []
-        for other, bias in ((before, args[2]), (behind, args[3])):
-            total = builder.add(builder.add(most, other), _splat(builder, bias))
-            both.append(builder.trunc(builder.lshr(total, shift), _BYTES))
-        order = [i + LANES * side for i in range(LANES) for side in range(2)]
-        lanes = ir.Constant(ir.VectorType(ir.IntType(32), 2 * LANES), order)
-        value = builder.shuffle_vector(*both, lanes)
-        place = _place(context, builder, signature.args[5], args[5], args[6])
-        builder.store(value, builder.bitcast(place, value.type.as_pointer())).align = 1
-        return context.get_dummy_value()
-
-    i = types.int64
-    return types.void(sums, i, i, i, i, out, i), generate
+    steps = (builder.add(at, ir.Constant(at.type, step)) for step in (-1, 0, 1))
+    before, here, behind = (
+        _load(builder, _place(context, builder, kinds[0], sums, step), _SHORTS, 2) for step in steps
+    )
+    most = builder.mul(here, _constant(_SHORTS, 3))
+    shift = _splat(builder, shift)
+    both = []
+    for other, bias in ((before, even), (behind, odd)):
+        total = builder.add(builder.add(most, other), _splat(builder, bias))
+        both.append(builder.trunc(builder.lshr(total, shift), _BYTES))
+    order = [i + LANES * side for i in range(LANES) for side in range(2)]
+    lanes = ir.Constant(ir.VectorType(ir.IntType(32), 2 * LANES), order)
+    value = builder.shuffle_vector(*both, lanes)
+    place = _place(context, builder, kinds[5], out, to)
+    builder.store(value, builder.bitcast(place, value.type.as_pointer())).align = 1
 
 
 def _splat(builder: Any, value: Any) -> Any:
@@ -124,55 +95,35 @@ def _splat(builder: Any, value: Any) -> Any:
     return builder.shuffle_vector(one, one, _constant(_INTS, 0))
 
 
-@intrinsic
-def _convert(
-    typing_context: Any,
-    luma: Any,
-    y: Any,
-    blue: Any,
-    cb: Any,
-    red: Any,
-    cr: Any,
-    planes: Any,
-    to: Any,
-    plane: Any,
-) -> Any:
+@operation(types.void, None, _AT, None, _AT, None, _AT, None, _AT, _AT)
+def _convert(context, builder, kinds, luma, y, blue, cb, red, cr, planes, to, plane):
     """Convert LANES pixels, luma[y :], blue[cb :] and red[cr :], to three planes from planes[to :] on."""
+    found = []
+    for kind, samples, at in ((kinds[0], luma, y), (kinds[2], blue, cb), (kinds[4], red, cr)):
+        place = _place(context, builder, kind, samples, at)
+        found.append(builder.zext(_load(builder, place, _BYTES, 1), _INTS))
+    y, middle = found[0], _constant(_INTS, 128)
+    cb, cr = (builder.sub(value, middle) for value in found[1:])
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        found = []
-        for i in (0, 2, 4):
-            place = _place(context, builder, signature.args[i], args[i], args[i + 1])
-            found.append(builder.zext(_load(builder, place, _BYTES, 1), _INTS))
-        y, middle = found[0], _constant(_INTS, 128)
-        cb, cr = (builder.sub(value, middle) for value in found[1:])
+    def scaled(value: Any, factor: int) -> Any:
+        return builder.mul(value, _constant(_INTS, factor))
 
-        def scaled(value: Any, factor: int) -> Any:
-            return builder.mul(value, _constant(_INTS, factor))
+    def finished(whole: Any, parts: Any) -> Any:
+        rounded = builder.add(parts, _constant(_INTS, _HALF))
+        total = builder.add(builder.add(y, whole), builder.ashr(rounded, _constant(_INTS, 16)))
+        low, high = _constant(_INTS, 0), _constant(_INTS, 255)
+        total = builder.select(builder.icmp_signed(">", total, low), total, low)
+        return builder.trunc(builder.select(builder.icmp_signed("<", total, high), total, high), _BYTES)
 
-        def finished(whole: Any, parts: Any) -> Any:
-            rounded = builder.add(parts, _constant(_INTS, _HALF))
-            total = builder.add(builder.add(y, whole), builder.ashr(rounded, _constant(_INTS, 16)))
-            low, high = _constant(_INTS, 0), _constant(_INTS, 255)
-            total = builder.select(builder.icmp_signed(">", total, low), total, low)
-            return builder.trunc(builder.select(builder.icmp_signed("<", total, high), total, high), _BYTES)
-
-        channels = (
-            finished(scaled(cr, _RED_WHOLE), scaled(cr, _RED)),
-            finished(
-                scaled(cr, _GREEN_RED_WHOLE), builder.add(scaled(cr, _GREEN_RED), scaled(cb, _GREEN_BLUE))
-            ),
-            finished(scaled(cb, _BLUE_WHOLE), scaled(cb, _BLUE)),
-        )
-        at = args[7]
-        for value in channels:
-            place = _place(context, builder, signature.args[6], args[6], at)
-            builder.store(value, builder.bitcast(place, _BYTES.as_pointer())).align = 1
-            at = builder.add(at, args[8])
-        return context.get_dummy_value()
-
-    i = types.int64
-    return types.void(luma, i, blue, i, red, i, planes, i, i), generate
+    channels = (
+        finished(scaled(cr, _RED_WHOLE), scaled(cr, _RED)),
+        finished(scaled(cr, _GREEN_RED_WHOLE), builder.add(scaled(cr, _GREEN_RED), scaled(cb, _GREEN_BLUE))),
+        finished(scaled(cb, _BLUE_WHOLE), scaled(cb, _BLUE)),
+    )
+    for value in channels:
+        place = _place(context, builder, kinds[6], planes, to)
+        builder.store(value, builder.bitcast(place, _BYTES.as_pointer())).align = 1
+        to = builder.add(to, plane)
 
 
 @inlined

@@ -12,7 +12,8 @@ from typing import Any
 
 from llvmlite import binding, ir
 from numba import types
-from numba.extending import intrinsic
+
+from loaders.kernels.memory import operation
 
 HAS_AVX2 = bool(binding.get_host_cpu_features().get("avx2"))
 _POINT_BITS, _EXTRA_BITS = 13, 2
@@ -133,14 +134,12 @@ def _rows_of_bytes(builder: Any, columns: list[Any]) -> list[Any]:
     return [builder.xor(builder.bitcast(row, _BYTES), middle) for row in rows]
 
 
-@intrinsic
-def transform_block(
-    typing_context: Any, coefficients: Any, factors: Any, at: Any, out: Any, to: Any, stride: Any
-) -> Any:
+@operation(types.void, None, None, types.int64, None, types.int64, types.int64)
+def transform_block(context, builder, kinds, coefficients, factors, at, out, to, stride):
     """Write the 8 x 8 samples of a block to out[to + y * stride + x], uint8; no bounds check.
 
     Args:
-        typing_context: numba's.
+        context, builder, kinds: see `operation`.
         coefficients: int16 [>= 64], quantised, row by row.
         factors: int16, the 64 quantisation steps from `at` on, row by row.
         at: int64.
@@ -148,30 +147,23 @@ def transform_block(
         to: int64.
         stride: int64.
     """
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = [
-            context.make_array(signature.args[i])(context, builder, args[i]).data if i in (0, 1, 3) else None
-            for i in range(6)
-        ]
-        steps = builder.gep(data[1], [args[2]])
-        rows = []
-        for i in range(8):
-            found = []
-            for pointer in (data[0], steps):
-                place = builder.gep(pointer, [ir.Constant(_I32, 8 * i)])
-                found.append(builder.load(builder.bitcast(place, _SHORTS.as_pointer())))
-                found[-1].align = 2
-            rows.append(builder.mul(*found))
-        rows = _transposed(builder, _one_pass(builder, rows, _POINT_BITS - _EXTRA_BITS))
-        columns = _one_pass(builder, rows, _POINT_BITS + _EXTRA_BITS + 3)
-        place = builder.gep(data[3], [args[4]])
-        for pair in _rows_of_bytes(builder, columns):
-            both = builder.bitcast(pair, ir.VectorType(_I64, 2))
-            for half in range(2):
-                row = builder.extract_element(both, ir.Constant(_I32, half))
-                builder.store(row, builder.bitcast(place, _I64.as_pointer())).align = 1
-                place = builder.gep(place, [args[5]])
-        return context.get_dummy_value()
-
-    return types.void(coefficients, factors, types.int64, out, types.int64, types.int64), generate
+    arrays = (kinds[0], coefficients), (kinds[1], factors), (kinds[3], out)
+    data = [context.make_array(kind)(context, builder, array).data for kind, array in arrays]
+    steps = builder.gep(data[1], [at])
+    rows = []
+    for i in range(8):
+        found = []
+        for pointer in (data[0], steps):
+            place = builder.gep(pointer, [ir.Constant(_I32, 8 * i)])
+            found.append(builder.load(builder.bitcast(place, _SHORTS.as_pointer())))
+            found[-1].align = 2
+        rows.append(builder.mul(*found))
+    rows = _transposed(builder, _one_pass(builder, rows, _POINT_BITS - _EXTRA_BITS))
+    columns = _one_pass(builder, rows, _POINT_BITS + _EXTRA_BITS + 3)
+    place = builder.gep(data[2], [to])
+    for pair in _rows_of_bytes(builder, columns):
+        both = builder.bitcast(pair, ir.VectorType(_I64, 2))
+        for half in range(2):
+            row = builder.extract_element(both, ir.Constant(_I32, half))
+            builder.store(row, builder.bitcast(place, _I64.as_pointer())).align = 1
+            place = builder.gep(place, [stride])

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from loaders.kernels.cache import exact_inlined, exact_kernel, first_use
+from loaders.kernels.memory import operation
 from loaders.kernels.shuffles import rows_to_columns
 
 _UNIT = 1 << 16
@@ -243,14 +243,18 @@ def _folded(builder: Any, count: Any, start: Any, step: Callable[[Any, Any], Any
 
 
 def _blend(source: Any, lanes: int, rounds: bool) -> Any:
-    """Return code that writes sum(weights[k] * source[at + k * step :]) to out[to : to + lanes]."""
+    """Return an operation that writes sum(weights[k] * source[at + k * step :]) to out[to : to + lanes].
+
+    Its arguments are out, to, source, at, step, weights, first and count.
+    """
     vector = ir.VectorType(_F32, lanes)
     ints = ir.VectorType(ir.IntType(32), lanes)
     small = ir.VectorType(ir.IntType(8), lanes)
     stored = ir.VectorType(source, lanes)
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointers = [context.make_array(signature.args[i])(context, builder, args[i]).data for i in (0, 2, 5)]
+    @operation(types.void, None, types.intp, None, types.intp, types.intp, None, types.intp, types.intp)
+    def blend(context, builder, kinds, *args):
+        pointers = [context.make_array(kinds[i])(context, builder, args[i]).data for i in (0, 2, 5)]
         to, at, step, first, count = (args[i] for i in (1, 3, 4, 6, 7))
         fused_type = ir.FunctionType(vector, [vector] * 3)
         fused = builder.module.declare_intrinsic(f"llvm.fma.v{lanes}f32", fnty=fused_type)
@@ -272,32 +276,16 @@ def _blend(source: Any, lanes: int, rounds: bool) -> Any:
             total = builder.trunc(builder.fptosi(total, ints), small)
         place = builder.bitcast(builder.gep(pointers[0], [to]), total.type.as_pointer())
         builder.store(total, place).align = 1
-        return context.get_dummy_value()
 
-    return generate
-
-
-def _signature(out: Any, source: Any, weights: Any) -> Any:
-    at = types.intp
-    return types.void(out, at, source, at, at, weights, at, at)
+    return blend
 
 
-@intrinsic
-def _blend_bytes(typing_context: Any, out: Any, to: Any, source: Any, at: Any, step: Any, weights: Any,
-                 first: Any, count: Any) -> Any:  # fmt: skip
-    """Write sixteen blended bytes as float32; see `_blend`."""
-    return _signature(out, source, weights), _blend(ir.IntType(8), _LANES, rounds=False)
+_blend_bytes = _blend(ir.IntType(8), _LANES, rounds=False)  # sixteen blended bytes as float32
+_blend_columns = _blend(_F32, _ROWS, rounds=True)  # the eight bytes of a blended column, rounded
 
 
-@intrinsic
-def _blend_columns(typing_context: Any, out: Any, to: Any, source: Any, at: Any, step: Any, weights: Any,
-                   first: Any, count: Any) -> Any:  # fmt: skip
-    """Write the eight bytes of a blended column, rounded; see `_blend`."""
-    return _signature(out, source, weights), _blend(_F32, _ROWS, rounds=True)
-
-
-@intrinsic
-def _bytes_to_rows(typing_context: Any, columns: Any, at: Any, out: Any, to: Any, pitch: Any) -> Any:
+@operation(types.void, None, types.intp, None, types.intp, types.intp)
+def _bytes_to_rows(context, builder, kinds, columns, at, out, to, pitch):
     """Copy eight bytes of eight columns, columns[at + 8 * x + k], to out[to + k * pitch + x]."""
     byte, word = ir.IntType(8), ir.IntType(32)
     whole, half, words = ir.VectorType(byte, 16), ir.VectorType(byte, 8), ir.VectorType(word, 4)
@@ -306,32 +294,24 @@ def _bytes_to_rows(typing_context: Any, columns: Any, at: Any, out: Any, to: Any
         order = [n for i in range(count // 2) for n in (i + high * count // 2, i + high * count // 2 + count)]
         return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(word, count), order))
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source, target = (
-            context.make_array(signature.args[i])(context, builder, args[i]).data for i in (0, 2)
-        )
-        v = []
-        for x in range(0, 8, 2):
-            place = builder.gep(source, [builder.add(args[1], ir.Constant(args[1].type, 8 * x))])
-            v.append(builder.load(builder.bitcast(place, whole.as_pointer())))
-            v[-1].align = 1
-        for _ in range(2):  # first columns 0, 2 and 1, 3, then columns 0 to 3: lower rows, upper rows
-            v = [
-                interleaved(builder, v[2 * i], v[2 * i + 1], 16, high) for i in range(2) for high in range(2)
-            ]
-        low, high = ([builder.bitcast(v[i], words) for i in (n, n + 2)] for n in (0, 1))
-        rows = [interleaved(builder, a, b, 4, which) for a, b in (low, high) for which in range(2)]
-        at = args[3]
-        for two in rows:
-            both = builder.bitcast(two, whole)
-            for first in (0, 8):
-                order = ir.Constant(ir.VectorType(word, 8), list(range(first, first + 8)))
-                place = builder.bitcast(builder.gep(target, [at]), half.as_pointer())
-                builder.store(builder.shuffle_vector(both, both, order), place).align = 1
-                at = builder.add(at, args[4])
-        return context.get_dummy_value()
-
-    return types.void(columns, types.intp, out, types.intp, types.intp), generate
+    arrays = (kinds[0], columns), (kinds[2], out)
+    source, target = (context.make_array(kind)(context, builder, array).data for kind, array in arrays)
+    v = []
+    for x in range(0, 8, 2):
+        place = builder.gep(source, [builder.add(at, ir.Constant(at.type, 8 * x))])
+        v.append(builder.load(builder.bitcast(place, whole.as_pointer())))
+        v[-1].align = 1
+    for _ in range(2):  # first columns 0, 2 and 1, 3, then columns 0 to 3: lower rows, upper rows
+        v = [interleaved(builder, v[2 * i], v[2 * i + 1], 16, high) for i in range(2) for high in range(2)]
+    low, high = ([builder.bitcast(v[i], words) for i in (n, n + 2)] for n in (0, 1))
+    rows = [interleaved(builder, a, b, 4, which) for a, b in (low, high) for which in range(2)]
+    for two in rows:
+        both = builder.bitcast(two, whole)
+        for first in (0, 8):
+            order = ir.Constant(ir.VectorType(word, 8), list(range(first, first + 8)))
+            place = builder.bitcast(builder.gep(target, [to]), half.as_pointer())
+            builder.store(builder.shuffle_vector(both, both, order), place).align = 1
+            to = builder.add(to, pitch)
 
 
 @exact_kernel
