@@ -98,7 +98,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.evaluate.predict import predict
-from engine.labels.matching import match_classes
+from engine.labels.matching import some_names
 from engine.nets.exported import Exported, load_exported
 from engine.report.sheets import png_bytes, to_pixels
 from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
@@ -111,6 +111,7 @@ from loaders.common.notice import tell
 from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.labels.class_names import write_class_names
 from loaders.packs.listing import listed
+from loaders.packs.manifest import QUARANTINE_NAME
 from loaders.packs.pack import is_pack
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.image_table import ImageTableSource
@@ -135,6 +136,11 @@ class Guessed:
     row: NDArray[np.int64]
     label: NDArray[np.int64]
     confidence: NDArray[np.float32]
+
+
+def is_own(config: Config, pack: Pack) -> bool:
+    """Tell whether a pack is what `--images` was packed into here."""
+    return pack.path == (config.out / "pack").absolute()
 
 
 def open_images(config: Config, classes: tuple[str, ...]) -> Pack:
@@ -181,7 +187,7 @@ def file_names(config: Config, pack: Pack, rows: NDArray[np.int64]) -> list[str]
     Of a pack, and where the source cannot be listed again, the keys.
     """
     keys = [pack.key(row) for row in rows.tolist()]
-    if pack.path != (config.out / "pack").absolute():
+    if not is_own(config, pack):
         return keys
     try:
         with listed(SplitSource(_SPLIT, config.images), ColumnOptions(), config.out) as (source, items):
@@ -216,20 +222,21 @@ def write_table(config: Config, pack: Pack, classes: Sequence[str], guessed: Gue
 
 
 def numbers_in_pack(config: Config, pack: Pack, classes: Sequence[str]) -> NDArray[np.int64] | None:
-    """Return the pack's number of each class of the network, -1 for none.
+    """Return the pack's number of each class of the network, -1 for none; a line says what the labels lack.
 
-    None, and a line that says why, where each of the two has classes that the other lacks.
+    None where each of the two has classes that the other lacks.
     """
-    try:
-        known = match_classes(classes, pack.classes, config.network, "predict a pack of these classes for it")
-    except UserError as other:
-        tell(f"predict: no labels.parquet is written: {other}")
-        return None
-    numbers = np.full(len(classes), -1, np.int64)
-    for number, own in enumerate(known):
-        if own >= 0:
-            numbers[own] = number
-    return numbers
+    number_of = {name: number for number, name in enumerate(pack.classes)}
+    lacking = [name for name in classes if name not in number_of]
+    unknown = not number_of or any(name not in classes for name in number_of)
+    held = f"the {'folders in' if Path(config.images).is_dir() and is_own(config, pack) else 'classes of'}"
+    if lacking:
+        what = "no labels.parquet is written" if unknown else f"labels.parquet lacks {some_names(lacking)}"
+        tell(
+            f"predict: {what}: {held} {config.images} ({some_names(pack.classes) or 'none'}) are not "
+            f"the {len(classes)} classes of {config.network}; predictions.{config.form} has all guesses"
+        )
+    return None if lacking and unknown else np.array([number_of.get(name, -1) for name in classes])
 
 
 def label_table(config: Config, pack: Pack, numbers: NDArray[np.int64], guessed: Guessed) -> LabelTable:
@@ -270,16 +277,27 @@ def draw_sheet(config: Config, network: Exported, split: Split, guessed: Guessed
     write_atomic(config.out / "sheet.png", png_bytes(sheet))
 
 
+def describe(config: Config, pack: Pack, split: Split, num_guessed: int) -> str:
+    """Return the last line: how many images have a guess, and where the unreadable ones are named."""
+    refused = pack.manifest.num_quarantined if is_own(config, pack) else 0  # a given pack's images are its own
+    unreadable = f", {refused:,} unreadable in {pack.path / QUARANTINE_NAME}" if refused else ""
+    sheet = "" if config.sheet is None else ", pictures with their guesses in sheet.png beside it"
+    return (
+        f"predict: {num_guessed:,} of {len(split) + refused:,} images -> {config.out}/predictions.{config.form}"
+        f"{sheet}{unreadable}{describe_bad_rows(config.out)}"
+    )
+
+
 def run(config: Config) -> Path:
     """Predict and write everything; return the table of guesses."""
     make_accelerator("no", device=config.device)
     network = load_exported(config.network, config.backbone)
     if not network.classes:
         raise UserError(f"network: expected a classifier with named classes, found {config.network} without")
-    on_main(lambda: config.out.mkdir(parents=True, exist_ok=True))
-    on_main(lambda: forget_bad_rows(config.out))
     pack = open_images(config, network.classes)
     split = pack.split(config.split) if config.split else pack.pool(pack.splits)
+    on_main(lambda: config.out.mkdir(parents=True, exist_ok=True))  # once nothing is refused any more
+    on_main(lambda: forget_bad_rows(config.out))
     numbers = numbers_in_pack(config, pack, network.classes)  # before the work, not after it
     guessed = guess(config, network, split)
 
@@ -291,6 +309,7 @@ def run(config: Config) -> Path:
             pack.signed(label_table(config, pack, numbers, guessed)).write(config.out / "labels.parquet")
         if config.sheet is not None:
             draw_sheet(config, network, split, guessed, config.sheet)
+        print(describe(config, pack, split, len(guessed.row)))
         return path
 
     return on_main(write)
@@ -299,12 +318,9 @@ def run(config: Config) -> Path:
 def main() -> None:
     """Run the command line."""
     config = command_line(Config, __doc__)
-    path = run(config)
-    if rank() == 0:
-        sheet = "" if config.sheet is None else ", pictures with their guesses in sheet.png beside it"
-        print(f"predict: {path}{sheet}{describe_bad_rows(config.out)}")
-        if (Path(config.network) / "config.json").is_file():  # a run; what left already is not exported again
-            say_next("tools/export.py", "--run", config.network, "--form", "onnx", "--out", "network.onnx")
+    run(config)
+    if (Path(config.network) / "config.json").is_file():  # a run; what left already is not exported again
+        say_next("tools/export.py", "--run", config.network, "--form", "onnx", "--out", "network.onnx")
 
 
 if __name__ == "__main__":

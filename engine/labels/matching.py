@@ -34,15 +34,15 @@ def match_classes(known: Sequence[str], wanted: Sequence[str], run: Path, remedy
     unknown = [name for name in wanted if name not in number_of]
     left_out = sorted(number_of.keys() - set(wanted), key=number_of.__getitem__)
     if left_out and (unknown or not wanted):
-        others = f", with {_some(unknown)}" if unknown else ""
+        others = f", with {some_names(unknown)}" if unknown else ""
         raise UserError(
             f"classes: expected the {len(known)} of {run}, found {len(wanted)} in the pack: without "
-            f"{_some(left_out)}{others}; {remedy}"
+            f"{some_names(left_out)}{others}; {remedy}"
         )
     if unknown:
-        _say(f"classes: the classifier of {run} does not know {_some(unknown)} of the pack")
+        _say(f"classes: the classifier of {run} does not know {some_names(unknown)} of the pack")
     if left_out:
-        _say(f"classes: the pack lacks {_some(left_out)} of {run}; only classes of the pack are answers")
+        _say(f"classes: the pack lacks {some_names(left_out)} of {run}; only classes of the pack are answers")
     return [number_of.get(name, -1) for name in wanted]
 
 
@@ -74,7 +74,8 @@ def copy_outputs(source: nn.Linear, target: nn.Linear, numbers: Sequence[int]) -
     target.weight[places], target.bias[places] = source.weight[taken], source.bias[taken]
 
 
-def _some(names: Sequence[str]) -> str:
+def some_names(names: Sequence[str]) -> str:
+    """Return the first few names, and how many more there are."""
     shown = ", ".join(repr(name) for name in names[:_NUM_SHOWN])
     return shown if len(names) <= _NUM_SHOWN else f"{shown} and {len(names) - _NUM_SHOWN} more"
 

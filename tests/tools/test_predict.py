@@ -80,7 +80,7 @@ def test_a_pack_of_other_classes_gets_no_labels_and_keeps_none_of_before(
     assert (out / "labels.parquet").is_file()
     capsys.readouterr()
     path = run(Config(network=other, images=images, split="test", out=out, sheet=8, loader=ONE))
-    assert "predict: no labels.parquet is written: classes: expected the 10 of" in capsys.readouterr().err
+    assert f"no labels.parquet is written: the classes of {images} ('0', '1'," in capsys.readouterr().err
     assert {line["label"] for line in lines(path)} <= set(names)
     assert not (out / "labels.parquet").exists()
     assert (out / "sheet.png").is_file()
@@ -205,6 +205,49 @@ def test_predictions_outlive_a_source_that_cannot_be_listed(
     (photos / "a.jpg").write_bytes(path.read_bytes())
     config = Config(network=trained, images=str(photos), out=tmp_path, sheet=None, loader=ONE)
     assert [line["file"] for line in lines(run(config))] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ((".",), ""),
+        (("3", "4"), "predict: labels.parquet lacks '0', '1', '2' and 5 more: the folders in {} ('3', '4') are "),
+        (("3", "Ems"), "predict: no labels.parquet is written: the folders in {} ('3', 'Ems') are not the 10 "),
+    ],
+)
+def test_the_last_line_counts_images_and_folders_are_not_called_classes_of_a_pack(
+    names: tuple[str, ...],
+    said: str,
+    trained: Path,
+    digits_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    files = sorted((digits_folder / "test" / "3").glob("*.jpg"))[:4]
+    for number, path in enumerate(files):
+        folder = photos / names[number % len(names)]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / path.name).write_bytes(path.read_bytes())
+    (photos / names[0] / "torn.jpg").write_bytes(b"no picture")
+    run(Config(network=trained, images=str(photos), out=out, sheet=None, loader=ONE))
+    shown = capsys.readouterr()
+    where = out / "pack" / "quarantine.jsonl"
+    last = f"predict: 4 of 5 images -> {out / 'predictions.csv'}, 1 unreadable in {where}"
+    assert shown.out.splitlines()[-1] == last
+    assert shown.err.startswith(said.format(photos))
+    assert bool(shown.err) == bool(said)
+    assert "the pack" not in shown.err
+
+
+def test_refused_images_leave_no_folder(trained: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "torn.jpg").write_bytes(b"no picture")
+    for images in (photos, photos / "torn.jpg"):
+        with pytest.raises(UserError):
+            run(Config(network=trained, images=str(images), out=tmp_path / "new" / "out", loader=ONE))
+        assert not (tmp_path / "new").exists()
 
 
 def lines_of(path: Path) -> list[str]:
