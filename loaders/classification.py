@@ -274,7 +274,13 @@ def build_labeled_loader(
         balanced: draw every class equally often, see `sampler` of `build_loader`.
     """
     rows = pack.pool(pack.splits).labeled_by(labels)
+    num_labeled = len(rows)
     rows, fitting = fit_to_ranks(rows, batch_size, options.num_ranks, pairs=True)
+    if fitting < batch_size:
+        tell(
+            f"batch_size: {fitting} instead of {batch_size}, since {num_labeled} images are labelled; give "
+            f"--batch-size {fitting}, or more labels"
+        )
     sampler: Sampler | None = "balanced" if balanced else None
     return build_loader(rows, views, fitting, options=options, labels=labels, sampler=sampler)
 

@@ -244,7 +244,10 @@ def write_ranks(out: Path, evaluated: Evaluated) -> None:
     """Write the precision of each class at some ranks, among the labelled images."""
     known = evaluated.labels >= 0
     ranked = rank_images(evaluated.probabilities[known].numpy(), evaluated.labels[known].numpy())
-    rows = ([name, count, *shares] for name, count, shares in ranked.rows(evaluated.classes))
+    rows = (
+        [name, count, *("" if np.isnan(share) else share for share in shares)]
+        for name, count, shares in ranked.rows(evaluated.classes)
+    )
     write_atomic(out / "precision_at_rank.csv", csv_text(ranked.columns, rows).encode())
 
 

@@ -20,11 +20,13 @@ class Ranked:
         place: int64 [C, K], positions among the N images.
         label: int64 [C, K], their labels, -1 where there is none.
         count: int64 [C], images of each class among the N.
+        reach: int64 [C], ranks up to which the images of a class could all be right; K where it has none.
     """
 
     place: NDArray[np.int64]
     label: NDArray[np.int64]
     count: NDArray[np.int64]
+    reach: NDArray[np.int64]
 
     @property
     def right(self) -> NDArray[np.bool_]:
@@ -35,6 +37,12 @@ class Ranked:
         """Return the share of right ones among the first k with labels, float64 [C, K]; NaN of none."""
         known = np.cumsum(self.label >= 0, 1)
         return np.where(known > 0, np.cumsum(self.right, 1) / np.maximum(known, 1), np.nan)
+
+    def within_reach(self) -> NDArray[np.float64]:
+        """Return `precision`, NaN beyond the reach of a class, up to the furthest of those with images."""
+        most = int(self.reach[self.count > 0].max(initial=0))
+        places = np.arange(1, most + 1)
+        return np.where(places <= self.reach[:, None], self.precision()[:, :most], np.nan)
 
     def at_own_size(self) -> NDArray[np.float64]:
         """Return the precision at rank k = images of the class, or at K, float64 [C] (R-precision).
@@ -51,8 +59,11 @@ class Ranked:
         return ("class", "images", *(f"at {k}" for k in self._ranks()), "at own size")
 
     def rows(self, classes: Sequence[str]) -> list[tuple[str, int, list[float]]]:
-        """Return name, images, and precision at some ranks and its own of each class with images."""
-        precision, own = self.precision(), self.at_own_size()
+        """Return name, images, and precision at some ranks and its own of each class with images.
+
+        NaN at ranks beyond the images of the class, where it would fall whatever the classifier says.
+        """
+        precision, own = self.within_reach(), self.at_own_size()
         return [
             (
                 classes[i],
@@ -63,7 +74,7 @@ class Ranked:
         ]
 
     def _ranks(self) -> list[int]:
-        return [k for k in _LISTED if k <= self.place.shape[1]]
+        return [k for k in _LISTED if k <= self.reach[self.count > 0].max(initial=0)]
 
 
 def rank_images(
@@ -82,7 +93,8 @@ def rank_images(
     for number in range(num_classes):  # one column at a time: all of them sorted would double the memory
         place[number] = np.argsort(-probabilities[:, number], kind="stable")[:kept]
     count = np.bincount(label[label >= 0], minlength=num_classes)
-    return Ranked(place, label[place], count)
+    expected = -(-count * num_images // max(1, int(count.sum())))  # with those among the images without label
+    return Ranked(place, label[place], count, np.where(count > 0, np.minimum(expected, kept), kept))
 
 
 def passing(

@@ -27,6 +27,7 @@ class Curve:
         values: one per step.
         from_zero: whether the axis starts at zero, as it should for a share or a rate.
         label: name of the curve in its panel; empty if it is the only one.
+        run: name of its run where there are several, each of which has one colour in all panels.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Curve:
     values: Sequence[float]
     from_zero: bool = False
     label: str = ""
+    run: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ def draw_curves(curves: Sequence[Curve], caption: str = "", x_name: str = "step"
         panels.setdefault(curve.name, []).append(curve)
     labels = drawn_names(list(dict.fromkeys(curve.label for curve in curves if curve.label)))
     texts = dict(zip(dict.fromkeys(c.label for c in curves if c.label), labels.texts, strict=True))
+    runs = list(dict.fromkeys(curve.run for curve in curves))
 
     def draw(figure: Any, palette: Palette) -> None:
         num_rows = (len(panels) + 1) // 2
@@ -68,9 +71,12 @@ def draw_curves(curves: Sequence[Curve], caption: str = "", x_name: str = "step"
             for number, curve in enumerate(drawn):
                 text = texts.get(curve.label)
                 text = f" {text}" if text and text[0] == "_" else text  # else the legend leaves the curve out
-                look = line_look(number, palette)
+                kind = sum(other.run == curve.run for other in drawn[:number])
+                # The second line of one of several runs is thinner.
+                look = line_look(runs.index(curve.run) if len(runs) > 1 else number, palette)
+                look["linewidth"] = 1.6 / (1 + kind) if len(runs) > 1 else 1.4
                 marker = "o" if len(curve.steps) == 1 else None  # a line of one point is invisible
-                axes.plot(curve.steps, curve.values, linewidth=1.4, label=text, marker=marker, **look)
+                axes.plot(curve.steps, curve.values, label=text, marker=marker, markersize=4, **look)
             axes.set_title(name, loc="left", fontsize=9, color=palette.ink)
             axes.margins(x=0)
             axes.locator_params(axis="x", nbins=5, integer=True)
@@ -81,7 +87,8 @@ def draw_curves(curves: Sequence[Curve], caption: str = "", x_name: str = "step"
                 axes.set_xlabel(x_name, fontsize=8, color=palette.muted)
             dress(axes, palette)
             if len(drawn) > 1:
-                axes.legend(frameon=False, fontsize=7, labelcolor=palette.ink, loc="best")
+                behind = {"facecolor": palette.paper, "edgecolor": "none", "framealpha": 0.6}
+                axes.legend(fontsize=7, labelcolor=palette.ink, loc="best", **behind)
         _leave_room(figure, num_rows)
 
     size = (8.6, 2.1 * ((len(panels) + 1) // 2))

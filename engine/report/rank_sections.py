@@ -53,16 +53,16 @@ class RankPages:
     def sheets(self, names: Sequence[str] = ()) -> Section:
         """Return right and wrong ones among the likeliest images of some classes (the report's figure 2)."""
         blocks: list[Block] = []
-        right, first = self.ranked.right, self.ranked.place.shape[1]
         for number in self.chosen(names):
-            label = self.ranked.label[number]
+            first = int(self.ranked.reach[number])
+            label, right = self.ranked.label[number, :first], self.ranked.right[number, :first]
             kinds = (
-                ("right", right[number]),
-                ("wrong", (label >= 0) & ~right[number]),
+                ("right", right),
+                ("wrong", (label >= 0) & ~right),
                 ("without a label", label < 0),
             )
             for kind, held in kinds:
-                places = self.ranked.place[number][held]
+                places = self.ranked.place[number, :first][held]
                 if not len(places):
                     continue
                 title = f"{self.classes[number]}: {kind}, {len(places):,} of the first {first:,}"
@@ -108,11 +108,12 @@ class RankPages:
         order = order[self.tested.label[order] >= 0]
         hits = (self.guess == self.tested.label)[order]
         right = np.cumsum(hits) / np.arange(1, len(order) + 1)
-        precision = self.ranked.precision()
+        precision = self.ranked.within_reach()
         held = np.flatnonzero(self.ranked.count > 0)
         places = np.arange(1, precision.shape[1] + 1)
         chosen = self.chosen(())
         names = drawn_names([self.classes[number] for number in chosen])
+        size = int(np.median(self.ranked.count[held]))
 
         def draw(figure: Any, palette: Palette) -> None:
             left, at_rank = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
@@ -134,8 +135,8 @@ class RankPages:
         caption = (
             "Left: accuracy of the images of which the network is surest. Right: of the k images to which it "
             "gives the highest probability of a class, the share that is of that class: mean, best and worst "
-            "classes. It must fall where k exceeds the images that a class has, of which there are "
-            f"{int(np.median(self.ranked.count[held])):,} here (median)."
+            f"classes. A line ends at the images that its class has, {size:,} here "
+            "(median); the mean is of the classes that reach k."
         )
         return draw_picture(draw, (8.6, 3.0), "Accuracy by confidence, and precision at rank", caption, names)
 

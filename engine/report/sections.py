@@ -23,7 +23,7 @@ _PANELS = {
     "top1": ("accuracy", False, "training"),
     "validation_top1": ("accuracy", False, "validation"),
     "validation_raw_top1": ("accuracy", False, "validation, weights without average"),
-    "validation_mean_class_top1": ("accuracy", False, "validation, mean of classes"),
+    "validation_mean_class_top1": ("accuracy", False, "validation, class mean"),
     "knn_top1": ("accuracy of frozen features", False, "nearest neighbours"),
     "linear_top1": ("accuracy of frozen features", False, "linear probe"),
     "lr": ("learning rate", True, ""),
@@ -137,7 +137,7 @@ def curves_of(records: Sequence[Mapping[str, Any]], label: str | None = None) ->
         if points:
             steps, values = zip(*points, strict=True)
             text = own if label is None else ", ".join(part for part in (label, own) if part)
-            curves.append(Curve(name, steps, values, from_zero, text))
+            curves.append(Curve(name, steps, values, from_zero, text, label or ""))
     return curves
 
 

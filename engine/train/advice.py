@@ -112,8 +112,8 @@ def at_chance(accuracy: Accuracy | None, classes: Sequence[str] | None) -> str |
     if low > chance:
         return None
     return (
-        f"accuracy: {accuracy.top1:.1%} of {accuracy.num_images:,} test images is what guessing among "
-        f"{len(classes)} classes gives ({chance:.1%}); look at the labels, the learning rate and the length"
+        f"accuracy: {accuracy.top1:.1%} of {accuracy.num_images:,} test images is no better than guessing "
+        f"among {len(classes)} classes ({chance:.1%}); look at the labels, the learning rate and the length"
     )
 
 

@@ -9,8 +9,11 @@ import pytest
 
 from loaders import LoaderOptions
 from loaders.classification import build_labeled_loader, fit_to_ranks
+from loaders.common.notice import tell
 from loaders.packs import LabelTable, Pack
 from loaders.views import presets
+
+ONE = LoaderOptions(num_threads=1)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +38,16 @@ def test_batches_fit_rows_and_ranks(
     assert (len(fitted), size) == (rows, fitting)
     assert size % num_ranks == 0
     assert np.array_equal(np.unique(fitted.rows(np.arange(len(fitted)))), np.arange(num_rows))
+
+
+def test_a_batch_of_all_labels_is_said_once(photo_pack: Pack, capsys: pytest.CaptureFixture[str]) -> None:
+    tell.cache_clear()
+    labels = LabelTable.of(np.array([2, 7, 9]), np.array([0, 1, 2]), len(photo_pack.classes))
+    for batch_size in (2, 8, 8):
+        with build_labeled_loader(photo_pack, labels, (presets.weak(16),), batch_size, ONE) as loader:
+            assert loader.batch_size == 2
+    line = "batch_size: 2 instead of 8, since 3 images are labelled; give --batch-size 2, or more labels\n"
+    assert capsys.readouterr().err.count(line) == 1
 
 
 def test_more_ranks_than_labels_share_them(photo_pack: Pack) -> None:

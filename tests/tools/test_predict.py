@@ -211,8 +211,14 @@ def test_predictions_outlive_a_source_that_cannot_be_listed(
     ("names", "said"),
     [
         ((".",), ""),
-        (("3", "4"), "predict: labels.parquet lacks '0', '1', '2' and 5 more: the folders in {} ('3', '4') are "),
-        (("3", "Ems"), "predict: no labels.parquet is written: the folders in {} ('3', 'Ems') are not the 10 "),
+        (
+            ("3", "4"),
+            "predict: labels.parquet lacks '0', '1', '2' and 5 more: the folders in {} ('3', '4') are ",
+        ),
+        (
+            ("3", "Ems"),
+            "predict: no labels.parquet is written: the folders in {} ('3', 'Ems') are not the 10 ",
+        ),
     ],
 )
 def test_the_last_line_counts_images_and_folders_are_not_called_classes_of_a_pack(

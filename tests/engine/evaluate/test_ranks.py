@@ -54,11 +54,25 @@ def test_images_without_a_label_count_neither_way() -> None:
 def test_rows_have_the_ranks_that_there_are() -> None:
     scores, labels = case()
     found = rank_images(scores, np.minimum(labels, 2))
-    assert found.columns == ("class", "images", "at 1", "at 10", "at 50", "at 100", "at 200", "at own size")
+    assert found.count[2] > 100, "of two classes"
+    assert found.columns == ("class", "images", "at 1", "at 10", "at 50", "at 100", "at own size")
     rows = found.rows(("a", "b", "c", "d"))
     assert [row[0] for row in rows] == ["a", "b", "c"], "a class without images has no row"
     assert all(2 + len(shares) == len(found.columns) for _, _, shares in rows)
     assert rows[1][2][1] == pytest.approx(found.precision()[1, 9])
+
+
+def test_no_rank_is_shown_beyond_the_images_of_a_class() -> None:
+    scores, labels = case(120)
+    labels[:] = np.repeat([0, 1, 2], [12, 48, 60])
+    found = rank_images(scores, labels)
+    assert found.columns == ("class", "images", "at 1", "at 10", "at 50", "at own size")
+    few, some, many = (shares for _, _, shares in found.rows(("a", "b", "c", "d")))
+    assert np.isnan(few).tolist() == np.isnan(some).tolist() == [False, False, True, False]
+    assert not np.isnan(many).any()
+    assert found.reach.tolist() == [12, 48, 60, 120]
+    labels[::2] = -1  # half of the images of each class
+    assert rank_images(scores, labels).reach.tolist() == [12, 48, 60, 120]
 
 
 def test_pseudo_labels_of_a_threshold_are_counted_by_class() -> None:

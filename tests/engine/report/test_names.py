@@ -45,7 +45,11 @@ def test_a_font_of_the_machine_that_has_the_letters_is_used(monkeypatch: pytest.
 
 
 def test_marks_of_formulas_long_names_and_line_ends_do_no_harm() -> None:
-    assert drawn_names(["a$b$c", "a\nb", "x" * 40]).texts == (r"a\$b\$c", "a\\nb", "x" * 31 + "…")
+    assert drawn_names(["a$b$c", "a\nb", "x" * 30 + "y" * 10]).texts == (
+        r"a\$b\$c",
+        "a\\nb",
+        "x" * 15 + "…" + "x" * 6 + "y" * 10,
+    )
 
 
 @pytest.mark.usefixtures("only_own_font")

@@ -3,7 +3,9 @@
 from html.parser import HTMLParser
 
 import pytest
+from matplotlib.figure import Figure
 
+from engine.report import figures
 from engine.report.figures import Curve, Series, draw_curves, draw_label_efficiency
 from engine.report.page import (
     Command,
@@ -17,7 +19,8 @@ from engine.report.page import (
     Tiles,
     render_page,
 )
-from engine.report.sections import curves_section
+from engine.report.sections import curves_of, curves_section
+from engine.report.theme import LIGHT
 
 HOSTILE = '<script>alert("x")</script>&\'"'
 PNG = b"\x89PNG\r\n\x1a\n-picture"
@@ -92,6 +95,21 @@ def test_curves_are_drawn_for_light_and_dark_pages(num_curves: int) -> None:
     assert picture.dark.startswith(b"\x89PNG")
     assert picture.light != picture.dark
     assert all(curve.name in picture.alt for curve in curves)
+
+
+def test_each_of_several_runs_has_its_own_colour_in_all_panels(monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = Figure()
+    monkeypatch.setattr(figures, "draw_picture", lambda draw, *_, **__: draw(figure, LIGHT))
+    records = [{"step": step, "loss": 1.0, "lr": 0.1, "top1": 0.5} for step in (1, 2)]
+    held = [{"step": step, "validation_loss": 2.0, "validation_top1": 0.4} for step in (1, 2)]
+    draw_curves([*curves_of([*records, *held], "first"), *curves_of(records, "second")])
+    colours: dict[str, set[str]] = {}
+    for axes in figure.axes:
+        for line in axes.lines:
+            colours.setdefault(line.get_label().partition(",")[0], set()).add(line.get_color())
+    assert colours == {"first": {LIGHT.accent}, "second": {LIGHT.second}}
+    training, held_line, _ = figure.axes[0].lines
+    assert training.get_linewidth() > held_line.get_linewidth()
 
 
 def test_label_efficiency_is_drawn() -> None:

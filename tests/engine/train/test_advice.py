@@ -68,7 +68,9 @@ def test_the_stride_is_what_the_last_map_shows(name: str) -> None:
 
 def test_labels_at_chance() -> None:
     ten = tuple("abcdefghij")
-    assert "is what guessing among 10 classes gives (10.0%)" in (at_chance(Accuracy(0.12, 100), ten) or "")
+    for share, said in ((0.12, "12.0%"), (0.03, "3.0%")):
+        line = at_chance(Accuracy(share, 100), ten) or ""
+        assert f"{said} of 100 test images is no better than guessing among 10 classes (10.0%)" in line
     assert at_chance(Accuracy(0.2, 400), ten) is None
     assert at_chance(Accuracy(1.0, 5), ("one",)) is None
     assert at_chance(None, ten) is None
