@@ -124,7 +124,8 @@ def main() -> int:
     except KeyboardInterrupt:
         console.print("interrupted: start the same command again, it resumes")
         return 130
-    print_summary(console, config.out, manifest, time.perf_counter() - start)
+    begun = bar.tasks[0].total is not None  # a pack that is there already tells no progress
+    print_summary(console, config.out, manifest, time.perf_counter() - start if begun else None)
     if options.upload is not None:
         return 0
     pack = open_pack(config.out)
@@ -174,8 +175,8 @@ def options_of(config: Config) -> PackOptions:
     )
 
 
-def print_summary(console: Console, out: str, manifest: Manifest, seconds: float) -> None:
-    """Print the splits of a pack, what was done to its images, and how long it took."""
+def print_summary(console: Console, out: str, manifest: Manifest, seconds: float | None) -> None:
+    """Print the splits of a pack, what was done to its images, and how long it took; None: it was there."""
     table = Table("split", "images", "labelled", "quarantined", "source")
     for split in manifest.splits:
         counts = (split.num_images, split.num_labeled, split.num_quarantined)
@@ -184,9 +185,13 @@ def print_summary(console: Console, out: str, manifest: Manifest, seconds: float
     actions = ", ".join(f"{count:,} {name}" for name, count in manifest.actions.items())
     number = len(manifest.classes)
     classes = f"{number} {'class' if number == 1 else 'classes'}"
-    console.print(f"{classes}; {manifest.num_shards} {manifest.shard_format} shards; {actions}")
-    rate = manifest.num_inputs / seconds
-    console.print(f"{manifest.num_inputs:,} inputs in {seconds:.1f} s, {rate:,.0f} images/s -> {out}")
+    what = f"{classes}; {manifest.num_shards} {manifest.shard_format} shards"
+    if seconds is None:
+        console.print(f"{what}\nnothing to do: this command has finished {out} before")
+    else:
+        rate = manifest.num_inputs / seconds
+        console.print(f"{what}; {actions}")
+        console.print(f"{manifest.num_inputs:,} inputs in {seconds:.1f} s, {rate:,.0f} images/s -> {out}")
     notes = [*manifest.notes]
     if number == 1:
         notes.append(f"one class alone, {manifest.classes[0]!r}: no recipe can learn to tell it from others")

@@ -6,6 +6,7 @@ a pack takes the same time for a thousand images and for a billion.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -233,7 +234,10 @@ def _absence(folder: Path) -> str:
             "--out of pack_dataset, which makes packs of images, tars and betons"
         )
     if not folder.exists():
-        return f"no pack at {folder}: make one with `python tools/pack_dataset.py --out {folder} ...`"
+        beside = (path.parent.name for path in folder.parent.glob(f"*/{MANIFEST_NAME}"))
+        near = difflib.get_close_matches(folder.name, [*beside], n=1)
+        meant = f" (is {folder.parent / near[0]} meant?)" if near else ""
+        return f"no pack at {folder}{meant}: make one with `python tools/pack_dataset.py --out {folder} ...`"
     if (folder / BUILD_FOLDER).exists():
         return f"the pack {folder} is not finished: start the same pack_dataset command again, it resumes"
     return f"{folder} is no pack: expected {MANIFEST_NAME} in it; give the --out of pack_dataset"

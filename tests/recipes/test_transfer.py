@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,20 @@ def test_a_resume_goes_on_with_the_backend_that_was_taken(config: Config) -> Non
     with opened(config) as session:
         assert session.options.backend == "resident"
     assert run(config) == first
+
+
+def test_a_pack_that_moved_is_gone_on_with_and_another_is_not(
+    config: Config, digits_pack: Pack, tmp_path: Path
+) -> None:
+    alone = replace(config, beside_scratch=False)
+    first = run(alone)
+    moved = shutil.copytree(config.pack, tmp_path / "moved")
+    assert run(replace(alone, pack=moved)) == first
+    folder = config.out / "pretrained-2-labels-seed-0"
+    steps = [record["step"] for record in read_metrics(folder / "metrics.jsonl")]
+    assert steps == sorted(set(steps)), "nothing is trained twice"
+    with pytest.raises(UserError, match=r"expected pack of .*, found of .*; resume with the same pack"):
+        run(replace(alone, pack=digits_pack.path))
 
 
 def test_a_start_whose_weights_are_others_is_refused(config: Config, tmp_path: Path) -> None:

@@ -30,6 +30,10 @@ def test_pack_and_verify(tmp_path: Path) -> None:
     assert packed.returncode == 0, packed.stderr
     assert "2 classes; 2 webdataset shards; 4 copied" in packed.stdout
     assert f"2 inputs quarantined, reasons in {out}/quarantine.jsonl" in packed.stdout.replace("\n", "")
+    again = run("pack_dataset", "--splits", f"train={source}", f"test={source}", "--out", out)
+    assert f"nothing to do: this command has finished {out} before" in again.stdout.replace("\n", "")
+    assert "copied" not in again.stdout
+    assert "images/s" not in again.stdout
     whole = run("verify_pack", out)
     assert whole.returncode == 0, whole.stderr
     assert "is whole" in whole.stdout

@@ -37,7 +37,10 @@ def read_rows(path: Path, short: bool = False) -> Iterator[dict[str, Any]]:
     try:
         yield from reader(path) if reader else _csv_rows(path, short)
     except (UnicodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as a list ({error}): expected UTF-8 text") from None
+        raise UserError(
+            f"{path} cannot be read as a list ({error}): expected UTF-8 text; save it as such, "
+            "which a spreadsheet calls CSV UTF-8"
+        ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the path and the disk") from None
 

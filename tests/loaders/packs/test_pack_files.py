@@ -137,9 +137,11 @@ def test_label_tables_that_do_not_fit_are_refused(tmp_path: Path, digits_pack: P
             digits_pack.split("unlabeled").labels(other)
 
 
-def test_no_pack(tmp_path: Path) -> None:
+def test_no_pack(digits_pack: Pack, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no pack at .*none: make one with"):
         open_pack(tmp_path / "none")
+    with pytest.raises(UserError, match=r"no pack at .*digit \(is .*digits meant\?\): make one with"):
+        open_pack(digits_pack.path.with_name("digit"))
     with pytest.raises(UserError, match=r"is no pack: expected manifest.json"):
         open_pack(tmp_path)
     (tmp_path / "manifest.json").write_text('{"name": "a web page has one too"}')

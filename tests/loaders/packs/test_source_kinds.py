@@ -188,13 +188,14 @@ def test_lists_keep_numbers_names_and_keys(tmp_path: Path) -> None:
         ("path,label\na.jpg,-2\n", r"label -2 is out of range"),
         ("path,label\n,1\n", r"row 1: no path"),
         ('path,label\n"a.jpg,1\n', r"cannot be read as a list"),
+        ("path,label\nna\udcefve.jpg,1\n", r"expected UTF-8 text; save it as such, .* CSV UTF-8$"),
         ("path,label\na.jpg,1\n#none", r"list.csv.*no row has the split 'none'|no column for the split"),
         ("", r"holds no file"),
     ],
 )
 def test_bad_lists(tmp_path: Path, text: str, match: str) -> None:
     text, _, split = text.partition("#")
-    (tmp_path / "list.csv").write_text(text)
+    (tmp_path / "list.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
     source = f"train={tmp_path / 'list.csv'}" + (f"#{split}" if split else "")
     with pytest.raises(UserError, match=match) as caught:
         pack(tmp_path / "p", source)
