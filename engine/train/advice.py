@@ -118,15 +118,18 @@ def at_chance(accuracy: Accuracy | None, classes: Sequence[str] | None) -> str |
 
 
 def no_better_than_start(records: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return the line on a training that never exceeded the state at which it began; else None."""
+    """Return the line on a training that was never as good as the state at which it began; else None.
+
+    As good is no fault: few validation images leave many states equal, at any learning rate.
+    """
     found = [(r["step"], float(r["validation_top1"])) for r in records if "validation_top1" in r]
     if len(found) < 2 or found[0][0] != 0:
         return None
     start, best = found[0][1], max(top1 for _, top1 in found[1:])
-    if best > start or start == 1.0:
+    if best >= start:
         return None
     return (
-        f"training: no state was more accurate on the validation images than the one at which it began "
+        f"training: every state was less accurate on the validation images than the one at which it began "
         f"({start:.1%}, later at most {best:.1%}); try a lower learning rate"
     )
 
