@@ -279,9 +279,7 @@ def draw_sheet(config: Config, network: Exported, split: Split, guessed: Guessed
 
 def describe(config: Config, pack: Pack, split: Split, num_guessed: int) -> str:
     """Return the last line: how many images have a guess, and where the unreadable ones are named."""
-    refused = (
-        pack.manifest.num_quarantined if is_own(config, pack) else 0
-    )  # a given pack's images are its own
+    refused = pack.manifest.num_quarantined if is_own(config, pack) else 0
     unreadable = f", {refused:,} unreadable in {pack.path / QUARANTINE_NAME}" if refused else ""
     sheet = "" if config.sheet is None else ", pictures with their guesses in sheet.png beside it"
     return (

@@ -50,9 +50,7 @@ def drawn_names(names: Sequence[str]) -> DrawnNames:
             continue
         if family not in families:
             families.append(family)
-        half = (
-            _LONGEST // 2
-        )  # names of runs and of curves differ at their ends more often than in their middles
+        half = _LONGEST // 2  # names differ at their ends more often than in their middles
         short = text if len(text) <= _LONGEST else f"{text[: half - 1]}…{text[-half:]}"
         texts.append(short.replace("$", r"\$"))
     note = f"No font here draws these names: {', '.join(numbered)}." if numbered else ""
