@@ -7,16 +7,20 @@ once.
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import field, fields, is_dataclass, make_dataclass, replace
+from io import StringIO
 from typing import Any, Protocol, TypeVar, get_type_hints, overload, runtime_checkable
 
 from tyro.conf import Positional as Positional
 from tyro.conf import subcommand as subcommand
 
 from loaders.common.command_line import end_at_ctrl_c
-from loaders.common.errors import prepare_process, run_guarded
+from loaders.common.errors import UserError, prepare_process, run_guarded
+from loaders.common.mistakes import retell
 from loaders.common.notice import tell
 
 ConfigT = TypeVar("ConfigT")
@@ -126,7 +130,29 @@ def _as_default(value: Any) -> Any:
 def _read(config: Any, description: str | None) -> Any:
     import tyro
 
-    return tyro.cli(config, description=description, prog=_called)
+    with _mistakes_in_a_line():
+        return tyro.cli(config, description=description, prog=_called)
+
+
+@contextmanager
+def _mistakes_in_a_line() -> Iterator[None]:
+    """Raise what tyro prints of a mistake as an error of this project; pass on what is not understood."""
+    said, columns = StringIO(), os.environ.get("COLUMNS")
+    if not {"-h", "--help"} & set(sys.argv[1:]):
+        os.environ["COLUMNS"] = "100000"  # no word in the box is broken
+    try:
+        with redirect_stderr(said):
+            yield
+    except SystemExit as end:
+        line = retell(said.getvalue()) if end.code else None
+        if line is None:
+            raise
+        said.truncate(0)
+        raise UserError(line) from None
+    finally:
+        os.environ.pop("COLUMNS", None)
+        os.environ |= {"COLUMNS": columns} if columns is not None else {}
+        sys.stderr.write(said.getvalue())
 
 
 def _keep(config: Any, description: str | None) -> None:

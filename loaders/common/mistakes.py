@@ -1,0 +1,67 @@
+"""A mistake on the command line in one line, from the boxes of several lines that tyro prints."""
+
+from __future__ import annotations
+
+import re
+
+# What tyro says of a mistake with one option, and what the line of an error says instead.
+_FORMS = (
+    (
+        r"invalid choice (?P<found>'.*') for argument '(?P<what>.*)'\. Expected one of \((?P<all>.*?),?\)\.",
+        r"\g<what>: expected one of \g<all>, found \g<found>; choose one of them",
+    ),
+    (
+        r"(?s)Error parsing (?P<what>\S+): [^\n]*?(?P<found>(?P<quote>['\"])[^\n]*(?P=quote))\]?\.?\n"
+        r".*Argument helptext:\n +\S+ (?P<kind>[^\n]*)",
+        r"\g<what>: expected \g<kind>, found \g<found>; change it",
+    ),
+    (
+        r"Missing value for argument '(?P<what>.*)'\. Expected 1 values\.",
+        r"\g<what>: expected a value, found none; give one",
+    ),
+    (
+        r"Missing value for argument '(?P<what>.*)'\. Expected (?P<number>\d+) values\.",
+        r"\g<what>: expected \g<number> values, found fewer; give all",
+    ),
+    (r"Expected one of \s*\{(?P<all>.*)\}\.", r"command: expected one of \g<all>, found none; name one"),
+)
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_UNKNOWN = re.compile(r"Unrecognized (?:or misplaced )?options:\s*(.*(?:\n  .*)*)")
+_NEAR = re.compile(r"(?:Perhaps you meant|Arguments similar to .*):\n    ((?:--\S+ ?)+)")
+_COMMANDS = re.compile(r"Available subcommands: (.*)")
+_MISSING = re.compile(r"(?m)^    (\S.*)")
+_HELP = re.compile(r"For full helptext, (?:run|see):?\s+(.* --help)")
+
+
+def retell(text: str) -> str | None:
+    """Return in a line, without "error: ", what a box of tyro says; None where it is not understood.
+
+    Args:
+        text: the box, wide enough that no line in it is broken; its borders are spaces in ASCII.
+    """
+    rows = [row.rstrip(" │")[2:] for row in _COLOURS.sub("", text).splitlines()[1:]]  # below the title
+    said = "\n".join("" if set(row) <= {"─", "-"} else row for row in rows).lstrip("\n")
+    more = _HELP.search(said)
+    if more is None:
+        return None
+    line = _retell(said[: more.start()])
+    return line and f"{line} (`{more[1]}` says more)"
+
+
+def _retell(said: str) -> str | None:
+    for form, line in _FORMS:
+        if found := re.match(form, said):
+            return found.expand(line)
+    unknown = _UNKNOWN.search(said)
+    wrong = " ".join(unknown[1].split()) if unknown else ""
+    if said.startswith("Missing from"):
+        wanted = ", ".join(_MISSING.findall(said[: unknown.start()] if unknown else said))
+        found_instead = f"{wrong} instead" if wrong else "none of it"
+        return f"command line: expected {wanted} too, found {found_instead}; add what is missing"
+    if not wrong:
+        return None
+    if commands := _COMMANDS.search(said):
+        return f"command: expected one of {commands[1]}, found {wrong}; name one of them first"
+    near = ", ".join(names.strip() for names in dict.fromkeys(_NEAR.findall(said)))
+    remedy = f"did you mean {near}?" if near else "leave it out, or look its name up"
+    return f"command line: expected options that there are, found {wrong}; {remedy}"
