@@ -35,6 +35,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
 
 
+from rich.console import Console
 from rich.progress import Progress
 
 from loaders.common.next_step import say_next
@@ -45,7 +46,8 @@ def main() -> None:
     """Parse the command line and convert."""
     config = command_line(Config, __doc__)
     start = time.perf_counter()
-    with Progress(transient=True) as bar:
+    console = Console()
+    with Progress(console=console, transient=True, disable=not console.is_interactive) as bar:
         task = bar.add_task("converting", total=None)
         manifest = convert_pack(
             config.pack,

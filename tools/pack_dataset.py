@@ -117,7 +117,7 @@ def main() -> int:
     columns = (TextColumn("packing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     start = time.perf_counter()
     try:
-        with Progress(*columns, console=console, transient=True) as bar:
+        with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as bar:
             task = bar.add_task("packing", total=None)
             work = append_to_pack if config.append else pack_dataset
             manifest = work(options, lambda done, total: bar.update(task, completed=done, total=total))

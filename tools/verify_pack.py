@@ -84,7 +84,8 @@ def main() -> int:
     folder, start = Path(config.pack), time.perf_counter()
     workers = config.workers or available_cores()
     sources = _sources(folder, config.against)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_interactive) as bar:
         task = bar.add_task("verifying shards", total=None)
         damage = verify_pack(
             folder, workers, lambda done, total: bar.update(task, completed=done, total=total)

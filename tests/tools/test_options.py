@@ -43,6 +43,7 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
     ("inspect_pack", ("FOLDER",), "no pack"),
     ("inspect_pack", ("PACK", "--workers", "-1"), "workers: expected a whole number"),
     ("inspect_pack", ("PAGELESS",), "expected a file at .*report.html, found a folder"),
+    ("pack_dataset", ("--splits", "train=/nowhere", "--out", "NEW"), "/nowhere"),
     ("verify_pack", ("FILE",), "no pack"),
     ("verify_pack", ("PACK", "--workers", "-1"), "workers: expected a whole number"),
     ("verify_pack", ("PACK", "--against", "train"), "NAME=PATH"),
@@ -176,9 +177,11 @@ def test_what_is_wrong_is_said_in_one_line(
     with pytest.raises(SystemExit) as ended:
         run_command(module.main)
     assert ended.value.code == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
     assert line.startswith("error: ")
     assert re.search(message, line), line
+    assert printed.out.strip() == printed.out, "an empty line where a bar would be"
     assert content(place) == before, "something is left behind"
 
 
