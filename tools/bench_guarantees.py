@@ -197,14 +197,15 @@ def costs(split: Split, config: Config) -> dict[str, list[tuple[float, float]]]:
     return found
 
 
-def cost(times: NDArray[np.float64], plain: NDArray[np.float64]) -> tuple[float, float]:
+def cost(times: NDArray[np.float64], plain: NDArray[np.float64]) -> tuple[float, dict[str, float]]:
     """Return the median loss of throughput between two times per image, and its error, in per cent.
 
-    The error is the standard error of a median, from the median deviation of the runs.
+    The error is the standard error of a median, from the median deviation of the runs; one run has none.
     """
     lost = 100 * (1 - plain / times)
     deviation = 1.4826 * float(np.median(np.abs(lost - np.median(lost))))
-    return float(np.median(lost)), 1.2533 * deviation / math.sqrt(len(lost))
+    error = {"standard_error": 1.2533 * deviation / math.sqrt(len(lost))} if len(lost) > 1 else {}
+    return float(np.median(lost)), error
 
 
 def main() -> None:
@@ -233,7 +234,7 @@ def main() -> None:
         for column, what in enumerate(("cost", "cost in processor time")):
             if name != "plain":
                 lost, error = cost(found[:, column], runs["plain"][:, column])
-                note(f"{what} of {name}", lost, "%", standard_error=error)
+                note(f"{what} of {name}", lost, "%", **error)
     folder = Path(tempfile.mkdtemp(dir=config.pack.parent))
     try:
         repeat_pack(pack, split, config.resume_rows, folder / "repeated")

@@ -18,7 +18,6 @@ they are.
 
 from __future__ import annotations
 
-import math
 import statistics
 import subprocess
 import sys
@@ -80,6 +79,7 @@ class Config(RecordConfig):
     def check_places(self) -> None:
         """Refuse a network that is not there, before anything is loaded."""
         check_mentioned(self.backbone)
+        super().check_places()
 
     @property
     def steps(self) -> int:
@@ -231,11 +231,12 @@ def render(records: list[dict[str, Any]]) -> Table:
         loader, model, share = statistics.median(alone), statistics.median(models), statistics.median(shares)
         of_smaller, of_shared = share * max(1.0, model / loader), share * (1 + model / loader)
         # The standard error of a median is 1.25 times that of a mean.
-        error = 1.25 * statistics.stdev(shares) / len(shares) ** 0.5 if len(shares) > 1 else math.nan
+        several = len(shares) > 1
+        error = f" ± {1.25 * statistics.stdev(shares) / len(shares) ** 0.5:.1%}" if several else ""
         table.add_row(
             *row,
             *(f"{value:,.0f}" for value in (model, loader, statistics.median(together))),
-            f"{of_smaller:.1%} ± {error:.1%}",
+            f"{of_smaller:.1%}{error}",
             f"{of_shared:.1%}",
             f"{statistics.median(r['wait_share'] for r in turns):.1%}",
         )

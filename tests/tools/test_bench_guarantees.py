@@ -45,5 +45,6 @@ def test_a_cost_is_the_share_of_throughput_that_is_lost() -> None:
     plain = np.array([1.0, 2.0, 1.0, 2.0])
     lost, error = cost(plain / 0.9, plain)
     assert lost == pytest.approx(10)
-    assert error == pytest.approx(0, abs=1e-9)
+    assert error == {"standard_error": pytest.approx(0, abs=1e-9)}
     assert cost(plain, plain / 0.9)[0] == pytest.approx(-100 / 9)
+    assert cost(plain[:1], plain[:1]) == (0, {}), "one run has no error"

@@ -49,6 +49,16 @@ def test_shares_of_the_smaller_and_of_what_sharing_leaves() -> None:
     assert "60.0%" in shown.getvalue()  # a row of its own for each precision
 
 
+def test_one_pair_has_no_error() -> None:
+    turns = {"model_img_per_s": [100.0], "img_per_s": [75.0], "wait_share": 0.25}
+    own = {"recipe": "barlow", "precision": "no"}
+    shown = io.StringIO()
+    table = render([{**own, "kind": "turns", **turns}, {**own, "kind": "loader", "img_per_s": 300.0}])
+    Console(file=shown, width=120).print(table)
+    assert "75.0%" in shown.getvalue()
+    assert "±" not in shown.getvalue()
+
+
 def test_too_short_a_run_and_a_failing_one_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quiet = Console(file=io.StringIO())
     with pytest.raises(UserError, match="window: expected"):

@@ -12,6 +12,7 @@ from typing import Any
 from loaders.common.checks import check_numbers
 from loaders.common.errors import UserError
 from loaders.common.files import check_file
+from loaders.packs.manifest import read_manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,11 @@ class RecordConfig:
         """Refuse numbers that measure nothing, and a file that takes no records."""
         check_numbers(self)
         check_records(self.json)
+
+    def check_places(self) -> None:
+        """Refuse a pack that is not there, before anything is loaded."""
+        if (pack := getattr(self, "pack", None)) is not None:
+            read_manifest(pack)
 
 
 def check_records(path: Path | None) -> None:
