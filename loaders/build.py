@@ -13,13 +13,13 @@ from torch import Tensor
 
 from loaders.backends import choose_backend
 from loaders.backends.work import LABELED, MAX_VIEWS, Backend, Crew, Renderer, Work
-from loaders.common.checks import check_flag, check_one_of, check_whole
+from loaders.common.checks import check_batch, check_flag, check_one_of, check_whole
 from loaders.common.errors import UserError
 from loaders.epochs import Draws, EpochLoader, LabeledStream, PairedLoader
 from loaders.options import LoaderOptions, Mode
 from loaders.order.balanced import balanced_positions, group_by_class
 from loaders.order.fingerprint import fingerprint
-from loaders.order.permutation import check_batch, num_steps, permute_stream
+from loaders.order.permutation import num_steps, permute_stream
 from loaders.order.weighted import cumulative_shares, weighted_positions
 from loaders.packs import LabelTable, Split
 from loaders.packs.pack import LabelTables

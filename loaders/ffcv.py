@@ -24,7 +24,7 @@ from loaders.backends.cpu import CpuRenderer
 from loaders.backends.ffcv_operations import import_ffcv, iterate, operations
 from loaders.backends.work import UNLABELED, Crew, Request, Work
 from loaders.build import check_views
-from loaders.common.checks import check_whole
+from loaders.common.checks import check_batch, check_whole
 from loaders.kernels.encodings import ENCODING_RAW
 from loaders.options import MAX_SEED, BadImages, DTypeName, LoaderOptions
 from loaders.order import permutation
@@ -197,7 +197,7 @@ class EpochOrder:
     def sample_order(self, epoch: int) -> NDArray[np.uint64]:
         """Return the sample numbers of this rank's whole batches of `epoch`."""
         indices, batch_size = self._loader.indices, self._loader.batch_size * self._num_ranks
-        permutation.check_batch(len(indices), batch_size, self._num_ranks)
+        check_batch(len(indices), batch_size, self._num_ranks)
         first = self.skip[1] if epoch == self.skip[0] else 0
         steps = np.arange(first, len(indices) // batch_size, dtype=np.int64)
         share, _ = permutation.step_positions(0, len(indices), batch_size, self._rank, self._num_ranks, True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Literal, TypeAlias, get_args
 
 import tyro
 
 from loaders.common.checks import check_flag, check_one_of, check_seconds, check_whole
+from loaders.common.errors import MissingBackendError, UserError
 from loaders.packs.stores.store import StoreOptions
 
 BackendName = Literal["auto", "cpu", "stream", "dali", "ffcv", "resident", "hybrid"]
@@ -15,6 +17,14 @@ DTypeName = Literal["float32", "float16", "bfloat16", "uint8"]
 BadImages = Literal["replace", "raise"]
 Mode = Literal["train", "eval"]
 
+PACKAGES = {
+    "dali": (
+        "nvidia.dali",
+        "'pip install nvidia-dali-cuda130' (or nvidia-dali-cuda120), or use backend='cpu'",
+    ),
+    "ffcv": ("ffcv", "'make ffcv', or use backend='cpu', which reads the same packs"),
+}
+"""What backends of others need: the package, and how to install it or do without."""
 MAX_SEED = 2**63 - 1
 
 _Decided: TypeAlias = tyro.conf.Suppress[tyro.conf.Fixed[int]]
@@ -82,6 +92,37 @@ class LoaderOptions:
         check_whole("rank", self.rank, 0, self.num_ranks - 1, "pass the process's own rank")
         check_one_of("dtype", self.dtype, get_args(DTypeName))
         check_flag("channels_last", self.channels_last)
+
+
+def missing_backend(package: str, reason: object) -> MissingBackendError:
+    """Return the error for a package of `PACKAGES` that cannot be imported."""
+    name, (_, remedy) = next(one for one in PACKAGES.items() if one[1][0] == package)
+    return MissingBackendError(
+        f"backend {name}: {package} cannot be imported ({reason}); install it with {remedy}"
+    )
+
+
+def check_backend(name: str, shard_format: str | None) -> None:
+    """Refuse a backend that is not installed or does not read a pack, before anything is loaded.
+
+    Args:
+        name: name of the backend.
+        shard_format: format of the pack's shards; None where it is not known yet.
+
+    Raises:
+        UserError: it is not installed, or the pack has another format.
+    """
+    package, _ = PACKAGES.get(name, ("", ""))
+    try:
+        if package and find_spec(package) is None:
+            raise ModuleNotFoundError(f"No module named {package!r}")
+    except ModuleNotFoundError as error:  # also where a package above it is missing
+        raise missing_backend(package, error) from None
+    if name == "ffcv" and shard_format not in ("ffcv", None):
+        raise UserError(
+            f"backend ffcv: expected a pack of format ffcv, found {shard_format}; pack with --format ffcv, "
+            "or use backend='cpu'"
+        )
 
 
 def usual_backend(url: str | None) -> tuple[BackendName, str]:

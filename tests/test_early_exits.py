@@ -35,10 +35,17 @@ STARTS = [  # commands that read a run or weights and need no pack
     ("tools/report.py", ["--run", "nowhere"]),
     ("tools/report.py", ["--run", "docs", "--beside", "nowhere"]),
 ]
+WITHOUT_A_PACK = [  # commands that measure or show a pack
+    ("tools/show_views.py", ["nowhere"]),
+    ("tools/doctor.py", ["nowhere"]),
+    ("tools/bench_memory.py", ["nowhere"]),
+    *((f"tools/bench_{what}.py", ["--pack", "nowhere"]) for what in ("guarantees", "loaders", "training")),
+]
 COMMANDS = [(script, [word]) for script in SCRIPTS for word in ("--nonsense", "--help")] + [
     *((script, ["--pack", "nowhere", *words]) for script, words in READERS),
     *((script, ["--pack", "nowhere", *words[:-1], "README.md"]) for script, words in READERS),
     *STARTS,
+    *WITHOUT_A_PACK,
     ("recipes/barlow.py", ["--pack", "nowhere", "--out", "run", "--seed", "-1"]),
     ("tools/doctor.py", ["docs", "--backbone", "resnt50"]),
     ("tools/labels.py", ["divide", "--nonsense"]),
@@ -132,6 +139,15 @@ def test_a_network_that_is_not_there_is_one_line(
     others = "" if script == "tools/report.py" else ", weights file, timm:NAME or hf:REPO"
     assert absent.err.startswith(f"error: {option}: expected a run folder{others}, found ")
     assert absent.err.endswith(" at nowhere; check the path\n")
+
+
+@pytest.mark.parametrize(("script", "words"), WITHOUT_A_PACK, ids=[script for script, _ in WITHOUT_A_PACK])
+def test_a_pack_that_is_not_there_is_one_line(
+    script: str, words: list[str], outcomes: dict[tuple[str, ...], Outcome]
+) -> None:
+    absent = outcomes[script, *words]
+    assert (absent.code, absent.out) == (2, "")
+    assert re.fullmatch(r"error: no pack at .*nowhere: make one with .*\n", absent.err), absent
 
 
 def test_a_mistyped_network_is_told_before_timm_is_loaded(

@@ -18,16 +18,18 @@ from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.checks import Count, Positive, check_numbers, check_whole
+from loaders.common.checks import Count, Positive, check_whole
 from loaders.common.cores import available_cores
-from loaders.common.errors import run_command
+from loaders.common.errors import UserError, run_command
+from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 from tools.bench.names import BackendName, LimitName, PeerName
+from tools.bench.records import RecordConfig
 from tools.bench.workload import ImageEncoding, Interpolation, ViewSet
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RecordConfig):
     """Benchmark of loaders."""
 
     pack: Path | None = None
@@ -64,8 +66,21 @@ class Config:
     """With --images: images per epoch, sources repeating; 0 takes about 256 MiB."""
     cache: Path = Path("runs/bench")
     """Folder for files that contenders derive from the images; kept for the next benchmark."""
-    json: Path | None = None
-    """File to which one JSON line per run is appended."""
+
+    def check_places(self) -> None:
+        """Refuse settings that make no measurement, before anything is loaded."""
+        if (self.pack is None) == (self.images is None):
+            raise UserError("images: expected one of --pack and --images, found neither or both; give one")
+        if self.images and not self.images.is_dir():
+            raise UserError(f"--images {self.images}: expected a folder, found none; check the path")
+        remedy = "contenders are bound to as many cores as they have threads: lower --num-threads"
+        check_whole("num_threads", self.num_threads, 1, available_cores(), remedy)
+        check_folder(self.cache, "cache")
+        if not self.backends + self.peers + self.limits:
+            raise UserError(
+                "contenders: expected at least one, found none; name --backends, --peers or --limits"
+            )
+        super().check_places()
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -75,29 +90,12 @@ if __name__ == "__main__":  # before the imports that take seconds
 from rich.console import Console
 from rich.progress import track
 
-from loaders.common.errors import UserError
-from loaders.common.files import check_folder
 from tools.bench.contender import find_contender
 from tools.bench.corpus import open_corpus, pack_images
 from tools.bench.harness import Benchmark, Record, prepare, rounds
-from tools.bench.records import append_record, check_records
+from tools.bench.records import append_record
 from tools.bench.table import notes, render
 from tools.bench.workload import Workload
-
-
-def check(config: Config) -> None:
-    """Refuse settings that make no measurement."""
-    if (config.pack is None) == (config.images is None):
-        raise UserError("images: expected one of --pack and --images, found neither or both; give one")
-    if config.images and not config.images.is_dir():
-        raise UserError(f"--images {config.images}: expected a folder, found none; check the path")
-    check_numbers(config)
-    remedy = "contenders are bound to as many cores as they have threads: lower --num-threads"
-    check_whole("num_threads", config.num_threads, 1, available_cores(), remedy)
-    check_folder(config.cache, "cache")
-    check_records(config.json)
-    if not config.backends + config.peers + config.limits:
-        raise UserError("contenders: expected at least one, found none; name --backends, --peers or --limits")
 
 
 def workload_of(config: Config) -> Workload:
@@ -116,7 +114,7 @@ def workload_of(config: Config) -> Workload:
 def main() -> int:
     """Run the benchmark of the command line."""
     config = command_line(Config, __doc__)
-    check(config)
+    config.check_places()
     console = Console(width=None if sys.stdout.isatty() else 130)
     contenders = [find_contender(name) for name in (*config.limits, *config.backends, *config.peers)]
     pack = config.pack

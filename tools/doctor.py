@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from engine.nets.names import check_mentioned
-from engine.train.run_config import DEFAULT_LOADER, LoaderField
+from engine.train.run_config import DEFAULT_LOADER, LoaderField, PackConfig
 from loaders.common.checks import Count, Positive, check_numbers
 from loaders.common.errors import UserError, run_command
 from loaders.common.program import Positional, check_command_line, command_line
@@ -25,7 +25,7 @@ StageName = Literal["storage", "decoding", "views", "copy", "network"]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(PackConfig):
     """Measure the stages of a training on a pack, and name the bottleneck."""
 
     pack: Positional[Path]
@@ -54,6 +54,7 @@ class Config:
     def check_places(self) -> None:
         """Refuse a network that is not there, before anything is loaded."""
         check_mentioned(self.backbone)
+        super().check_places()
 
 
 if __name__ == "__main__":  # before the imports that take seconds

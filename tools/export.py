@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from engine.train.run_config import check_start
+from engine.nets.names import check_start
 from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_file
 from loaders.common.program import check_command_line, command_line
@@ -67,7 +67,7 @@ class Config:
 
     def check_places(self) -> None:
         """Refuse a network that is not there, before anything is loaded."""
-        check_start(self.run, "run", self.backbone)
+        check_start(self.run, "run", self.backbone, classifier=not self.backbone_only)
 
 
 if __name__ == "__main__":  # before the imports that take seconds

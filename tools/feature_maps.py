@@ -15,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.train.run_config import DEFAULT_LOADER, LoaderField, check_start
+from engine.nets.names import check_start
+from engine.train.run_config import DEFAULT_LOADER, LoaderField
 from loaders.common.checks import Count, check_numbers
 from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_file

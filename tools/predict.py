@@ -28,7 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from engine.train.run_config import ForwardConfig, check_start, on_this_rank
+from engine.nets.names import check_start
+from engine.train.run_config import ForwardConfig, on_this_rank
 from loaders.common.checks import Count, Share, check_numbers
 from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_folder
@@ -67,7 +68,7 @@ class Config(ForwardConfig):
 
     def check_places(self) -> None:
         """Refuse a network and images that are not there, and a folder without a file, before all else."""
-        check_start(self.network, "network", self.backbone)
+        check_start(self.network, "network", self.backbone, classifier=True)
         folder, packed = Path(self.images), self.out / "pack" / "manifest.json"
         place = self.images.partition("#")[0]  # which may name what lies inside
         plain = not set(place) & set(":*?[]{},")  # neither a URL nor a pattern

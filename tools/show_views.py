@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from engine.train.run_config import PackConfig
 from loaders.common.checks import Count, Positive, check_numbers, check_whole
 from loaders.common.errors import run_command
 from loaders.common.files import check_file
@@ -24,7 +25,7 @@ _TILE, _LARGEST_TILE, _MOST_TILE = 192, 256, 1024
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(PackConfig):
     """What to draw."""
 
     pack: Positional[Path]

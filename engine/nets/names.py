@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from functools import cache
 from importlib.machinery import PathFinder
@@ -17,6 +18,8 @@ ALEXNET = "alexnet_bn"
 GONE = {"compact_resnet": COMPACT_CNN}
 """Names of older networks, and of those that have their place; weights do not fit."""
 OURS = (TINY_RESNET, COMPACT_CNN, WIDE_RESNET, ALEXNET)
+_OF_NETWORKS = {".json", ".safetensors", ".onnx", ".pt", ".pt2", ".pth", ".bin", ".ckpt", ".tar", ".npz"}
+"""Suffixes of which one stands in every folder that holds a network."""
 
 
 def discriminator_width(name: str) -> int | None:
@@ -71,3 +74,38 @@ def _sources() -> str:
     folders = (found and found.submodule_search_locations) or []
     files = (file for folder in folders for file in sorted(Path(folder, "models").glob("*.py")))
     return "\n".join(file.read_text("utf-8", errors="replace") for file in files)
+
+
+def check_start(
+    start: Path | None, option: str, backbone: str | None = None, classifier: bool = False
+) -> None:
+    """Refuse a run, weights or a network that are not there, before the libraries load that read them.
+
+    Args:
+        start: path, or timm:NAME or hf:REPO; None for nothing to check.
+        option: name of the option that gave it.
+        backbone: name of the network; None for nothing to check.
+        classifier: refuse a run that left a backbone alone, too.
+
+    Raises:
+        UserError: there is nothing, or no such network.
+    """
+    if backbone is not None:
+        check_mentioned(backbone)
+    source, _, name = str(start).partition(":")
+    if source == "timm" and ":" not in name:  # timm reads sources of its own too, such as local-dir:
+        check_mentioned(name, option)
+    if start is None or str(start).startswith(("timm:", "hf:")):
+        return
+    path, wanted = start.expanduser(), "a run folder, weights file, timm:NAME or hf:REPO"
+    if not path.exists():
+        raise UserError(f"{option}: expected {wanted}, found nothing at {start}; check the path")
+    if not path.is_dir() or not os.access(path, os.R_OK):
+        return
+    if not any(file.suffix in _OF_NETWORKS for file in path.iterdir() if file.is_file()):
+        raise UserError(
+            f"{option}: expected {wanted}, found a folder without weights at {start}; give another"
+        )
+    names = {file.name for file in path.glob("*.safetensors")}
+    if classifier and "backbone.safetensors" in names and not any("classifier" in name for name in names):
+        raise UserError(f"classifier: expected one in {start}, found none; train with labels first")

@@ -6,7 +6,6 @@ torch is loaded. Methods that need torch import it when they are called.
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -15,18 +14,19 @@ import tyro
 
 from engine.choices import Device, Measure, OnNonFinite, Precision
 from engine.device import taken_device
-from engine.nets.names import check_mentioned
+from engine.nets.names import check_start
 from engine.train.options import OptimizerOptions, PresetOptions, ValidationOptions
+from engine.train.same_run import check_given
 from engine.train.trackers import check_trackers
-from loaders.common.checks import Count, check_numbers
+from loaders.common.checks import Count, check_batch, check_numbers
 from loaders.common.cores import cores_per_rank
 from loaders.common.errors import UserError
 from loaders.common.files import check_folder, to_json
 from loaders.common.json_text import parse_json
-from loaders.options import LoaderOptions, usual_backend
-from loaders.packs.manifest import read_manifest
+from loaders.options import LoaderOptions, check_backend, usual_backend
+from loaders.packs.manifest import Manifest, read_manifest
 from loaders.packs.stores.connect import as_url
-from loaders.views.evaluation import EvaluationView
+from loaders.views.evaluation import EvaluationView, Side
 
 if TYPE_CHECKING:
     from engine.labels.shared_images import Account
@@ -68,39 +68,6 @@ DEFAULT_LOADER = LoaderOptions()
 _THREADS_BESIDE_A_NETWORK = 2
 
 
-_OF_NETWORKS = {".json", ".safetensors", ".onnx", ".pt", ".pt2", ".pth", ".bin", ".ckpt", ".tar", ".npz"}
-"""Suffixes of which one stands in every folder that holds a network."""
-
-
-def check_start(start: Path | None, option: str, backbone: str | None = None) -> None:
-    """Refuse a run, weights or a network that are not there, before the libraries load that read them.
-
-    Args:
-        start: path, or timm:NAME or hf:REPO; None for nothing to check.
-        option: name of the option that gave it.
-        backbone: name of the network; None for nothing to check.
-
-    Raises:
-        UserError: there is nothing, or no such network.
-    """
-    if backbone is not None:
-        check_mentioned(backbone)
-    source, _, name = str(start).partition(":")
-    if source == "timm" and ":" not in name:  # timm reads sources of its own too, such as local-dir:
-        check_mentioned(name, option)
-    if start is None or str(start).startswith(("timm:", "hf:")):
-        return
-    path, wanted = start.expanduser(), "a run folder, weights file, timm:NAME or hf:REPO"
-    if not path.exists():
-        raise UserError(f"{option}: expected {wanted}, found nothing at {start}; check the path")
-    if not path.is_dir() or not os.access(path, os.R_OK):
-        return
-    if not any(file.suffix in _OF_NETWORKS for file in path.iterdir() if file.is_file()):
-        raise UserError(
-            f"{option}: expected {wanted}, found a folder without weights at {start}; give another"
-        )
-
-
 _OF_SPLITS = (
     *("split", "labeled_split", "train_split", "unlabeled_split", "unlabeled_splits", "test_split"),
     *("validation_split", "probe_splits"),
@@ -120,14 +87,19 @@ class PackConfig:
     """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
 
     def check_places(self) -> None:
-        """Refuse a missing pack, split, start or GPU before anything is loaded; a store's pack comes later.
+        """Refuse a pack, split, label table, start, backend or GPU that no command can begin with.
+
+        Nothing is loaded for it, so a store's pack is looked at later.
 
         Raises:
-            UserError: no such split, start or device; see `read_manifest`.
+            UserError: the first mistake; see `read_manifest`.
         """
         if getattr(self, "device", "auto") == "cuda":
             taken_device("cuda")
-        names = [] if as_url(str(self.pack)) else self._split_names()
+        manifest = self._manifest()
+        names = [split.name for split in manifest.splits] if manifest else []
+        backend = getattr(self, "loader", DEFAULT_LOADER).backend
+        check_backend(backend, manifest.shard_format if manifest else None)
         if getattr(self, "filled", None) is not None:  # a filled request names its rows; no split is read
             names = []
         for option in _OF_SPLITS if names else ():
@@ -141,11 +113,15 @@ class PackConfig:
                     f"{option}: expected one that {self.pack} has, {', '.join(names)}, found {absent[0]!r}; "
                     f"give one by --{option.replace('_', '-')}"
                 )
+        for table in getattr(self, "extra_labels", ()):
+            if not table.exists():
+                raise UserError(f"no label table at {table}; check the path")
         for option in ("init", "run"):
-            check_start(getattr(self, option, None), option, getattr(self, "backbone", None))
+            classifies = option == "run" and not isinstance(self, FrozenConfig)
+            check_start(getattr(self, option, None), option, getattr(self, "backbone", None), classifies)
 
-    def _split_names(self) -> list[str]:
-        return [split.name for split in read_manifest(self.pack.expanduser().absolute()).splits]
+    def _manifest(self) -> Manifest | None:
+        return None if as_url(str(self.pack)) else read_manifest(self.pack.expanduser().absolute())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +142,7 @@ class FrozenConfig(PackConfig, ForwardConfig):
 
     backbone: str | None = None
     """Network of a weights file that does not say it."""
-    resolution: Count | None = None
+    resolution: Side | None = None
     """Side of the views in pixels; that of the start by default."""
 
 
@@ -203,7 +179,7 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
     """Run folder: configuration, metrics.jsonl, checkpoints, weights. New, or that of --resume."""
     backbone: str
     """Any timm name, or one of this project."""
-    resolution: Count
+    resolution: Side
     """Side of the views in pixels."""
     epochs: Count
     """Passes over the split."""
@@ -293,7 +269,7 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
             )
 
     def check_places(self) -> None:
-        """Also refuse a run folder that is in use, or cannot be written, and what `check_sizes` does.
+        """Also refuse a run folder in use or not writable, a batch too large, and what `check_sizes` does.
 
         Raises:
             UserError: --out holds a run, without --resume.
@@ -301,7 +277,15 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
         self.check_sizes()
         super().check_places()
         check_folder(self.out)
-        if not self.resume and (self.out / "config.json").is_file():
+        manifest, trained = self._manifest(), getattr(self, "split", None)
+        for split in manifest.splits if manifest else ():
+            if split.name == trained:
+                check_batch(split.num_images, self.batch_size)
+        if not (self.out / "config.json").is_file():
+            return
+        if self.resume:
+            check_given(self, RUNTIME_FIELDS)
+        else:
             raise UserError(
                 f"run folder: {self.out} already holds a run; add --resume to go on with it, or give another "
                 "--out"

@@ -20,8 +20,9 @@ from torch import nn
 
 from engine.nets.description import metadata_of
 from engine.nets.weights import write_tensors
-from engine.train.checkpoint import find_damage, list_checkpoints
 from engine.train.distributed import on_main, rank
+from engine.train.same_run import check_same_run
+from engine.train.same_run import read_run as read_run
 from loaders.common.errors import UserError
 from loaders.common.files import leftovers, sync_file, to_json, write_atomic
 from loaders.common.json_text import parse_json
@@ -29,7 +30,6 @@ from loaders.common.locks import locked
 from loaders.common.next_step import say_next
 
 LOCK_NAME = "lock"
-_LATER = {"init_weights"}  # what the configuration of an older run lacks, which is gone on with all the same
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def _claim(
     if out.exists() and not out.is_dir():
         raise UserError(f"run folder: expected a folder at {out}, found a file; give another --out")
     if _is_used(out):  # so that no lock is put into a folder of something else
-        _check_same_run(out, described, runtime_fields, resume)
+        check_same_run(out, described, runtime_fields, resume)
     try:
         out.mkdir(parents=True, exist_ok=True)
         held.enter_context(
@@ -91,7 +91,7 @@ def _claim(
             f"run folder: {out} cannot be made or written ({error.strerror}); give another --out"
         ) from None
     if _is_used(out):
-        _check_same_run(out, described, runtime_fields, resume)
+        check_same_run(out, described, runtime_fields, resume)
         return
     for path in leftovers(out):
         path.unlink(missing_ok=True)
@@ -107,72 +107,6 @@ def _give_back(out: Path) -> None:
 
 def _is_used(out: Path) -> bool:
     return out.is_dir() and bool(set(out.iterdir()) - leftovers(out) - {out / LOCK_NAME})
-
-
-def _check_same_run(
-    out: Path, described: Mapping[str, Any], runtime_fields: Collection[str], resume: bool
-) -> None:
-    file = out / "config.json"
-    if not file.is_file():
-        raise UserError(
-            f"run folder: expected an empty folder or a run at {out}, found neither; give another --out"
-        )
-    found = read_run(out)
-    found_recipe, found_config = found["recipe"], found["config"]
-    if found_recipe != described["recipe"]:
-        raise UserError(
-            f"run folder: expected a run of recipe {described['recipe']!r} in {out}, found one of "
-            f"{found_recipe!r}; give another --out"
-        )
-    config = described["config"]
-    for name in sorted((config.keys() | found_config.keys()) - (_LATER - found_config.keys())):
-        if name in config.keys() - found_config.keys() - set(runtime_fields) and config[name] is not None:
-            raise UserError(
-                f"run folder: {out} holds a run from before there was {name}; end it with the version that "
-                "began it, or give another --out"
-            )
-        if name not in runtime_fields and config.get(name) != found_config.get(name):
-            raise UserError(
-                f"run folder: {out} holds a run with {name} = {found_config.get(name)!r}, found {name} = "
-                f"{config.get(name)!r} asked for; give another --out, or the same {name} with --resume"
-            )
-    if not resume:
-        raise UserError(
-            f"run folder: {out} already holds this run; add --resume to go on, or give another --out"
-        )
-
-
-def _damage(out: Path, error: Exception) -> str:
-    """Return the error for an unreadable configuration; a whole checkpoint holds a copy of it."""
-    saved = reversed(list_checkpoints(out / "checkpoints"))
-    whole = next((checkpoint for checkpoint in saved if find_damage(checkpoint) is None), None)
-    remedy = "restore it" if whole is None else f"copy {whole / 'meta.json'} there, which says the same"
-    return (
-        f"run folder: {out / 'config.json'} is not a run's configuration ({error}); {remedy}, to keep the "
-        "run, or give another folder"
-    )
-
-
-def read_run(out: Path) -> dict[str, Any]:
-    """Read the description of a run: the keys are `recipe`, `config` and `versions`.
-
-    Raises:
-        UserError: `out` is no run folder.
-    """
-    file = out / "config.json"
-    try:
-        found = parse_json(file.read_bytes())
-        return {
-            "recipe": str(found["recipe"]),
-            "config": dict(found["config"]),
-            "versions": dict(found.get("versions", {})),  # a checkpoint's meta.json in its place has none
-        }
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            f"run folder: expected a run at {out}, found no {file.name}; train one first"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(_damage(out, error)) from None
 
 
 def save_backbone(out: Path, backbone: nn.Module, metadata: Mapping[str, Any]) -> Path:

@@ -31,12 +31,16 @@ _MOST_VALUES = 1 << 16  # of a histogram, evenly spaced where a tensor has more
 
 
 def check_trackers(names: Iterable[str]) -> None:
-    """Refuse a tracker that is not installed; accelerate would leave it out silently.
+    """Refuse a tracker that accelerate does not know, or one that is not installed and would be left out.
 
     Raises:
-        UserError: it is not installed; the message has the command that installs it.
+        UserError: the message has the names, or the command that installs the tracker.
     """
     for name in names:
+        if name not in (*_NEEDS, "all"):
+            raise UserError(
+                f"trackers: expected some of {', '.join(sorted(_NEEDS))}, found {name}; choose among them"
+            )
         module, command = _NEEDS.get(name, ("", ""))
         if module and find_spec(module) is None:
             raise UserError(

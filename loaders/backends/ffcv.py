@@ -14,6 +14,7 @@ from loaders.backends.ffcv_operations import ffcv_loader, import_ffcv, iterate, 
 from loaders.backends.work import LABELED, Backend, Pending, Renderer, Request, RequestOf, Work
 from loaders.batch import Batch
 from loaders.common.errors import LoaderError, UserError
+from loaders.options import check_backend
 from loaders.packs import Split
 
 _KEPT_EPOCHS = 8  # orders kept, so that an epoch that was given up early is not taken for the next one
@@ -25,11 +26,7 @@ def find_shard(split: Split) -> int:
     Raises:
         UserError: the pack has another format, or the split lies in several shards.
     """
-    if split.pack.manifest.shard_format != "ffcv":
-        raise UserError(
-            f"backend ffcv: expected a pack of format ffcv, found {split.pack.manifest.shard_format}; pack "
-            "with --format ffcv, or use backend='cpu'"
-        )
+    check_backend("ffcv", split.pack.manifest.shard_format)
     shards = np.unique(split.pack.columns.shard[split.rows(np.arange(len(split)))])
     if len(shards) > 1:
         raise UserError(

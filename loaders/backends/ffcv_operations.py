@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loaders.backends.ffcv_memory import describe_memory_apart
-from loaders.common.errors import LoaderError, MissingBackendError
+from loaders.common.errors import LoaderError
+from loaders.options import missing_backend
 
 
 def import_ffcv() -> Any:
@@ -40,10 +41,7 @@ def import_ffcv() -> Any:
             import ffcv
             import ffcv.loader
     except ImportError as error:
-        raise MissingBackendError(
-            f"backend ffcv: ffcv cannot be imported ({error}); install it with 'make ffcv', or use "
-            "backend='cpu', which reads the same packs"
-        ) from None
+        raise missing_backend("ffcv", error) from None
     describe_memory_apart()
     return ffcv
 

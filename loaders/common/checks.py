@@ -73,7 +73,9 @@ def _check_range(name: str, value: float, ranges: set[Range]) -> None:
     if value == 0 and not all(one.zero for one in ranges):
         raise UserError(f"{name}: expected more than 0, found {value}; raise it")
     if any(value > one.most for one in ranges):
-        raise UserError(f"{name}: expected a share, at most 1, found {value}; lower it")
+        most = min(one.most for one in ranges)
+        kind = "a share, at most 1" if most == 1 else f"at most {most:g}"
+        raise UserError(f"{name}: expected {kind}, found {value}; lower it")
 
 
 @cache
@@ -193,3 +195,37 @@ def check_flag(what: str, found: object) -> None:
     """
     if not isinstance(found, bool):
         raise UserError(f"{what}: expected True or False, found {found!r}; give one of the two")
+
+
+def check_batch(
+    num_rows: int,
+    batch_size: int,
+    num_ranks: int = 1,
+    drop_last: bool = True,
+    what: str = "batch size (global)",
+) -> None:
+    """Refuse a global batch that cannot be cut into equal parts or never filled.
+
+    Args:
+        num_rows: rows of the split.
+        batch_size: global batch size, summed over ranks.
+        num_ranks: number of processes that share a batch.
+        drop_last: True in training, where a split must fill at least one batch.
+        what: name of the batch in messages.
+
+    Raises:
+        UserError: the batch is not positive, not divisible by the ranks, or larger than the split.
+    """
+    check_whole(what, batch_size, 1)
+    if num_rows < 1:
+        raise UserError(f"split: expected at least one row, found {num_rows}; choose another split")
+    if batch_size % num_ranks:
+        raise UserError(
+            f"{what}: expected a multiple of the {num_ranks} ranks, found {batch_size}; "
+            f"use {max(1, batch_size // num_ranks) * num_ranks} or {-(-batch_size // num_ranks) * num_ranks}"
+        )
+    if drop_last and batch_size > num_rows:
+        raise UserError(
+            f"{what}: expected at most the {num_rows} rows of the split, found {batch_size}; "
+            "use a smaller batch or a larger split"
+        )

@@ -17,8 +17,7 @@ import numpy as np
 from numba import njit, uint64
 from numpy.typing import NDArray
 
-from loaders.common.checks import check_whole
-from loaders.common.errors import UserError
+from loaders.common.checks import check_batch
 from loaders.kernels.cache import exact_kernel
 
 Positions = NDArray[np.int64]
@@ -134,40 +133,6 @@ def _permute_kernel(
         while cell >= num_rows:
             cell = _feistel(cell, keys, high_cells, low_bits)
         rows[k] = cell
-
-
-def check_batch(
-    num_rows: int,
-    batch_size: int,
-    num_ranks: int = 1,
-    drop_last: bool = True,
-    what: str = "batch size (global)",
-) -> None:
-    """Refuse a global batch that cannot be cut into equal parts or never filled.
-
-    Args:
-        num_rows: rows of the split.
-        batch_size: global batch size, summed over ranks.
-        num_ranks: number of processes that share a batch.
-        drop_last: True in training, where a split must fill at least one batch.
-        what: name of the batch in messages.
-
-    Raises:
-        UserError: the batch is not positive, not divisible by the ranks, or larger than the split.
-    """
-    check_whole(what, batch_size, 1)
-    if num_rows < 1:
-        raise UserError(f"split: expected at least one row, found {num_rows}; choose another split")
-    if batch_size % num_ranks:
-        raise UserError(
-            f"{what}: expected a multiple of the {num_ranks} ranks, found {batch_size}; "
-            f"use {max(1, batch_size // num_ranks) * num_ranks} or {-(-batch_size // num_ranks) * num_ranks}"
-        )
-    if drop_last and batch_size > num_rows:
-        raise UserError(
-            f"{what}: expected at most the {num_rows} rows of the split, found {batch_size}; "
-            "use a smaller batch or a larger split"
-        )
 
 
 def num_steps(num_rows: int, batch_size: int, drop_last: bool = True) -> int:

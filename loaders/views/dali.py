@@ -16,7 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.common.errors import MissingBackendError, UserError
+from loaders.common.errors import UserError
+from loaders.options import missing_backend
 from loaders.views.dali_operations import Branch, Feed, missing, operate
 from loaders.views.draw import ViewParameters, num_slots
 from loaders.views.geometry import CenterCrop, PaddedCrop, RandomResizedCrop, ResizedCenterCrop
@@ -42,10 +43,7 @@ def import_dali() -> Any:
     try:
         import nvidia.dali as dali
     except ImportError as error:
-        raise MissingBackendError(
-            f"backend dali: nvidia.dali cannot be imported ({error}); install it with "
-            "'pip install nvidia-dali-cuda130' (or nvidia-dali-cuda120), or use backend='cpu'"
-        ) from None
+        raise missing_backend("nvidia.dali", error) from None
     return dali
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
+from loaders.common.checks import Range
 from loaders.common.errors import UserError
 from loaders.views import presets
-from loaders.views.geometry import CenterCrop, ResizedCenterCrop
+from loaders.views.geometry import MAX_RESOLUTION, CenterCrop, ResizedCenterCrop
 from loaders.views.policy import IMAGENET, Interpolation, Normalize, ViewPolicy
 
 Channels = tuple[float, float, float]
+Side = Annotated[int, Range(most=MAX_RESOLUTION)]
+"""The side of views in pixels."""
 
 
 @dataclass(frozen=True)

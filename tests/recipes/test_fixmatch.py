@@ -228,7 +228,10 @@ def test_the_usual_splits_are_those_that_the_pack_has(
     config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pack = SimpleNamespace(splits=("train", "test"), path=config.pack)
-    monkeypatch.setattr(Config, "_split_names", lambda self: list(pack.splits))
+    manifest = SimpleNamespace(
+        splits=[SimpleNamespace(name=name, num_images=9) for name in pack.splits], shard_format="webdataset"
+    )
+    monkeypatch.setattr(Config, "_manifest", lambda self: manifest)
     usual = replace(config, unlabeled_splits=Config.unlabeled_splits)
     usual.check_places()
     assert usual.on_pack(pack).unlabeled_splits == ("train",)

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import timm
 
-from engine.nets.names import OURS, check_mentioned
-from engine.train.run_config import check_start
+from engine.nets.names import OURS, check_mentioned, check_start
 from loaders.common.errors import UserError
 
 OLD = "tv_resnet34"  # which timm still takes and lists no more
@@ -44,6 +43,17 @@ def test_a_start_of_timm_is_a_name_too() -> None:
     ):
         check_start(Path("timm:resnt18"), "init")
     check_start(Path("timm:resnet18.a1_in1k"), "init")
+
+
+def test_a_backbone_alone_is_no_classifier(tmp_path: Path) -> None:
+    (tmp_path / "backbone.safetensors").touch()
+    check_start(tmp_path, "run")
+    with pytest.raises(
+        UserError, match=r"classifier: expected one in .*, found none; train with labels first"
+    ):
+        check_start(tmp_path, "run", classifier=True)
+    (tmp_path / "classifier-ema.safetensors").touch()
+    check_start(tmp_path, "run", classifier=True)
 
 
 def test_neither_torch_nor_timm_is_imported() -> None:

@@ -15,7 +15,7 @@ from engine.train.run_config import RUNTIME_FIELDS, RunConfig, described, on_dev
 from engine.train.run_folder import opened_run, save_backbone
 from loaders import LoaderOptions
 from loaders.backends.work import Crew
-from loaders.common.errors import UserError
+from loaders.common.errors import MissingBackendError, UserError
 from loaders.packs import Pack
 from recipes import barlow, supervised, temporal_ensembling, vae
 
@@ -36,7 +36,30 @@ def test_a_folder_in_use_is_told_at_once(digits_pack: Pack, tmp_path: Path) -> N
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="already holds a run; add --resume to go on with it, or give"):
         config(digits_pack.path, tmp_path).check_places()
-    config(digits_pack.path, tmp_path, resume=True).check_places()
+    with pytest.raises(UserError, match="is not a run's configuration"):
+        config(digits_pack.path, tmp_path, resume=True).check_places()
+
+
+def test_what_no_run_can_begin_with_is_told_at_once(
+    digits_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual: dict[str, Any] = {"pack": digits_pack.path, "out": tmp_path / "run"}
+    rows = len(digits_pack.split("train"))
+    barlow.Config(**usual, split="train", batch_size=rows).check_places()
+    with pytest.raises(UserError, match=rf"expected at most the {rows} rows of the split, found {rows + 1}"):
+        barlow.Config(**usual, split="train", batch_size=rows + 1).check_places()
+    with pytest.raises(UserError, match="no label table at nowhere; check the path"):
+        supervised.Config(**usual, extra_labels=(Path("nowhere"),)).check_places()
+    with pytest.raises(UserError, match="resolution: expected at most 4096, found 5000; lower it"):
+        supervised.Config(**usual, resolution=5000)
+    with pytest.raises(UserError, match=r"trackers: expected some of aim, .*, found nope; choose among them"):
+        supervised.Config(**usual, trackers=("nope",))
+    with pytest.raises(UserError, match="backend ffcv: "):  # not installed, or a pack of another format
+        supervised.Config(**usual, loader=LoaderOptions(backend="ffcv")).check_places()
+    monkeypatch.setattr("loaders.options.find_spec", lambda name: None)
+    for backend in ("dali", "ffcv"):
+        with pytest.raises(MissingBackendError, match=rf"backend {backend}: .* cannot be imported \(No modu"):
+            supervised.Config(**usual, loader=LoaderOptions(backend=backend)).check_places()
 
 
 @pytest.mark.parametrize(

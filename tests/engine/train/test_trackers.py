@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from PIL import Image
 
 from engine.train import trackers
@@ -19,6 +20,7 @@ from loaders.common.errors import UserError
 def test_a_tracker_that_is_missing_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from recipes.supervised import Config
 
+    assert set(trackers._NEEDS) == set(LOGGER_TYPE_TO_CLASS)
     check_trackers(("tensorboard", "all"))
     monkeypatch.setattr(trackers, "find_spec", lambda name: None if name == "wandb" else object())
     with pytest.raises(UserError, match="found wandb; pip install wandb, or leave it out"):
