@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from io import TextIOWrapper
@@ -20,6 +21,7 @@ from loaders.common.command_line import (
 from loaders.common.help_lines import join_help_lines
 
 _BROKEN_PIPE = 141  # 128 and the number of SIGPIPE
+_LATER_S = 5.0  # mostly the first rank of this machine says the same meanwhile, and the launcher ends all
 
 
 def one_line(text: str) -> str:
@@ -115,6 +117,8 @@ def _outcome(main: Callable[[], int | None]) -> Any:
             print(one_line(str(said[0])), file=sys.stderr)
         return INTERRUPTED
     except (UserError, LoaderError) as error:
+        if isinstance(error, UserError) and os.environ.get("LOCAL_RANK", "0") != "0":
+            time.sleep(_LATER_S)
         print(f"error: {error}", file=sys.stderr)
     except MemoryError as error:
         print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,10 @@ def test_on_a_gpu_products_are_tf32_and_cudnn_chooses_once(
     )
     assert (taken["cpu"], taken["mixed_precision"]) == (not gpu, "bf16" if gpu else "no")
     assert taken["kwargs_handlers"][0].gradient_as_bucket_view
+
+
+def test_nobody_is_warned_of_what_is_ours_to_change() -> None:
+    make_accelerator("no")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.warn("`broadcast_buffers` is deprecated. Use another.", FutureWarning, stacklevel=1)
+    assert not seen

@@ -16,6 +16,20 @@ def test_an_error_is_one_line_and_exit_code_2(kind, capsys):
     assert capsys.readouterr().err == "error: row 3 (a\\nb) cannot be read\n"
 
 
+@pytest.mark.parametrize(("local_rank", "waits"), [("0", []), ("1", [5.0])])
+def test_the_first_rank_tells_before_the_others(local_rank, waits, monkeypatch, capsys):
+    def main():
+        raise UserError("device: expected a GPU, found none")
+
+    waited = []
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    monkeypatch.setattr("time.sleep", waited.append)  # which a launcher ends by a signal
+    with pytest.raises(SystemExit, match="2"):
+        run_command(main)
+    assert waited == waits
+    assert capsys.readouterr().err == "error: device: expected a GPU, found none\n"
+
+
 @pytest.mark.parametrize(
     ("reason", "expected"),
     [
