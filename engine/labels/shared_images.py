@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,59 +21,16 @@ from numpy.typing import NDArray
 from engine.nets.foreign import timm_config
 from engine.train.distributed import rank
 from engine.train.run_folder import read_run
-from loaders.classification import LabelFields, chosen_labels
+from loaders.classification import chosen_labels
 from loaders.common.errors import UserError
-from loaders.options import LoaderOptions
 from loaders.packs import LabelTable, Pack, Split, open_pack
 from loaders.packs.labels.leaks import check_leak, find_leak
 from loaders.packs.labels.subsample import training_labels
 from loaders.packs.labels.validation import SET_ASIDE_PATH, Division
 
-
-class StartFields(LabelFields, Protocol):
-    """The fields of a recipe with labels that decide what it learns from and what it is measured on."""
-
-    @property
-    def pack(self) -> Path:
-        """The pack."""
-
-
-@runtime_checkable
-class UnlabeledFields(Protocol):
-    """A configuration of a recipe that reads unlabelled images."""
-
-    @property
-    def unlabeled_splits(self) -> tuple[str, ...]:
-        """Splits of the unlabelled images."""
-
-
-class ProbeFields(Protocol):
-    """The fields of a recipe without labels that say what its online probe learns and measures on."""
-
-    @property
-    def pack(self) -> Path:
-        """The pack."""
-
-    @property
-    def loader(self) -> LoaderOptions:
-        """How the pack is read."""
-
-    @property
-    def probe_splits(self) -> tuple[str, ...]:
-        """Splits to learn from and to measure on; a single split is divided for both."""
-
-    @property
-    def allow_leak(self) -> bool:
-        """Whether they may share images."""
-
-
-@runtime_checkable
-class SplitField(Protocol):
-    """A configuration of a recipe that learns from images without their labels."""
-
-    @property
-    def split(self) -> str:
-        """Split of these images."""
+if TYPE_CHECKING:
+    from engine.train.classifier_config import ClassifierConfig
+    from engine.train.run_config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -102,7 +59,7 @@ class Account:
                 print(text, file=sys.stderr)
 
 
-def account(config: StartFields, division: Division | None = None) -> Account:
+def account(config: ClassifierConfig, division: Division | None = None) -> Account:
     """Compare the training images of a recipe with labels with its test split and its validation images.
 
     Args:
@@ -117,7 +74,7 @@ def account(config: StartFields, division: Division | None = None) -> Account:
     return Account(held.leaks + tested.leaks, held.notes + tested.notes, held.validation)
 
 
-def _validation_account(config: StartFields, division: Division) -> Account:
+def _validation_account(config: ClassifierConfig, division: Division) -> Account:
     """Compare validation images with the labels on which the runs behind the start were trained."""
     if division.validation is None:
         return Account(validation=division.said)
@@ -152,7 +109,7 @@ def not_set_aside(run: Path, labels: LabelTable) -> NDArray[np.int64]:
     return np.setdiff1d(labels.row, LabelTable.read(path).row) if path.is_file() else labels.row
 
 
-def _test_account(config: StartFields) -> Account:
+def _test_account(config: ClassifierConfig) -> Account:
     if not config.test_split:
         return Account()
     pack = open_pack(config.pack)
@@ -162,12 +119,13 @@ def _test_account(config: StartFields) -> Account:
     if config.allow_leak:  # else nothing is shared, since `chosen_labels` refused it
         leaks = check_leak(pack, chosen_labels(pack, config).row, measured, True)
     behind = check_run(config.init, measured, config.allow_leak)
-    if isinstance(config, UnlabeledFields):
-        notes = describe_shared(pack.pool(config.unlabeled_splits), measured)
+    unlabeled = getattr(config, "unlabeled_splits", None)
+    if unlabeled is not None:
+        notes = describe_shared(pack.pool(unlabeled), measured)
     return Account(leaks + behind.leaks, behind.notes + notes)
 
 
-def account_of_probe(config: ProbeFields) -> Account:
+def account_of_probe(config: RunConfig) -> Account:
     """Compare the split from which the online probe learns with the one on which it is measured.
 
     Raises:
@@ -179,9 +137,8 @@ def account_of_probe(config: ProbeFields) -> Account:
     bank, measured = (pack.split(name) for name in config.probe_splits)
     rows = bank.rows(np.arange(len(bank)))
     leaks = check_leak(pack, rows, measured, config.allow_leak, "probe_splits")
-    if not isinstance(config, SplitField):
-        return Account(leaks)
-    return Account(leaks, describe_shared(pack.split(config.split), measured))
+    split = getattr(config, "split", None)  # of a recipe that learns from images without their labels
+    return Account(leaks, describe_shared(pack.split(split), measured) if split is not None else ())
 
 
 def describe_shared(unlabeled: Split, measured: Split) -> tuple[str, ...]:
