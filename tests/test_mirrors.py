@@ -78,7 +78,7 @@ HELD = {
     "recipes/test_supervised.py": "engine/ choices train/classifier_config train/classifier_recipe",
     "recipes/test_probe_start.py": "engine/train/ classifier_start",
     "recipes/test_jigsaw.py": "engine/train/ tile_config",
-    "recipes/test_transfer.py": "engine/ train/fine_tuning train/tuning_config report/heatmap",
+    "recipes/test_transfer.py": "engine/ train/fine_tuning train/tuning_config",
     "tools/test_bench_harness.py": """tools/ bench_loaders bench/backends bench/contender bench/corpus
         bench/harness bench/measure bench/names bench/records bench/table bench/workload
         peers/torchvision_v2 peers/limits peers/turboloader_native""",

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.report import embedding, feature_maps, figures, heatmap, rank_sections
+from engine.report import embedding, feature_maps, figures, rank_sections
 from engine.report.page import Picture
 from tests.loaders.packs.inputs import jpeg, write_tree
 
@@ -58,7 +58,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     def draw(*args: Any, **kwargs: Any) -> Picture:
         return Picture(blank.getvalue(), blank.getvalue(), "")
 
-    for module in (figures, heatmap, rank_sections, feature_maps, embedding):
+    for module in (figures, rank_sections, feature_maps, embedding):
         monkeypatch.setattr(module, "draw_picture", draw)
 
 

@@ -7,14 +7,18 @@ for both.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from engine.evaluate.few_labels import FewLabelResult, mean_and_spread
-from engine.report.figures import save_picture
-from engine.report.heatmap import Panel, draw_heatmap
+from engine.report.figures import draw_picture, save_picture
+from engine.report.page import Picture
+from engine.report.theme import Palette
 from loaders.common.errors import UserError
 from loaders.common.files import csv_text, to_json, write_atomic
 
@@ -107,24 +111,56 @@ def write_grid(out: Path, cells: Sequence[Cell], config: Mapping[str, Any]) -> N
     save_picture(out / "grid.png", draw_grid(cells))
 
 
-def draw_grid(cells: Sequence[Cell]) -> Any:
+def draw_grid(cells: Sequence[Cell]) -> Picture:
     """Draw one heat map per weight decay, backbone rates down and classifier rates across."""
     decays = sorted({cell.setting.weight_decay for cell in cells})
     rows = sorted({cell.setting.lr_backbone for cell in cells}, reverse=True)
     columns = sorted({cell.setting.lr_classifier for cell in cells})
-    panels = []
-    for decay in decays:
-        found = {
-            (c.setting.lr_backbone, c.setting.lr_classifier): 100 * c.mean
-            for c in cells
-            if c.setting.weight_decay == decay
-        }
-        values = [[found.get((row, column)) for column in columns] for row in rows]
-        panels.append(Panel(f"weight decay {decay:g}", values))
-    names = ([f"{row:g}" for row in rows], [f"{column:g}" for column in columns])
-    return draw_heatmap(
-        panels, *names, "rate of the backbone", "rate of the classifier", "validation accuracy, %"
-    )
+    found = {cell.setting: 100 * cell.mean for cell in cells}
+
+    def draw(figure: Any, palette: Palette) -> None:
+        for place, decay in enumerate(decays):
+            axes = figure.add_subplot(1, len(decays), place + 1)
+            values = [
+                [found.get(Setting(decay, row, column), math.nan) for column in columns] for row in rows
+            ]
+            _draw_map(axes, values, (min(found.values()), max(found.values())), palette)
+            axes.set_title(f"weight decay {decay:g}", loc="left", fontsize=8, color=palette.ink)
+            axes.set_yticks(range(len(rows)), [f"{row:g}" if place == 0 else "" for row in rows])
+            axes.set_xticks(range(len(columns)), [f"{column:g}" for column in columns])
+            axes.set_xlabel("rate of the classifier", fontsize=8, color=palette.muted)
+            if place == 0:
+                axes.set_ylabel("rate of the backbone", fontsize=8, color=palette.muted)
+        figure.suptitle("validation accuracy, %", x=0.01, ha="left", fontsize=9, color=palette.ink)
+
+    return draw_picture(draw, (8.6, 0.95 + 0.36 * len(rows)), "validation accuracy over two rates", "")
+
+
+def _draw_map(
+    axes: Any, values: Sequence[Sequence[float]], span: tuple[float, float], palette: Palette
+) -> None:
+    """Draw values, NaN for none, as colours and numbers; the highest of all maps is framed."""
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.patches import Rectangle
+
+    low, high = span
+    width = max(high - low, 1e-9)
+    colors = LinearSegmentedColormap.from_list("accent", [palette.card, palette.accent])
+    axes.imshow(values, cmap=colors, vmin=low - 0.15 * width, vmax=high, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        ink = palette.card if (value - low) / width > 0.55 else palette.ink
+        style = {"fontsize": 8, "color": ink, "weight": "bold" if value == high else "normal"}
+        if not math.isnan(value):
+            axes.text(column, row, f"{value:.1f}", ha="center", va="center", **style)
+        if value == high:
+            corner = (column - 0.5, row - 0.5)
+            frame = Rectangle(corner, 1, 1, fill=False, edgecolor=palette.second, linewidth=2.0)
+            frame.set_clip_on(False)  # at the edge of the map half of the frame's line lies outside
+            axes.add_patch(frame)
+    axes.tick_params(colors=palette.muted, labelsize=8, length=0)
+    axes.set_facecolor("none")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
 
 
 def _measured(cell: Cell) -> dict[str, float]:
