@@ -10,7 +10,7 @@ Examples:
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from engine.train.run_config import is_usual
@@ -88,18 +88,8 @@ def build_report(config: Config) -> str:
     """Return the page as HTML text."""
     if config.beside:
         return compare_page((config.run, *config.beside), config.title, config.lead)
-    options = PageOptions(
-        config.run,
-        config.few_labels,
-        config.pack,
-        config.title,
-        config.lead,
-        _commands(config.commands),
-        config.num_images,
-        config.num_tested,
-        config.classes,
-    )
-    return build_page(options)
+    options = {f.name: getattr(config, f.name) for f in fields(PageOptions)}
+    return build_page(PageOptions(**{**options, "commands": _commands(config.commands)}))
 
 
 def _commands(path: Path | None) -> tuple[str, ...]:

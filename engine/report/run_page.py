@@ -54,19 +54,7 @@ _SHOWN_BAD_ROWS = 20
 
 @dataclass(frozen=True)
 class PageOptions:
-    """What the page shows.
-
-    Attributes:
-        run: run folder.
-        few_labels: folder of recipes/transfer.py, for accuracies with few labels.
-        pack: pack of the run; that in its configuration by default.
-        title: heading; the recipe and the folder by default.
-        lead: a sentence below the heading.
-        commands: command lines that led here; those in the folder by default.
-        num_images: images on the sheet of views.
-        num_tested: test images that are shown to the network at most; 0 shows it none.
-        classes: names of those whose right and wrong images are shown; the best and the worst by default.
-    """
+    """What the page shows: the options of tools/report.py, but `commands` are the lines themselves."""
 
     run: Path
     few_labels: Path | None = None

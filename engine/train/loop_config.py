@@ -14,24 +14,13 @@ from loaders.common.checks import Count, check_numbers
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How a run is carried out.
+    """How a run is carried out; the fields that are not below mean what the options of `RunConfig` do.
 
     Attributes:
-        out: run folder.
         epochs: passes over the loader; the schedule spans all of them.
         seed: seed of what the network draws while training (dropout); the loader has its own seed.
-        resume: go on from the newest whole checkpoint of `out`, or start if there is none.
-        log_every: steps between log steps.
-        checkpoint_every_steps: steps between checkpoints; the end of the run always writes one.
-        keep_checkpoints: newest checkpoints to keep.
-        on_non_finite: "stop" ends the run at the next log step after a loss or gradient that is not finite;
-            "skip" leaves such a step out, at the price of waiting for the device at every step. Either way
-            the batch is written to `bad_batches/`.
-        steps: length of the run instead of `epochs`, also for the schedule; None counts epochs.
-        max_steps: end the run early after this many steps over all, with the schedule of the full run; after
-            none, the weights are left as the run begins.
-        progress: show progress on rank 0.
-        compile: compile the backbone.
+        on_non_finite: either way the batch is written to `bad_batches/`.
+        max_steps: steps over all after which to end; after none, the weights are left as the run begins.
         optimizing: optimizer of the weights and its options.
         config: the recipe's configuration in JSON types, for config.json.
         runtime_fields: names in `config` that may differ on resuming.

@@ -307,18 +307,7 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
         from engine.train.loop_config import LoopConfig
 
         return LoopConfig(
-            out=self.out,
-            epochs=self.epochs,
-            seed=self.seed,
-            resume=self.resume,
-            log_every=self.log_every,
-            checkpoint_every_steps=self.checkpoint_every_steps,
-            keep_checkpoints=self.keep_checkpoints,
-            on_non_finite=self.on_non_finite,
-            steps=self.steps,
-            max_steps=self.max_steps,
-            progress=self.progress,
-            compile=self.compile,
+            **{f.name: getattr(self, f.name) for f in fields(LoopConfig) if hasattr(self, f.name)},
             optimizing=OptimizerOptions(**{f.name: getattr(self, f.name) for f in fields(OptimizerOptions)}),
             config=described(self),
             runtime_fields=RUNTIME_FIELDS,

@@ -24,15 +24,12 @@ MISSING, FAILED = 3, 4
 
 @dataclass(frozen=True)
 class Run:
-    """The task of one process.
+    """The task of one process, for one contender of a `Benchmark`.
 
     Attributes:
         contender: name of the contender.
         corpus: folder of the corpus.
         out: file that receives the result as JSON.
-        workload: the views, batch and threads.
-        seconds: length of the timed part.
-        warmup_s: seconds before it, from the first batch on.
         prepare: write the contender's form of the images instead of measuring.
     """
 
@@ -40,8 +37,8 @@ class Run:
     corpus: Path
     out: Path
     workload: Workload
-    seconds: float = 10.0
-    warmup_s: float = 2.0
+    seconds: float
+    warmup_s: float
     prepare: bool = False
 
 
@@ -86,15 +83,7 @@ def measure(
     The pixels of the first batch are checked; later batches are only taken.
 
     Args:
-        contender: the loader.
-        workload: what the contender has to do.
-        corpus: the images.
-        seconds: timed part.
-        warmup_s: untimed part before it.
         start: `time.perf_counter` when the contender began to start; now when None.
-
-    Returns:
-        The timing.
 
     Raises:
         ValueError: the first batch is not what the workload asks for.
