@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from engine.evaluate.linear_probe import LinearProbe, fit_linear_probe
+from engine.train.schedule import warmup_cosine
 from loaders.common.notice import tell
 
 PENALTIES = (0.001, 0.01, 0.1, 1.0)
@@ -79,15 +80,17 @@ def fit_probes(
     batch = min(_BATCH, max(64, len(h) // 16))
     steps = passes * math.ceil(len(h) / batch)
     decay = (1.0 / (torch.tensor(inverse_penalties) * len(h))).repeat_interleave(num_classes)
-    optimizer = _Adam([weight, bias])
+    schedule, peak = warmup_cosine(steps, 0), 0.5 / math.sqrt(size)
+    optimizer = torch.optim.Adam([weight, bias])
     for step, rows in enumerate(_batches(len(h), batch, passes, seed)):
         x = (h[rows].float() - mean) / std
         logits = torch.addmm(bias, x, weight).view(len(x), -1, num_classes)
         error = logits.softmax(2)
         error[torch.arange(len(x)), :, labels[rows]] -= 1.0
         error = error.view(len(x), width) / len(x)
-        gradient = torch.addmm(weight * decay, x.T, error)
-        optimizer.step([gradient, error.sum(0)], 0.5 / math.sqrt(size) * _cosine(step / steps))
+        weight.grad, bias.grad = torch.addmm(weight * decay, x.T, error), error.sum(0)
+        optimizer.param_groups[0]["lr"] = peak * schedule(step)
+        optimizer.step()
     probes = [
         _fold(weight[:, place : place + num_classes], bias[place : place + num_classes], mean, std, labels)
         for place in range(0, width, num_classes)
@@ -149,36 +152,12 @@ def mean_and_deviation(h: Tensor | _Rows) -> tuple[Tensor, Tensor]:
     return mean.float(), std.float()
 
 
-class _Adam:
-    """Adam on a few tensors in place; torch's own needs gradients from autograd."""
-
-    def __init__(self, tensors: list[Tensor]) -> None:
-        self._tensors = tensors
-        self._first = [torch.zeros_like(t) for t in tensors]
-        self._second = [torch.zeros_like(t) for t in tensors]
-        self._count = 0
-
-    def step(self, gradients: list[Tensor], rate: float) -> None:
-        self._count += 1
-        low, high = 1 - 0.9**self._count, 1 - 0.999**self._count
-        for tensor, gradient, first, second in zip(
-            self._tensors, gradients, self._first, self._second, strict=True
-        ):
-            first.lerp_(gradient, 0.1)
-            second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-            tensor.addcdiv_(first / low, (second / high).sqrt_().add_(1e-8), value=-rate)
-
-
 def _batches(num_rows: int, batch: int, passes: int, seed: int) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     for _ in range(passes):
         # Rows of a batch in increasing order, so that a disk reads in one direction.
         order = torch.randperm(num_rows, generator=generator)
         yield from (part.sort().values for part in torch.split(order, batch))
-
-
-def _cosine(share: float) -> float:
-    return 0.5 * (1.0 + math.cos(math.pi * share))
 
 
 def _fold(weight: Tensor, bias: Tensor, mean: Tensor, std: Tensor, labels: Tensor) -> LinearProbe:
@@ -191,8 +170,5 @@ def _fold(weight: Tensor, bias: Tensor, mean: Tensor, std: Tensor, labels: Tenso
 
 
 def _accuracy(probe: LinearProbe, h: Tensor, labels: Tensor) -> float:
-    right = 0
-    for first in range(0, len(h), _CHUNK):
-        guess = probe.logits(h[first : first + _CHUNK].float()).argmax(1)
-        right += int((guess == labels[first : first + _CHUNK]).sum())
-    return right / max(1, len(h))
+    guesses = [probe.logits(part.float()).argmax(1) for part in torch.split(h, _CHUNK)]
+    return float((torch.cat(guesses) == labels).double().mean())

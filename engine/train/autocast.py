@@ -11,9 +11,9 @@ from accelerate import Accelerator
 
 from engine.choices import Device, Precision
 from engine.device import taken_device
+from engine.train.presets import config_of
 from loaders.batch import Loader
 from loaders.common.errors import UserError
-from loaders.common.json_text import parse_json
 from loaders.options import BackendName, DTypeName
 from loaders.packs.stores.connect import as_url
 
@@ -53,7 +53,7 @@ def of_run(out: Path, device: Device = "auto") -> Precision | None:
         out: run folder.
         device: where the run goes on.
     """
-    config = _config_of(out)
+    config = config_of(out)
     if config is None:
         return None
     for known in SAID:
@@ -92,7 +92,7 @@ def dtype_of_views(precision: str, device: str, out: Path) -> DTypeName:
         device: where the network is; on a GPU the views of new runs have the dtype of autocast.
         out: run folder. Older runs, which do not record it, took float32.
     """
-    config = _config_of(out)
+    config = config_of(out)
     if config is not None:
         return next((name for name in _OF_VIEWS.values() if name == config.get(VIEWS)), "float32")
     return "float32" if torch.device(device).type != "cuda" else _OF_VIEWS.get(precision, "float32")
@@ -108,7 +108,7 @@ def backend_of(asked: BackendName, pack: Path, *runs: Path) -> BackendName:
     """
     if asked != "auto" or as_url(str(pack)) is not None:
         return asked
-    begun = ((_config_of(run) or {}).get(BACKEND) for run in runs)
+    begun = ((config_of(run) or {}).get(BACKEND) for run in runs)
     return next((name for one in begun for name in get_args(BackendName) if name == one), asked)
 
 
@@ -118,15 +118,6 @@ def chosen(accelerator: Accelerator, loader: Loader[Any]) -> dict[str, str]:
     taken_backend = str(getattr(loader, "backend", "")).partition(":")[0]  # a line that begins with its name
     named = {BACKEND: taken_backend} if taken_backend in get_args(BackendName) else {}
     return {KEY: str(accelerator.mixed_precision), VIEWS: str(dtype), **named}
-
-
-def _config_of(out: Path) -> dict[str, Any] | None:
-    """Return the configuration of the run in a folder; None if there is none."""
-    try:
-        config = parse_json((out / "config.json").read_bytes())["config"]
-    except (OSError, ValueError, KeyError, TypeError):  # claiming the folder reports what it is
-        return None
-    return config if isinstance(config, dict) else None
 
 
 def taken(precision: str, out: Path | None, device: Device = "auto") -> str:

@@ -168,22 +168,23 @@ def _rows(manifest: Manifest | None, split: str, labelled: bool = False) -> int 
 
 def _of_run(config: Any) -> str | None:
     """Return the preset that the run to resume was begun with."""
-    found = _read_config(config.out) if getattr(config, "resume", False) else {}
-    return found.get("preset")
+    found = config_of(config.out) if getattr(config, "resume", False) else None
+    return (found or {}).get("preset")
 
 
 def _network_of(init: Path | None) -> dict[str, Any] | None:
     """Return backbone and resolution of the run that weights come from; None where it does not say."""
-    found = {} if init is None else _read_config(Path(init))
+    found = {} if init is None else config_of(Path(init)) or {}
     network = {name: found[name] for name in ("backbone", "resolution") if found.get(name)}
     return network if len(network) == 2 else None
 
 
-def _read_config(run: Path) -> dict[str, Any]:
+def config_of(run: Path) -> dict[str, Any] | None:
+    """Return the configuration of the run in a folder; None if there is none."""
     try:
         return dict(parse_json((run / "config.json").read_bytes())["config"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    except (OSError, ValueError, KeyError, TypeError):  # claiming the folder reports what it is
+        return None
 
 
 def _default(field: Field[Any]) -> Any:

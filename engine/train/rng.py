@@ -6,12 +6,10 @@ import random
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from engine.train.distributed import seed_everything, world_size
+from engine.train.distributed import gather_on_main, seed_everything
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:
@@ -48,22 +46,13 @@ def set_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
 
 
 def gather_rng_states(device: torch.device) -> dict[str, Tensor]:
-    """Collect the states of all ranks on every rank.
+    """Collect the states of all ranks on rank 0; the others get nothing.
 
     Returns:
         "RANK.NAME" -> tensor on the CPU.
     """
-    packed = safetensors.torch.save(rng_state(device))
-    own = torch.frombuffer(bytearray(packed), dtype=torch.uint8).to(device)
-    parts = [own]
-    if world_size() > 1:
-        parts = [torch.empty_like(own) for _ in range(world_size())]
-        dist.all_gather(parts, own)
-    return {
-        f"{rank}.{name}": tensor
-        for rank, part in enumerate(parts)
-        for name, tensor in safetensors.torch.load(part.cpu().numpy().tobytes()).items()
-    }
+    states = enumerate(gather_on_main(rng_state(device)))
+    return {f"{rank}.{name}": tensor for rank, state in states for name, tensor in state.items()}
 
 
 def restore_rank(

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from engine.train import rng
+from tests.engine.ranks import run_ranks
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -31,3 +32,16 @@ def test_a_state_of_the_device_is_taken(monkeypatch: pytest.MonkeyPatch) -> None
     states = {f"0.{name}": value for name, value in rng.rng_state(CPU).items()} | {"0.cuda": torch.ones(1)}
     assert rng.restore_rank(states, 0, CUDA, 0, 9) == []
     assert len(taken) == 1
+
+
+def states_case(rank: int, num_ranks: int) -> dict[str, torch.Tensor]:
+    rng.seed_rank(0, rank, 9)
+    return {**rng.gather_rng_states(CPU), "own": torch.get_rng_state()}
+
+
+def test_rank_0_has_the_state_of_every_rank() -> None:
+    main, other = run_ranks(states_case)
+    for number, found in enumerate((main, other)):
+        assert torch.equal(main[f"{number}.torch"], found["own"])
+    assert not torch.equal(main["0.torch"], main["1.torch"])
+    assert set(other) == {"own"}
