@@ -21,7 +21,7 @@ $(BIN)/.ready: pyproject.toml constraints.txt
 
 # Compiled once for each state of the kernels, so that no demo and no test waits for it.
 $(BIN)/.warm: $(BIN)/.ready $(wildcard loaders/kernels/*.py loaders/kernels/*/*.py) loaders/order/permutation.py \
-		engine/labels/select.py tools/warm_kernels.py
+		tools/warm_kernels.py
 	$(BIN)/python tools/warm_kernels.py
 	touch $@
 

@@ -17,7 +17,6 @@ ALLOWED = {
         "loaders.classification",
         "loaders.common",
         "loaders.epochs",
-        "loaders.kernels.cache",  # where compiled functions are kept
         "loaders.options",
         "loaders.order.fingerprint",  # which pack it is
         "loaders.packs",

@@ -16,7 +16,7 @@ from loaders.common.program import check_command_line, command_line
 
 @dataclass(frozen=True)
 class Config:
-    """Compile the kernels of packing, order, views of each dtype and balanced pseudo-labels."""
+    """Compile the kernels of packing, order, and views of each dtype."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -26,7 +26,6 @@ if __name__ == "__main__":  # before the imports that take seconds
 import numpy as np
 import simplejpeg
 
-from engine.labels.select import BalancedSelector
 from loaders import LoaderOptions, open_pack
 from loaders.build import build_loader
 from loaders.packs.bulk import load_kernels
@@ -59,7 +58,6 @@ def warm() -> None:
     jpeg = simplejpeg.encode_jpeg(np.zeros((_SIDE, _SIDE, 3), np.uint8), colorsubsampling="420")
     load_kernels()
     shrink_planes(jpeg, 1, _SIDE // 2, _SIDE // 2, 90)
-    BalancedSelector(2, 1, 1).update(np.zeros((1, 2), np.float32), np.zeros(1, np.int64))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "images").mkdir()

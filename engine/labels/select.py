@@ -1,7 +1,7 @@
 """Balanced pseudo-labels: the best classes of each row, then the best rows of each class, from a stream.
 
-Scores come in chunks and are read once. Each row counts for its top K classes only, and each class keeps a
-heap of its best P rows. So memory holds classes * P entries, and only finished heaps are sorted.
+Scores come in chunks and are read once. Each row counts for its top K classes only. Of the pairs that so
+come together, each class keeps its best P from time to time. So memory holds about 2 * classes * P pairs.
 
 Ties: within a row the lower class wins, within a class the lower row. So the result depends only on the
 scores, not on the size or order of chunks or the number of ranks.
@@ -14,18 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from engine.choices import Duplicates
-from engine.train.distributed import all_gather, world_size
+from engine.train.distributed import gather_on_main, on_main
 from loaders.common.errors import UserError
-from loaders.kernels.cache import exact_inlined, exact_kernel
 
 Scores = NDArray[np.float32]
 Rows = NDArray[np.int64]
+_AT_ONCE = 256  # rows whose keys fit into the caches of a core
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class BalancedSelector:
     """Takes scores chunk by chunk; keeps the best P rows of each class, for the top K classes of rows."""
 
     def __init__(self, num_classes: int, top_k: int, per_class: int) -> None:
-        """Set up empty heaps.
+        """Begin with no pairs.
 
         Args:
             num_classes: C.
@@ -107,11 +109,13 @@ class BalancedSelector:
         if per_class < 1:
             raise UserError(f"rows per class: expected at least 1, found {per_class}")
         self.num_classes, self.top_k, self.per_class = num_classes, top_k, per_class
-        self._score = np.empty((num_classes, per_class), np.float32)
-        self._row = np.empty((num_classes, per_class), np.int64)
-        self._size = np.zeros(num_classes, np.int64)
+        self._places = torch.arange(num_classes).flip(0)  # of equal scores the lower class has the higher one
+        room = 2 * num_classes * per_class + top_k * _AT_ONCE
+        kinds = (np.int64, np.int64, np.float32)  # rows, labels, scores
+        self._pairs: tuple[NDArray[Any], ...] = tuple(np.empty(room, kind) for kind in kinds)
+        self._num_pairs = 0
 
-    def update(self, scores: Scores | torch.Tensor, rows: Rows | torch.Tensor) -> None:
+    def update(self, scores: Scores | Tensor, rows: Rows | Tensor) -> None:
         """Take the scores of some rows; no row may come twice.
 
         Args:
@@ -122,46 +126,55 @@ class BalancedSelector:
             UserError: a score that is NaN, naming the row and the class.
             ValueError: shapes or dtypes that do not fit.
         """
-        scores_BC, rows_B = np.ascontiguousarray(scores), np.ascontiguousarray(rows)
+        scores_BC, rows_B = torch.as_tensor(scores), torch.as_tensor(rows)
         if scores_BC.shape != (len(rows_B), self.num_classes) or rows_B.ndim != 1:
             raise ValueError(
                 f"scores: expected [{len(rows_B)}, {self.num_classes}], got {list(scores_BC.shape)}"
             )
-        if scores_BC.dtype != np.float32 or rows_B.dtype != np.int64:
+        if scores_BC.dtype != torch.float32 or rows_B.dtype != torch.int64:
             raise ValueError(f"scores: expected float32 and int64, got {scores_BC.dtype} and {rows_B.dtype}")
-        bad = _offer_top_classes(scores_BC, rows_B, self.top_k, self._score, self._row, self._size)
-        if bad >= 0:
-            row, label = divmod(int(bad), self.num_classes)
+        for bad, label in scores_BC.isnan().nonzero()[:1].tolist():
             raise UserError(
-                f"scores: row {rows_B[row]} has NaN for class {label}; the network that made them is broken, "
+                f"scores: row {rows_B[bad]} has NaN for class {label}; the network that made them is broken, "
                 "take an earlier checkpoint"
             )
+        for part in zip(torch.split(scores_BC, _AT_ONCE), torch.split(rows_B, _AT_ONCE), strict=True):
+            self._offer(*part)
+
+    def _offer(self, scores_BC: Tensor, rows_B: Tensor) -> None:
+        # Integers in the order of the scores, with 0.0 for -0.0: below zero, a float's bits grow as it falls.
+        bits = (scores_BC + 0.0).view(torch.int32)
+        bits ^= (bits >> 31) & 0x7FFFFFFF
+        best_BK = (bits.long() << 32 | self._places).topk(self.top_k, 1).values
+        label_BK = self.num_classes - 1 - (best_BK & 0xFFFFFFFF)
+        row_BK = rows_B[:, None].expand_as(label_BK)
+        columns = (row_BK, label_BK, scores_BC.gather(1, label_BK))
+        self._hold(*(column.flatten().numpy() for column in columns))
+
+    def _hold(self, *pairs: NDArray[Any]) -> None:
+        """Add pairs, and where they find no room, first drop what no selection needs any more."""
+        if self._num_pairs + len(pairs[0]) > len(self._pairs[0]):
+            self.finish()
+        first, self._num_pairs = self._num_pairs, self._num_pairs + len(pairs[0])
+        for column, values in zip(self._pairs, pairs, strict=True):
+            column[first : self._num_pairs] = values
 
     def join_ranks(self) -> None:
-        """Join the heaps of all ranks; every rank then holds the same heaps."""
-        if world_size() == 1:
-            return
-        joined = [all_gather(torch.from_numpy(a[None].copy())) for a in (self._score, self._row, self._size)]
-        score, row, size = (tensor.numpy() for tensor in joined)
-        self._size[:] = 0
-        for rank in range(len(size)):
-            for label in range(self.num_classes):
-                held = slice(0, int(size[rank, label]))
-                heap = (self._score[label], self._row[label], self._size[label : label + 1])
-                _offer_all(score[rank, label, held], row[rank, label, held], *heap)
+        """Join the pairs of all ranks; every rank then holds all."""
+        kept = gather_on_main(self.finish())
+        self._num_pairs = 0
+        for found in on_main(lambda: kept):
+            self._hold(found.row, found.label, found.score)
 
     def finish(self) -> Selection:
-        """Return the pairs that were kept; a class that no row has among its top K has none."""
-        orders = [
-            np.lexsort((self._row[c, :size], -self._score[c, :size])) for c, size in enumerate(self._size)
-        ]
-        return Selection(
-            row=np.concatenate([self._row[c][order] for c, order in enumerate(orders)]),
-            label=np.repeat(np.arange(self.num_classes), self._size),
-            score=np.concatenate([self._score[c][order] for c, order in enumerate(orders)]),
-            num_classes=self.num_classes,
-            counts=self._size.copy(),
-        )
+        """Return the pairs to keep so far; a class that no row has among its top K has none."""
+        row, label, score = (column[: self._num_pairs] for column in self._pairs)
+        order = np.lexsort((row, -score, label))
+        counts = np.bincount(label, minlength=self.num_classes)
+        found = Selection(row[order], label[order], score[order], self.num_classes, counts)
+        kept, self._num_pairs = found.best(self.per_class), 0
+        self._hold(kept.row, kept.label, kept.score)
+        return kept
 
 
 @dataclass(frozen=True)
@@ -225,75 +238,3 @@ def suggest_per_class(counted: Sequence[DuplicateCount], max_share: float = 0.01
             break
         suggested = entry.per_class
     return suggested
-
-
-@exact_inlined
-def _worse(score_a: float, row_a: int, score_b: float, row_b: int) -> bool:
-    return score_a < score_b or (score_a == score_b and row_a > row_b)
-
-
-@exact_inlined
-def _offer(score: float, row: int, heap_score: Scores, heap_row: Rows, size: Rows) -> None:
-    # A heap whose root is the worst entry kept; `size` is int64 [1].
-    num_kept = size[0]
-    if num_kept < heap_score.size:
-        place = num_kept
-        size[0] = num_kept + 1
-        while place > 0:
-            parent = (place - 1) >> 1
-            if not _worse(score, row, heap_score[parent], heap_row[parent]):
-                break
-            heap_score[place], heap_row[place] = heap_score[parent], heap_row[parent]
-            place = parent
-    else:
-        if not _worse(heap_score[0], heap_row[0], score, row):
-            return
-        place = 0
-        while True:
-            child = 2 * place + 1
-            if child >= num_kept:
-                break
-            if child + 1 < num_kept and _worse(
-                heap_score[child + 1], heap_row[child + 1], heap_score[child], heap_row[child]
-            ):
-                child += 1
-            if not _worse(heap_score[child], heap_row[child], score, row):
-                break
-            heap_score[place], heap_row[place] = heap_score[child], heap_row[child]
-            place = child
-    heap_score[place], heap_row[place] = score, row
-
-
-@exact_kernel
-def _offer_all(score: Scores, row: Rows, heap_score: Scores, heap_row: Rows, size: Rows) -> None:
-    for i in range(score.size):
-        _offer(score[i], row[i], heap_score, heap_row, size)
-
-
-@exact_kernel
-def _offer_top_classes(
-    scores: Scores, rows: Rows, top_k: int, heap_score: Scores, heap_row: Rows, size: Rows
-) -> int:
-    """Offer each row to the heaps of its top K classes; return row * C + class of a NaN, or -1."""
-    num_rows, num_classes = scores.shape
-    best_score = np.empty(top_k, np.float32)
-    best_class = np.empty(top_k, np.int64)
-    for b in range(num_rows):
-        held = 0
-        for c in range(num_classes):
-            score = scores[b, c]
-            # One test for two cases: a score that is not at most the worst kept score is better, or NaN.
-            if held == top_k and score <= best_score[top_k - 1]:
-                continue
-            if np.isnan(score):
-                return int(b * num_classes + c)
-            place = held if held < top_k else top_k - 1
-            while place > 0 and best_score[place - 1] < score:
-                best_score[place], best_class[place] = best_score[place - 1], best_class[place - 1]
-                place -= 1
-            best_score[place], best_class[place] = score, c
-            held = min(held + 1, top_k)
-        for k in range(top_k):
-            c = best_class[k]
-            _offer(best_score[k], rows[b], heap_score[c], heap_row[c], size[c : c + 1])
-    return -1

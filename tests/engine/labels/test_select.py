@@ -36,7 +36,8 @@ def pairs(selection: Selection) -> list[tuple[int, int, float]]:
 
 @pytest.mark.parametrize("levels", [2, 5, 10_000])  # few levels: ties within rows and within classes
 @pytest.mark.parametrize(("top_k", "per_class"), [(1, 1), (2, 3), (3, 7), (6, 40), (6, 1000)])
-def test_equals_brute_force(levels: int, top_k: int, per_class: int) -> None:
+def test_equals_brute_force(levels: int, top_k: int, per_class: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.labels.select._AT_ONCE", 4)  # so that there is room for few pairs
     rng = np.random.default_rng(levels + top_k)
     scores = (rng.integers(0, levels, (150, 6)) / levels).astype(np.float32)
     rows = rng.permutation(1000)[:150].astype(np.int64)
@@ -75,6 +76,12 @@ def test_nan_is_an_error_that_names_the_row(place: int) -> None:
 def test_infinite_scores_are_scores() -> None:
     scores = np.array([[-np.inf, -np.inf, 0.0], [np.inf, -np.inf, np.inf]], np.float32)
     assert pairs(select(scores, 2, 2)) == brute_force(scores, 2, 2)
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_scores_below_zero_and_both_zeros_are_in_their_order(top_k: int) -> None:
+    scores = np.array([[-0.0, 0.0, -1.0], [-1.0, -2.0, -1.0], [-3.0, -2.0, -1.0]], np.float32)
+    assert pairs(select(scores, top_k, 3)) == brute_force(scores, top_k, 3)
 
 
 def test_smaller_selections_are_parts_of_the_largest() -> None:
@@ -160,7 +167,6 @@ def test_half_a_million_rows_of_a_thousand_classes_in_ten_seconds() -> None:
     selector = BalancedSelector(1000, 10, 500)
     rng = np.random.default_rng(0)
     seconds = 0.0
-    selector.update(rng.random((2, 1000), np.float32), np.arange(2) + 512_000)  # compiles
     for first in range(0, 512_000, 8000):
         scores = rng.random((8000, 1000), np.float32)
         start = time.perf_counter()
