@@ -30,6 +30,8 @@ _UNKNOWN = re.compile(r"Unrecognized (?:or misplaced )?options:\s*(.*(?:\n  .*)*
 _NEAR = re.compile(r"(?:Perhaps you meant|Arguments similar to .*):\n    ((?:--\S+ ?)+)")
 _COMMANDS = re.compile(r"Available subcommands: (.*)")
 _MISSING = re.compile(r"(?m)^    (\S.*)")
+_WHERE = re.compile(r"(?m) \(applied to .*\)$")
+_MAY_BE_NONE = re.compile(r"(?m)^( +--\S+) \{None\}\|(.+)")
 _HELP = re.compile(r"For full helptext, (?:run|see):?\s+(.* --help)")
 
 
@@ -49,11 +51,12 @@ def retell(text: str) -> str | None:
 
 
 def _retell(said: str) -> str | None:
+    said = _MAY_BE_NONE.sub(r"\1 \2 or None", said)
     for form, line in _FORMS:
         if found := re.match(form, said):
             return found.expand(line)
     unknown = _UNKNOWN.search(said)
-    wrong = " ".join(unknown[1].split()) if unknown else ""
+    wrong = " ".join(_WHERE.sub("", unknown[1]).split()) if unknown else ""
     if said.startswith("Missing from"):
         wanted = ", ".join(_MISSING.findall(said[: unknown.start()] if unknown else said))
         found_instead = f"{wrong} instead" if wrong else "none of it"
@@ -62,6 +65,8 @@ def _retell(said: str) -> str | None:
         return None
     if commands := _COMMANDS.search(said):
         return f"command: expected one of {commands[1]}, found {wrong}; name one of them first"
-    near = ", ".join(names.strip() for names in dict.fromkeys(_NEAR.findall(said)))
+    found_words = set(wrong.replace(",", " ").split())  # of which another subcommand may have an option
+    others = [names.strip() for names in dict.fromkeys(_NEAR.findall(said))]
+    near = ", ".join(names for names in others if found_words.isdisjoint(names.split(", ")))
     remedy = f"did you mean {near}?" if near else "leave it out, or look its name up"
     return f"command line: expected options that there are, found {wrong}; {remedy}"

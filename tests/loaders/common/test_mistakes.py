@@ -49,6 +49,9 @@ class Divide:
 class Compare:
     """Compare packs."""
 
+    top: int | None = None
+    """Some number."""
+
 
 Command = Annotated[Divide, subcommand("divide")] | Annotated[Compare, subcommand("compare")]
 WHOLE = ("--pack", "a", "--out", "b")
@@ -61,7 +64,7 @@ LONG = "w" * 300
         (Config, (*WHOLE, "--rate", "abc"), "--rate: expected FLOAT, found 'abc'; change it"),
         (Config, (*WHOLE, "--rate", LONG), f"--rate: expected FLOAT, found '{LONG}'; change it"),
         (Config, (*WHOLE, "--rate", "a'c"), """--rate: expected FLOAT, found "a'c"; change it"""),
-        (Config, (*WHOLE, "--per-class", "x"), "--per-class: expected {None}|INT, found 'x'; change it"),
+        (Config, (*WHOLE, "--per-class", "x"), "--per-class: expected INT or None, found 'x'; change it"),
         (
             Config,
             (*WHOLE, "--device", "gpu"),
@@ -105,6 +108,22 @@ LONG = "w" * 300
             Command,
             ("divide", "a"),
             "command line: expected --share FLOAT too, found none of it; add what is missing",
+        ),
+        (
+            Command,
+            ("compare", "--share", "3"),
+            "command line: expected options that there are, found --share 3; leave it out, or look its name "
+            "up",
+        ),
+        (
+            Command,
+            ("compare", "--share", "3", "--to-p", "4"),
+            "command line: expected options that there are, found --share 3 --to-p 4; did you mean --top?",
+        ),
+        (
+            Command,
+            ("--top", "3"),
+            "command: expected one of divide, compare, found --top 3; name one of them first",
         ),
     ],
 )
