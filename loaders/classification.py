@@ -167,17 +167,25 @@ class LabeledLoaders:
         self.views = views_of_labeled(fields, views)
         self.division = divided_labels(pack, fields)
         self.labels = self.division.training
+        self._replaced = False
 
     def with_labels(self, labels: LabelTable) -> Self:
         """Return the same loaders with other labels to train on."""
         other = copy(self)
         other.labels, other.division = labels, replace(self.division, training=labels)
+        other._replaced = True  # so no advice on the run's options follows from their number
         return other
 
     def training(self, options: LoaderOptions) -> Loader[Any]:
         """Build the loader of the views."""
         size, balanced = self.fields.batch_size, self.fields.balanced
-        return build_labeled_loader(self.pack, self.labels, self.views, size, options, balanced)
+        loader = build_labeled_loader(self.pack, self.labels, self.views, size, options, balanced)
+        if (fitting := loader.batch_size) < size and not self._replaced:
+            tell(
+                f"batch_size: {fitting} instead of {size}, since {len(self.labels)} images are labelled; "
+                f"give --batch-size {fitting}, or more labels"
+            )
+        return loader
 
     def validating(self, options: LoaderOptions) -> EpochLoader | None:
         """Build the loader of the images to measure on while training; None where there are none."""
@@ -274,13 +282,7 @@ def build_labeled_loader(
         balanced: draw every class equally often, see `sampler` of `build_loader`.
     """
     rows = pack.pool(pack.splits).labeled_by(labels)
-    num_labeled = len(rows)
     rows, fitting = fit_to_ranks(rows, batch_size, options.num_ranks, pairs=True)
-    if fitting < batch_size:
-        tell(
-            f"batch_size: {fitting} instead of {batch_size}, since {num_labeled} images are labelled; give "
-            f"--batch-size {fitting}, or more labels"
-        )
     sampler: Sampler | None = "balanced" if balanced else None
     return build_loader(rows, views, fitting, options=options, labels=labels, sampler=sampler)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from loaders import LoaderOptions
-from loaders.classification import build_labeled_loader, fit_to_ranks
+from loaders.classification import LabeledLoaders, build_labeled_loader, fit_to_ranks
 from loaders.common.notice import tell
 from loaders.packs import LabelTable, Pack
 from loaders.views import presets
+from recipes import supervised
 
 ONE = LoaderOptions(num_threads=1)
 
@@ -40,14 +43,27 @@ def test_batches_fit_rows_and_ranks(
     assert np.array_equal(np.unique(fitted.rows(np.arange(len(fitted)))), np.arange(num_rows))
 
 
-def test_a_batch_of_all_labels_is_said_once(photo_pack: Pack, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_batch_of_all_labels_is_said_of_those_of_the_run(
+    photo_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tell.cache_clear()
+    options = {"pack": photo_pack.path, "out": tmp_path, "test_split": "", "labels_per_class": 2}
     labels = LabelTable.of(np.array([2, 7, 9]), np.array([0, 1, 2]), len(photo_pack.classes))
-    for batch_size in (2, 8, 8):
-        with build_labeled_loader(photo_pack, labels, (presets.weak(16),), batch_size, ONE) as loader:
-            assert loader.batch_size == 2
-    line = "batch_size: 2 instead of 8, since 3 images are labelled; give --batch-size 2, or more labels\n"
-    assert capsys.readouterr().err.count(line) == 1
+    for batch_size in (2, 64, 64):
+        fields = supervised.Config(**options, batch_size=batch_size)  # type: ignore[arg-type]
+        loaders = LabeledLoaders(photo_pack, fields, (presets.weak(16),))
+        with build_labeled_loader(
+            photo_pack, labels, loaders.views, batch_size, ONE
+        ) as phase:  # one of several
+            assert phase.batch_size == 2
+        with closing(loaders.with_labels(labels).training(ONE)) as rehearsal:
+            assert rehearsal.batch_size == 2
+        with closing(loaders.training(ONE)) as whole:
+            assert whole.batch_size == min(batch_size, 6)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("batch_size")]
+    assert said == [
+        "batch_size: 6 instead of 64, since 6 images are labelled; give --batch-size 6, or more labels"
+    ]
 
 
 def test_more_ranks_than_labels_share_them(photo_pack: Pack) -> None:
