@@ -21,6 +21,12 @@ def test_memory_that_comes_and_goes_is_seen() -> None:
     assert 30 * 2**20 < found[0] - before < 40 * 2**20 * (len(held) + 1)
 
 
+def test_a_pack_is_looked_for_unless_it_lies_in_a_store(tmp_path: Path) -> None:
+    Config(Path("s3://bucket/packs/mine")).check_places()
+    with pytest.raises(UserError, match="pack"):
+        Config(tmp_path).check_places()
+
+
 def test_a_loader_is_measured(digits_pack: Pack) -> None:
     memory = measure(
         Config(digits_pack.path, resolution=16, batch_size=32, epochs=3, num_threads=1), "float32"

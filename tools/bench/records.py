@@ -13,6 +13,7 @@ from loaders.common.checks import check_numbers
 from loaders.common.errors import UserError
 from loaders.common.files import check_file
 from loaders.packs.manifest import read_manifest
+from loaders.packs.stores.connect import as_url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,8 @@ class RecordConfig:
         check_records(self.json)
 
     def check_places(self) -> None:
-        """Refuse a pack that is not there, before anything is loaded."""
-        if (pack := getattr(self, "pack", None)) is not None:
+        """Refuse a pack that is not there, before anything is loaded; a store's pack is looked at later."""
+        if (pack := getattr(self, "pack", None)) is not None and as_url(str(pack)) is None:
             read_manifest(pack)
 
 
