@@ -229,7 +229,7 @@ def numbers_in_pack(config: Config, pack: Pack, classes: Sequence[str]) -> NDArr
     """
     number_of = {name: number for number, name in enumerate(pack.classes)}
     lacking = [name for name in classes if name not in number_of]
-    unknown = not number_of or any(name not in classes for name in number_of)
+    unknown = not number_of or not number_of.keys() <= set(classes)
     held = f"the {'folders in' if Path(config.images).is_dir() and is_own(config, pack) else 'classes of'}"
     if lacking:
         what = "no labels.parquet is written" if unknown else f"labels.parquet lacks {some_names(lacking)}"
@@ -279,13 +279,13 @@ def draw_sheet(config: Config, network: Exported, split: Split, guessed: Guessed
 
 
 def describe(config: Config, pack: Pack, split: Split, num_guessed: int) -> str:
-    """Return the last line: how many images have a guess, and where the unreadable ones are named."""
+    """Return the last line: how many images have a guess, and where inputs that were not packed are named."""
     refused = pack.manifest.num_quarantined if is_own(config, pack) else 0
-    unreadable = f", {refused:,} unreadable in {pack.path / QUARANTINE_NAME}" if refused else ""
+    quarantined = f", {refused:,} inputs quarantined, reasons in {pack.path / QUARANTINE_NAME}"
     sheet = "" if config.sheet is None else ", pictures with their guesses in sheet.png beside it"
     return (
-        f"predict: {num_guessed:,} of {len(split) + refused:,} images -> "
-        f"{config.out}/predictions.{config.form}{sheet}{unreadable}{describe_bad_rows(config.out)}"
+        f"predict: {num_guessed:,} of {len(split):,} images -> {config.out}/predictions.{config.form}{sheet}"
+        f"{quarantined if refused else ''}{describe_bad_rows(config.out)}"
     )
 
 

@@ -27,7 +27,7 @@ from loaders.packs.pack import is_pack
 from loaders.views.evaluation import EvaluationView
 from tools.export import Config as ExportConfig
 from tools.export import export
-from tools.predict import Config, run
+from tools.predict import Config, numbers_in_pack, run
 from tools.views.sheet import fit_text
 
 VIEW = EvaluationView.usual(16)
@@ -236,14 +236,27 @@ def test_the_last_line_counts_images_and_folders_are_not_called_classes_of_a_pac
         folder.mkdir(parents=True, exist_ok=True)
         (folder / path.name).write_bytes(path.read_bytes())
     (photos / names[0] / "torn.jpg").write_bytes(b"no picture")
+    (photos / ".thumbnails").mkdir()  # whose images are readable, and not packed
+    (photos / ".thumbnails" / "a.jpg").write_bytes(files[0].read_bytes())
     run(Config(network=trained, images=str(photos), out=out, sheet=None, loader=ONE))
     shown = capsys.readouterr()
     where = out / "pack" / "quarantine.jsonl"
-    last = f"predict: 4 of 5 images -> {out / 'predictions.csv'}, 1 unreadable in {where}"
+    last = f"predict: 4 of 4 images -> {out / 'predictions.csv'}, 2 inputs quarantined, reasons in {where}"
     assert shown.out.splitlines()[-1] == last
     assert shown.err.startswith(said.format(photos))
     assert bool(shown.err) == bool(said)
     assert "the pack" not in shown.err
+
+
+def test_classes_are_not_looked_for_one_by_one(digits_pack: Pack, tmp_path: Path) -> None:
+    class Names(tuple[str, ...]):
+        def __contains__(self, name: object) -> bool:
+            raise AssertionError("all classes are gone through for each class")
+
+    config = Config(network=tmp_path, images=str(digits_pack.path), out=tmp_path)
+    numbers = numbers_in_pack(config, digits_pack, Names(reversed(digits_pack.classes)))
+    assert numbers is not None
+    assert numbers.tolist() == [*range(9, -1, -1)]
 
 
 def test_refused_images_leave_no_folder(trained: Path, tmp_path: Path) -> None:
