@@ -21,7 +21,9 @@ from loaders.common.command_line import (
 from loaders.common.help_lines import join_help_lines
 
 _BROKEN_PIPE = 141  # 128 and the number of SIGPIPE
-_LATER_S = 5.0  # mostly the first rank of this machine says the same meanwhile, and the launcher ends all
+_LATER_S = (
+    5.0  # wait of other ranks: mostly the first of the machine tells the same, and the launcher ends all
+)
 
 
 def one_line(text: str) -> str:
@@ -107,8 +109,13 @@ def run_guarded(main: Callable[[], int | None]) -> Any:
 def _outcome(main: Callable[[], int | None]) -> Any:
     """Call `main` and return its exit code; after an error print a line and return the code for it."""
     try:
-        sys.argv[1:] = _expanded(sys.argv[1:])
-        return main() or 0
+        try:
+            sys.argv[1:] = _expanded(sys.argv[1:])
+            return main() or 0
+        except UserError:
+            if os.environ.get("LOCAL_RANK", "0") != "0":
+                time.sleep(_LATER_S)  # inside the outer try, so that Ctrl-C meanwhile is told in a line too
+            raise
     except SystemExit as end:
         return end.code
     except KeyboardInterrupt as interrupt:
@@ -117,8 +124,6 @@ def _outcome(main: Callable[[], int | None]) -> Any:
             print(one_line(str(said[0])), file=sys.stderr)
         return INTERRUPTED
     except (UserError, LoaderError) as error:
-        if isinstance(error, UserError) and os.environ.get("LOCAL_RANK", "0") != "0":
-            time.sleep(_LATER_S)
         print(f"error: {error}", file=sys.stderr)
     except MemoryError as error:
         print(

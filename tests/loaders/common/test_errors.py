@@ -30,6 +30,20 @@ def test_the_first_rank_tells_before_the_others(local_rank, waits, monkeypatch, 
     assert capsys.readouterr().err == "error: device: expected a GPU, found none\n"
 
 
+def test_ctrl_c_while_a_rank_waits_is_one_line(monkeypatch, capsys):
+    def main():
+        raise UserError("device: expected a GPU, found none")
+
+    def interrupted(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr("time.sleep", interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        run_command(main)
+    assert capsys.readouterr().err.startswith("interrupted: what is finished is kept")
+
+
 @pytest.mark.parametrize(
     ("reason", "expected"),
     [
