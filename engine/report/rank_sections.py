@@ -113,7 +113,7 @@ class RankPages:
         places = np.arange(1, precision.shape[1] + 1)
         chosen = self.chosen(())
         names = drawn_names([self.classes[number] for number in chosen])
-        size = int(np.median(self.ranked.count[held]))
+        furthest = int(np.median(self.ranked.reach[held]))
 
         def draw(figure: Any, palette: Palette) -> None:
             left, at_rank = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
@@ -135,8 +135,8 @@ class RankPages:
         caption = (
             "Left: accuracy of the images of which the network is surest. Right: of the k images to which it "
             "gives the highest probability of a class, the share that is of that class: mean, best and worst "
-            f"classes. A line ends at the images that its class has, {size:,} here "
-            "(median); the mean is of the classes that reach k."
+            "classes. A line ends at the rank beyond which no images of its class are expected, or none are "
+            f"ranked, {furthest:,} here (median); the mean is of the classes that reach k."
         )
         return draw_picture(draw, (8.6, 3.0), "Accuracy by confidence, and precision at rank", caption, names)
 

@@ -79,6 +79,16 @@ def test_precision_falls_with_the_rank(pages: RankPages) -> None:
     assert len(table.rows) == 10
 
 
+def test_the_caption_gives_the_rank_at_which_lines_end(digits_pack: Pack) -> None:
+    labels = digits_pack.split("test").labels()
+    labels = np.where(np.arange(len(labels)) % 4 == 0, labels, -1)
+    pages = RankPages(digits_pack, said_of(digits_pack, labels), digits_pack.classes)
+    picture = pages.precision().blocks[0]
+    assert isinstance(picture, Picture)
+    assert np.median(pages.ranked.reach) > 3 * np.median(pages.ranked.count)
+    assert f"{int(np.median(pages.ranked.reach))} here (median)" in picture.caption
+
+
 def test_images_without_labels_are_shown_and_not_judged(digits_pack: Pack) -> None:
     pages = RankPages(digits_pack, said_of(digits_pack, np.full(40, -1)), digits_pack.classes)
     names = [block.name for block in pages.sheets().blocks if isinstance(block, Sheet)]
