@@ -171,4 +171,4 @@ def _fold(weight: Tensor, bias: Tensor, mean: Tensor, std: Tensor, labels: Tenso
 
 def _accuracy(probe: LinearProbe, h: Tensor, labels: Tensor) -> float:
     guesses = [probe.logits(part.float()).argmax(1) for part in torch.split(h, _CHUNK)]
-    return float((torch.cat(guesses) == labels).double().mean())
+    return float((torch.cat(guesses) == labels).double().sum()) / max(1, len(labels))

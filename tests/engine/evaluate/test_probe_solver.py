@@ -50,6 +50,12 @@ def test_the_penalty_is_chosen_on_held_out_images() -> None:
     assert share == pytest.approx(max(found.accuracies), abs=1e-6)
 
 
+def test_without_held_out_images_every_accuracy_is_0() -> None:
+    h, labels = made(60)
+    found = fit_probes(h, labels, 3, h[:0], labels[:0], (0.05, 1.0), passes=2)
+    assert found.accuracies == (0.0, 0.0)
+
+
 def test_large_sets_take_the_other_solver(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
