@@ -25,6 +25,7 @@ from loaders.packs.sources.table_columns import (
     unused_note,
 )
 
+TABLE_SUFFIXES = (".parquet", ".arrow")
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "picture")
 _LOOKED_AT = 4096
 

@@ -13,13 +13,12 @@ from pathlib import Path
 
 from loaders.common.errors import UserError
 from loaders.common.json_text import parse_json
-from loaders.packs.sources.image_table import holds_images
+from loaders.packs.sources.image_table import TABLE_SUFFIXES, holds_images
 from loaders.packs.sources.list_rows import column_names, first_rows
 from loaders.packs.sources.naming import is_hidden_folder, is_image_name
 from loaders.packs.sources.path_list import ListColumns
 from loaders.packs.sources.table_columns import ColumnOptions, unused_labels, unused_note
 
-_TABLE_SUFFIXES = (".parquet", ".arrow")
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of Hugging Face's imagefolder
 _ANNOTATIONS = "val_annotations.txt"  # of Tiny ImageNet
 # The number of a part, with the hash that older exports add: train-00000-of-00002-0123456789abcdef.
@@ -88,7 +87,7 @@ def _tables_without_images(root: Path) -> list[Path]:
         for name in sorted(files):
             if is_image_name(name) and not name.startswith("._"):
                 return []
-            if name.lower().endswith(_TABLE_SUFFIXES) and not name.startswith("."):
+            if name.lower().endswith(TABLE_SUFFIXES) and not name.startswith("."):
                 tables.append(Path(folder, name))
     return tables if tables and holds_images(tables[0]) else []
 

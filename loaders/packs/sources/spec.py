@@ -12,7 +12,7 @@ from loaders.packs.image import ImagePolicy
 from loaders.packs.labels.division import Division, parse_shares
 from loaders.packs.sources.beton_file import BetonSource
 from loaders.packs.sources.folder import FolderSource
-from loaders.packs.sources.image_table import ImageTableSource, holds_images
+from loaders.packs.sources.image_table import TABLE_SUFFIXES, ImageTableSource, holds_images
 from loaders.packs.sources.item import Source
 from loaders.packs.sources.label_file import LabeledSource
 from loaders.packs.sources.list_rows import LIST_SUFFIXES
@@ -29,7 +29,6 @@ from loaders.packs.stores.connect import is_remote
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 LABELS_MARK = "#labels="
 _WEBDATASET_PREFIX = "wds:"
-_TABLE_SUFFIXES = (".parquet", ".arrow")
 _KINDS = (
     "a folder, .tar, .tar.gz, .zip, .beton, .csv, .tsv, .txt, .jsonl, .parquet, .arrow, or wds: in front of "
     "WebDataset shards"
@@ -209,9 +208,9 @@ def _open(source: str, spool: Path, options: ColumnOptions) -> Source:
         return ZipSource(local_copy(path, spool), inside, path)
     if name.endswith(".beton"):
         return BetonSource(local_files(path, spool, (".beton",)))
-    if name.endswith((*_TABLE_SUFFIXES, *LIST_SUFFIXES)):
-        files = local_files(path, spool, (*_TABLE_SUFFIXES, *LIST_SUFFIXES))
-        if name.endswith(_TABLE_SUFFIXES) and holds_images(files[0], options):
+    if name.endswith((*TABLE_SUFFIXES, *LIST_SUFFIXES)):
+        files = local_files(path, spool, (*TABLE_SUFFIXES, *LIST_SUFFIXES))
+        if name.endswith(TABLE_SUFFIXES) and holds_images(files[0], options):
             return ImageTableSource(files, inside, options)
         return PathListSource(files, path, inside, options)
     if is_remote(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,12 @@ def test_what_was_given_must_be_what_the_run_has(tmp_path: Path) -> None:
     check_given(Config(tmp_path, splits=("more",)), {"log_every", "out"})
     with pytest.raises(UserError, match=r"holds a run with lr = 0.1, found lr = 0.2 asked for; give another"):
         check_given(Config(tmp_path, lr=0.2), {"log_every", "out"})
+
+
+def test_every_recipe_has_the_name_of_its_file() -> None:
+    for path in (Path(__file__).parents[3] / "recipes").glob("*.py"):
+        names = re.findall(r'^    name = "(.*)"|Phases\("(.*?)"', path.read_text(), re.MULTILINE)
+        assert {name or other for name, other in names} <= {path.stem}
 
 
 def test_another_recipe_and_a_damaged_description_are_refused(tmp_path: Path) -> None:
