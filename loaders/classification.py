@@ -91,7 +91,7 @@ def _flipped(fields: TrainingFields, views: tuple[ViewPolicy, ...]) -> tuple[Vie
 
 
 def chosen_labels(pack: Pack, fields: LabelFields) -> LabelTable:
-    """Return the labels that a recipe's configuration asks for, without any of the split to measure on.
+    """Return the labels that a recipe's configuration asks for; refuse those of the split to measure on.
 
     Raises:
         UserError: labels of rows of the split that is measured on, or of copies of its images, unless that

@@ -183,7 +183,7 @@ class EpochOrder:
         import_ffcv()
         from ffcv.traversal_order.base import TraversalOrder
 
-        TraversalOrder.register(EpochOrder)  # FFCV takes an order only of its own kind
+        TraversalOrder.register(EpochOrder)  # FFCV takes only orders of its own class
         self.skip = (0, 0)
         self._seed = seed
         self._rank = rank

@@ -24,7 +24,7 @@ PACKAGES = {
     ),
     "ffcv": ("ffcv", "'make ffcv', or use backend='cpu', which reads the same packs"),
 }
-"""What backends of others need: the package, and how to install it or do without."""
+"""Packages of other projects that backends need, with how to install them or do without."""
 MAX_SEED = 2**63 - 1
 
 _Decided: TypeAlias = tyro.conf.Suppress[tyro.conf.Fixed[int]]

@@ -53,7 +53,7 @@ class CudaStreams:
         return tensor.to(self.device, non_blocking=True)
 
     def record(self, tensor: Tensor, stream: torch.cuda.Stream) -> None:
-        """Keep the memory of a deleted tensor until a stream has done the work that is queued by then."""
+        """Keep the memory of a tensor that is deleted until the stream has done the work queued before."""
         tensor.record_stream(stream)
 
 
@@ -71,7 +71,7 @@ class Lent:
             self._kept.popleft()
 
     def __len__(self) -> int:
-        """Return how many events have not passed yet."""
+        """Return how many entries are still kept; the events of some may have passed since."""
         return len(self._kept)
 
 

@@ -324,7 +324,7 @@ class Session:
         return LoopConfig(
             out=self.config.out / (job.folder + ending), epochs=-(-tuning.steps // steps_per_epoch),
             steps=tuning.steps, seed=job.seed, resume=True, keep_checkpoints=1, progress=False,
-            config=self.description(job, tuning), runtime_fields=("pack",),  # known by its content
+            config=self.description(job, tuning), runtime_fields=("pack",),  # its content identifies it
             backbone_metadata={"view": asdict(self.start.view), **describe_origin(self.start.origin)},
         )  # fmt: skip
 

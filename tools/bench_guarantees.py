@@ -198,9 +198,10 @@ def costs(split: Split, config: Config) -> dict[str, list[tuple[float, float]]]:
 
 
 def cost(times: NDArray[np.float64], plain: NDArray[np.float64]) -> tuple[float, dict[str, float]]:
-    """Return the median loss of throughput between two times per image, and its error, in per cent.
+    """Return the median loss of throughput between two times per image, and fields on it, all in per cent.
 
-    The error is the standard error of a median, from the median deviation of the runs; one run has none.
+    The one field is `standard_error`, that of a median, from the median deviation of the runs. One run has
+    none.
     """
     lost = 100 * (1 - plain / times)
     deviation = 1.4826 * float(np.median(np.abs(lost - np.median(lost))))

@@ -128,7 +128,10 @@ def triplet(anchor: Tensor, positive: Tensor) -> Tensor:
 
 
 def fixmatch(labeled: Tensor, labels: Tensor, weak: Tensor, strong: Tensor) -> Tensor:
-    """Equations 3 and 4 of FixMatch, one unlabelled image at a time; it waits for each confidence."""
+    """Return the loss of equations 3 and 4 of FixMatch, one unlabelled image at a time.
+
+    The loop waits for each confidence.
+    """
     loss = F.cross_entropy(labeled, labels)
     for guess, logits in zip(weak.detach().softmax(1), strong, strict=True):
         if float(guess.max()) >= 0.5:

@@ -77,7 +77,7 @@ class Config(RecordConfig):
     """Precisions of autocast; every recipe runs once in each of them in a round."""
 
     def check_places(self) -> None:
-        """Refuse a network that is not there, before anything is loaded."""
+        """Refuse a network or a pack that is not there, before anything is loaded."""
         check_mentioned(self.backbone)
         super().check_places()
 

@@ -139,7 +139,7 @@ def plan(config: Config) -> list[Step]:
             python(
                 *("recipes/transfer.py", "--pack", config.pack, "--init", run, "--out", transfer),
                 *("--labels-per-class", *config.labels_per_class, "--seeds", *config.seeds),
-                # As documented figures were measured: from a new classifier, in so many steps.
+                # The settings of the documented figures: a new classifier, so many steps.
                 *("--pretrained.classifier-start", "random", "--pretrained.steps", 100),
                 *("--from-scratch.steps", 200),
                 *(

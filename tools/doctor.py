@@ -52,7 +52,7 @@ class Config(PackConfig):
         check_numbers(self)
 
     def check_places(self) -> None:
-        """Refuse a network that is not there, before anything is loaded."""
+        """Refuse a network, pack, split or backend that is not there, before anything is loaded."""
         check_mentioned(self.backbone)
         super().check_places()
 

@@ -36,8 +36,9 @@ class Config:
     page: Path | None = None
     """File of the page; report.html in the pack by default."""
     features: tuple[Path, ...] = ()
-    """Folders in which tools/near_copies.py, tools/probe.py or others left features of the pack: shows labels
-    that the nearest neighbours doubt, and images without a label that are unlike every class."""
+    """Folders in which tools/near_copies.py, tools/probe.py or others left features of the pack; the page
+    then shows labels that the nearest neighbours doubt, and images without a label that are unlike every
+    class."""
 
     def __post_init__(self) -> None:
         """Refuse impossible numbers of threads, and a folder in place of the page."""

@@ -82,7 +82,7 @@ class Config:
 
 if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
-    # Imports and packing make many objects and few cycles; to look for these took a quarter of a short run.
+    # Imports and packing make many objects and few cycles; looking for cycles took a quarter of a short run.
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
 
@@ -124,7 +124,7 @@ def main() -> int:
     except KeyboardInterrupt:
         console.print("interrupted: start the same command again, it resumes")
         return 130
-    begun = bar.tasks[0].total is not None  # a pack that is there already tells no progress
+    begun = bar.tasks[0].total is not None  # a pack that is there already reports no progress
     print_summary(console, config.out, manifest, time.perf_counter() - start if begun else None)
     if options.upload is not None:
         return 0
@@ -176,7 +176,10 @@ def options_of(config: Config) -> PackOptions:
 
 
 def print_summary(console: Console, out: str, manifest: Manifest, seconds: float | None) -> None:
-    """Print the splits of a pack, what was done to its images, and how long it took; None: it was there."""
+    """Print the splits of a pack, what was done to its images, and how long it took.
+
+    `seconds` is None for a pack that was finished before.
+    """
     table = Table("split", "images", "labelled", "quarantined", "source")
     for split in manifest.splits:
         counts = (split.num_images, split.num_labeled, split.num_quarantined)

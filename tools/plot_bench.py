@@ -65,7 +65,7 @@ class Panel:
 
     Attributes:
         file: name of the file, without its suffix.
-        records: those of the last benchmark.
+        records: records of the last benchmark.
     """
 
     file: str
@@ -85,7 +85,7 @@ class Panel:
 
     @property
     def height(self) -> float:
-        """Return its height in inches."""
+        """Return the height of the panel in inches."""
         return HEAD + BAR * (len(self.rows) + len(self.absent))
 
 

@@ -67,7 +67,7 @@ class Config(ForwardConfig):
         check_folder(self.out)
 
     def check_places(self) -> None:
-        """Refuse a network and images that are not there, and a folder without a file, before all else."""
+        """Refuse a network or images that are not there, a run without a classifier, an empty folder."""
         check_start(self.network, "network", self.backbone, classifier=True)
         folder, packed = Path(self.images), self.out / "pack" / "manifest.json"
         place = self.images.partition("#")[0]  # which may name what lies inside
@@ -183,9 +183,10 @@ def guess(config: Config, network: Exported, split: Split) -> Guessed:
 
 
 def file_names(config: Config, pack: Pack, rows: NDArray[np.int64]) -> list[str]:
-    """Return the names of images as the user has them: of what was packed here, as its source names them.
+    """Return the names by which the user knows images.
 
-    Of a pack, and where the source cannot be listed again, the keys.
+    Images packed here have the names of their source. Images of a pack have their keys, as have those of a
+    source that cannot be listed again.
     """
     keys = [pack.key(row) for row in rows.tolist()]
     if not is_own(config, pack):

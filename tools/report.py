@@ -66,7 +66,7 @@ class Config:
         return self.out or self.run / ("compared.html" if self.beside else "report.html")
 
     def check_places(self) -> None:
-        """Refuse a network that is not there, before anything is loaded."""
+        """Refuse run folders that are not there, before anything is loaded."""
         for run in (self.run, *self.beside):
             if not run.is_dir():
                 option = "run" if run == self.run else "beside"

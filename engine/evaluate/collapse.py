@@ -31,8 +31,8 @@ def effective_rank(h: Tensor) -> float:
     """Return the exponential of the entropy of the singular values, as shares of their sum.
 
     Args:
-        h: float32 [N, D], not centred; of more than 8,192 rows, so many evenly spaced ones are used, since
-            the rows of a pack come class by class.
+        h: float32 [N, D], not centred. Of more than 8,192 rows, 8,192 evenly spaced ones are used: the rows
+            of a pack come class by class.
 
     Returns:
         A value from 1 (a single direction) to min(N, D); 0 if all features are 0.

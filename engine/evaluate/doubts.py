@@ -19,7 +19,7 @@ from engine.evaluate.collapse import spaced
 from engine.evaluate.knn import nearest
 
 MOST_COMPARED, MOST_JUDGED = 60_000, 20_000  # evenly spaced where there are more; half a minute of two cores
-USUAL = 0.95  # share of the images of a class that are alike enough to another of it
+USUAL = 0.95  # share of the images of a class that have another image of the class this near
 _NEIGHBOURS, _TEMPERATURE = 10, 0.07  # temperature as in `engine.evaluate.knn`
 _LEAST_LEAD = 0.5  # share of the vote by which another class has to be ahead
 _CHUNK_SIZE = 512  # x 60,000 x 4 bytes

@@ -117,7 +117,8 @@ def measure_accuracy(
         network, loader, device, out: see `predict`.
         classes: names of the C classes, in the order of the logits.
     """
-    # Rows: the images of each class, how many are right, how many are right among five, their loss.
+    # Rows: the images of each class, how many are right, how many are right among the five likeliest, the
+    # loss.
     counts = torch.zeros(4, 0, dtype=torch.float64)
     for part in predict(network, loader, device, out):
         num_classes = part.probabilities.shape[1]

@@ -20,7 +20,7 @@ class Ranked:
         place: int64 [C, K], positions among the N images.
         label: int64 [C, K], their labels, -1 where there is none.
         count: int64 [C], images of each class among the N.
-        reach: int64 [C], ranks up to which the images of a class could all be right; K where it has none.
+        reach: int64 [C], images of each class expected among all N, K at most; K where a class has none.
     """
 
     place: NDArray[np.int64]
@@ -39,7 +39,7 @@ class Ranked:
         return np.where(known > 0, np.cumsum(self.right, 1) / np.maximum(known, 1), np.nan)
 
     def within_reach(self) -> NDArray[np.float64]:
-        """Return `precision`, NaN beyond the reach of a class, up to the furthest of those with images."""
+        """Return `precision` up to the largest reach of a class with images, NaN beyond each class's own."""
         most = int(self.reach[self.count > 0].max(initial=0))
         places = np.arange(1, most + 1)
         return np.where(places <= self.reach[:, None], self.precision()[:, :most], np.nan)
@@ -59,9 +59,9 @@ class Ranked:
         return ("class", "images", *(f"at {k}" for k in self._ranks()), "at own size")
 
     def rows(self, classes: Sequence[str]) -> list[tuple[str, int, list[float]]]:
-        """Return name, images, and precision at some ranks and its own of each class with images.
+        """Return the name, images, precision at some ranks and at its own size of each class with images.
 
-        NaN at ranks beyond the images of the class, where it would fall whatever the classifier says.
+        Ranks beyond the reach of a class are NaN: precision would fall there whatever the classifier says.
         """
         precision, own = self.within_reach(), self.at_own_size()
         return [
@@ -93,7 +93,8 @@ def rank_images(
     for number in range(num_classes):  # one column at a time: all of them sorted would double the memory
         place[number] = np.argsort(-probabilities[:, number], kind="stable")[:kept]
     count = np.bincount(label[label >= 0], minlength=num_classes)
-    expected = -(-count * num_images // max(1, int(count.sum())))  # with those among the images without label
+    # Counting those expected among the images without label.
+    expected = -(-count * num_images // max(1, int(count.sum())))
     return Ranked(place, label[place], count, np.where(count > 0, np.minimum(expected, kept), kept))
 
 

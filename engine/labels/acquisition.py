@@ -42,7 +42,7 @@ def margins(probabilities: Floats) -> Floats:
 
 
 def smallest(margin: Floats, count: int) -> Positions:
-    """Return the positions of the `count` smallest margins, or of all if there are fewer, increasing.
+    """Return the positions of the `count` smallest margins in increasing order, or all if there are fewer.
 
     Among equal margins the first positions are taken.
     """

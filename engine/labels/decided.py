@@ -55,7 +55,7 @@ def check_same(file: Path, options: Options, made: Path) -> None:
 
 
 def keep_options(table: Path, options: Options) -> None:
-    """Write beside a table what decided it."""
+    """Write the options that decided a table into a file beside it."""
     table.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(_beside(table), to_json(dict(options)))
 

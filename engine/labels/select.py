@@ -1,7 +1,8 @@
 """Balanced pseudo-labels: the best classes of each row, then the best rows of each class, from a stream.
 
-Scores come in chunks and are read once. Each row counts for its top K classes only. Of the pairs that so
-come together, each class keeps its best P from time to time. So memory holds about 2 * classes * P pairs.
+Scores come in chunks and are read once. Each row counts for its top K classes only. These pairs are
+collected, and from time to time only the best P of each class are kept. So memory holds about
+2 * classes * P pairs.
 
 Ties: within a row the lower class wins, within a class the lower row. So the result depends only on the
 scores, not on the size or order of chunks or the number of ranks.
@@ -109,7 +110,8 @@ class BalancedSelector:
         if per_class < 1:
             raise UserError(f"rows per class: expected at least 1, found {per_class}")
         self.num_classes, self.top_k, self.per_class = num_classes, top_k, per_class
-        self._places = torch.arange(num_classes).flip(0)  # of equal scores the lower class has the higher one
+        # At equal scores the lower class gets the higher place.
+        self._places = torch.arange(num_classes).flip(0)
         room = 2 * num_classes * per_class + top_k * _AT_ONCE
         kinds = (np.int64, np.int64, np.float32)  # rows, labels, scores
         self._pairs: tuple[NDArray[Any], ...] = tuple(np.empty(room, kind) for kind in kinds)
@@ -142,7 +144,8 @@ class BalancedSelector:
             self._offer(*part)
 
     def _offer(self, scores_BC: Tensor, rows_B: Tensor) -> None:
-        # Integers in the order of the scores, with 0.0 for -0.0: below zero, a float's bits grow as it falls.
+        # Integers in the order of the scores, with 0.0 for -0.0: below zero, the bits of a float grow as the
+        # float falls.
         bits = (scores_BC + 0.0).view(torch.int32)
         bits ^= (bits >> 31) & 0x7FFFFFFF
         best_BK = (bits.long() << 32 | self._places).topk(self.top_k, 1).values
@@ -152,7 +155,7 @@ class BalancedSelector:
         self._hold(*(column.flatten().numpy() for column in columns))
 
     def _hold(self, *pairs: NDArray[Any]) -> None:
-        """Add pairs, and where they find no room, first drop what no selection needs any more."""
+        """Add pairs; if they do not fit, first drop those that no selection needs."""
         if self._num_pairs + len(pairs[0]) > len(self._pairs[0]):
             self.finish()
         first, self._num_pairs = self._num_pairs, self._num_pairs + len(pairs[0])

@@ -205,7 +205,7 @@ def _scheme(source: str) -> str | None:
 
 
 def timm_config(place: Path) -> Mapping[str, Any] | None:
-    """Return timm's configuration in a folder that it can load, or in or beside a file.
+    """Return timm's configuration: that of a folder which timm can load, or that in or beside a weights file.
 
     None if there is none.
     """

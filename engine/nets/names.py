@@ -85,7 +85,7 @@ def check_start(
         start: path, or timm:NAME or hf:REPO; None for nothing to check.
         option: name of the option that gave it.
         backbone: name of the network; None for nothing to check.
-        classifier: refuse a run that left a backbone alone, too.
+        classifier: also refuse a run that left only a backbone.
 
     Raises:
         UserError: there is nothing, or no such network.

@@ -48,7 +48,7 @@ _OF_TENSORS = re.compile(
 """What torch itself imports to build tensors; a file that holds no more than these is no code."""
 
 
-_PICKLES_BYTES = 16 * 2**20  # at the start of a file, in which code is looked for
+_PICKLES_BYTES = 16 * 2**20  # bytes at the start of a file that are searched for code
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ class Curve:
         values: one per step.
         from_zero: whether the axis starts at zero, as it should for a share or a rate.
         label: name of the curve in its panel; empty if it is the only one.
-        run: name of its run where there are several, each of which has one colour in all panels.
+        run: name of the curve's run if there are several; a run has one colour in all panels.
     """
 
     name: str

@@ -323,7 +323,7 @@ def speed_section(records: Sequence[dict[str, Any]]) -> Section:
     timed = [r for r in records if r.get("img_per_s")]
     if not timed:
         return Section("Speed", [])
-    # The first window compiles and warms up; if there are others, only these count.
+    # The first window compiles and warms up. If there are other windows, only they count.
     timed = timed[1:] or timed
     rate = len(timed) / sum(1 / r["img_per_s"] for r in timed)
     wait = sum(r.get("wait_share", 0.0) for r in timed) / len(timed)

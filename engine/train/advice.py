@@ -120,7 +120,7 @@ def at_chance(accuracy: Accuracy | None, classes: Sequence[str] | None) -> str |
 def no_better_than_start(records: Sequence[Mapping[str, Any]]) -> str | None:
     """Return the line on a training that was never as good as the state at which it began; else None.
 
-    As good is no fault: few validation images leave many states equal, at any learning rate.
+    An equal accuracy is no fault: few validation images leave many states equal, at any learning rate.
     """
     found = [(r["step"], float(r["validation_top1"])) for r in records if "validation_top1" in r]
     if len(found) < 2 or found[0][0] != 0:

@@ -118,7 +118,7 @@ class ClassifierConfig(StartConfig, ValidationOptions):
                 )
 
     def training_options(self) -> LoaderOptions:
-        """Also refuse to mix an odd number of images on each process, before anything is written."""
+        """Also refuse mixing where each process would get an odd number of images; nothing is written yet."""
         options = super().training_options()
         if self.mixing != "none" and self.batch_size // options.num_ranks % 2:
             raise UserError(

@@ -227,7 +227,7 @@ def make_accelerator(
     # If this is unset under a launcher, accelerate warns and picks a number of threads.
     if on_cpu and "LOCAL_RANK" in os.environ:
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
-    # torch warns of an argument below, whose successor accelerate does not pass on yet.
+    # torch deprecates an argument that accelerate passes; accelerate does not pass its successor yet.
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     chosen = taken(precision, out, device)
     if on_cpu and chosen == "fp16":  # accelerate would take float32 and say nothing

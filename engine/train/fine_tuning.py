@@ -136,7 +136,7 @@ class Transfer(Recipe):
         return logits
 
     def train(self, mode: bool = True) -> Transfer:
-        """Set the mode; BatchNorm of a backbone that keeps its statistics stays in evaluation."""
+        """Set the mode; BatchNorm of a backbone that keeps its statistics stays in evaluation mode."""
         super().train(mode)
         if self.frozen:
             self.backbone.eval()

@@ -14,13 +14,15 @@ from loaders.common.checks import Count, check_numbers
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How a run is carried out; the fields that are not below mean what the options of `RunConfig` do.
+    """How a run is carried out.
+
+    Fields not described here mean what the options of `RunConfig` with their names mean.
 
     Attributes:
         epochs: passes over the loader; the schedule spans all of them.
         seed: seed of what the network draws while training (dropout); the loader has its own seed.
-        on_non_finite: either way the batch is written to `bad_batches/`.
-        max_steps: steps over all after which to end; after none, the weights are left as the run begins.
+        on_non_finite: with either value, the batch is written to `bad_batches/`.
+        max_steps: steps over all after which to end; with 0, the run leaves the weights that it begins with.
         optimizing: optimizer of the weights and its options.
         config: the recipe's configuration in JSON types, for config.json.
         runtime_fields: names in `config` that may differ on resuming.

@@ -119,7 +119,8 @@ def choose_schedule(
         UserError: a warm-up beside one_cycle, which has its own.
     """
     warmup_steps = round(options.warmup_epochs * steps_per_epoch)
-    paper = recipe.make_schedule(steps_per_epoch, total_steps)  # which also notes lengths for other ramps
+    # This call also records lengths that other ramps need.
+    paper = recipe.make_schedule(steps_per_epoch, total_steps)
     if options.schedule == "one_cycle":
         if warmup_steps:
             raise UserError(

@@ -83,7 +83,7 @@ def is_worth_it(state: ValidationState, num_images: int) -> bool:
 
     Args:
         state: state of the validation of a rehearsal that was `watched`.
-        num_images: that it was measured on.
+        num_images: images on which the accuracies were measured.
 
     Source: Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3, the rule of one
         standard error.

@@ -269,10 +269,11 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
             )
 
     def check_places(self) -> None:
-        """Also refuse a run folder in use or not writable, a batch too large, and what `check_sizes` does.
+        """Also refuse an unfit run folder, a batch larger than the split, and sizes that do not go together.
 
         Raises:
-            UserError: --out holds a run, without --resume.
+            UserError: --out cannot be written, or holds a run without --resume, or another run with it; see
+                `check_sizes`, `check_batch` and `PackConfig.check_places` too.
         """
         self.check_sizes()
         super().check_places()

@@ -1,4 +1,4 @@
-"""Whether the run in a folder is the one that is asked for. Nothing here imports what takes time."""
+"""Whether the run in a folder is the one that is asked for. Importing this loads nothing that takes time."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from loaders.common.errors import UserError
 from loaders.common.files import to_json
 from loaders.common.json_text import parse_json
 
-_LATER = {"init_weights"}  # what the configuration of an older run lacks, which is gone on with all the same
+_LATER = {"init_weights"}  # fields that older runs lack; such runs are resumed all the same
 
 
 def check_given(config: Any, runtime_fields: Collection[str]) -> None:
     """Refuse to go on with a run of another recipe, or with options that differ from what the run has.
 
-    An option with its default is looked at later: what the run has may have been found in its pack.
+    Options with their defaults are compared later: the run may have replaced a default by what it found in
+    its pack.
 
     Args:
-        config: configuration of a recipe, whose `out` holds the run.
+        config: configuration of a recipe, whose `out` holds the run. The file of its class has the
+            name of the recipe.
         runtime_fields: fields that may differ.
 
     Raises:
@@ -40,7 +42,7 @@ def check_given(config: Any, runtime_fields: Collection[str]) -> None:
 def check_same_run(
     out: Path, described: Mapping[str, Any], runtime_fields: Collection[str], resume: bool
 ) -> None:
-    """Refuse a folder that holds something else than the run that is asked for.
+    """Refuse a folder that holds something other than the run that is asked for.
 
     Args:
         out: run folder.

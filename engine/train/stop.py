@@ -130,6 +130,6 @@ class StopSignal:
                 "line says why"
             ) from None
         agreed = int(flag)
-        if agreed:  # otherwise a signal that came meanwhile would be lost
+        if agreed:  # while no rank was told, a signal that comes meanwhile must not be lost
             self._told = agreed
         return agreed > 0

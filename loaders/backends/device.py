@@ -120,7 +120,7 @@ class Place(NamedTuple):
 
 
 class Rows(CpuRenderer):
-    """The source of the pixels: a renderer on the host whose decoded pixels lie on the device."""
+    """The source of the pixels: a renderer on the host whose decoded pixels can lie on the device."""
 
     @abstractmethod
     def place(self, job: Job) -> Place:
@@ -165,7 +165,7 @@ class DeviceRenderer(Renderer):
         self.num_launches = 0
 
     def submit(self, request: Request) -> Pending:
-        """Begin a batch, which is there when its launches are queued."""
+        """Begin a batch; it is finished when its launches are queued."""
         job = self._rows.job(request)
         drawing = self._thread.submit(self._draw, job)
 

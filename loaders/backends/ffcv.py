@@ -24,6 +24,7 @@ def find_shard(split: Split) -> int:
     """Return the number of the shard that holds all of a split.
 
     Raises:
+        MissingBackendError: FFCV is not installed.
         UserError: the pack has another format, or the split lies in several shards.
     """
     check_backend("ffcv", split.pack.manifest.shard_format)
@@ -73,8 +74,9 @@ class FfcvRenderer(Renderer):
         split, shard = work.split, find_shard(work.split)
         self._split = split
         self._first_row = int(np.searchsorted(split.pack.columns.shard, shard))
-        self._wanted: tuple[range, RequestOf] | None = None  # steps of the epoch that begins
-        self._begun: list[tuple[NDArray[np.uint64], range, RequestOf]] = []  # orders, and the epoch of each
+        self._wanted: tuple[range, RequestOf] | None = None  # steps and requests of the epoch that begins
+        # Orders, and the steps and requests of each.
+        self._begun: list[tuple[NDArray[np.uint64], range, RequestOf]] = []
         self._under_way: WeakSet[Any] = WeakSet()  # FFCV's iterators
         self._rank_batch = work.batch_size
         self._ffcv = ffcv_loader(
@@ -108,7 +110,7 @@ class FfcvRenderer(Renderer):
 
     def _next_order(self) -> NDArray[np.uint64]:
         """Return the samples of the epoch that begins, and note which epoch it is."""
-        if self._wanted is None:  # FFCV asks once more when it makes its Loader, and counts the samples then
+        if self._wanted is None:  # FFCV also asks when it makes its Loader, to count the samples
             return np.arange(len(self._split), dtype=np.uint64)
         steps, request_of = self._wanted
         positions = np.concatenate([request_of(step).positions for step in steps])

@@ -179,7 +179,7 @@ def ffcv_loader(
     ffcv = import_ffcv()
     from ffcv.traversal_order.base import TraversalOrder
 
-    TraversalOrder.register(_OrderOfOurs)  # FFCV takes an order only of its own kind
+    TraversalOrder.register(_OrderOfOurs)  # FFCV takes only orders of its own class
     return ffcv.loader.Loader(
         str(path),
         batch_size=batch_size,

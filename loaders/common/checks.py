@@ -204,7 +204,7 @@ def check_batch(
     drop_last: bool = True,
     what: str = "batch size (global)",
 ) -> None:
-    """Refuse a global batch that cannot be cut into equal parts or never filled.
+    """Refuse a global batch that cannot be cut into equal parts, or can never be filled.
 
     Args:
         num_rows: rows of the split.

@@ -21,9 +21,9 @@ from loaders.common.command_line import (
 from loaders.common.help_lines import join_help_lines
 
 _BROKEN_PIPE = 141  # 128 and the number of SIGPIPE
-_LATER_S = (
-    5.0  # wait of other ranks: mostly the first of the machine tells the same, and the launcher ends all
-)
+# Wait of other ranks: mostly the first rank of the machine tells the same mistake, and the launcher
+# then ends all.
+_LATER_S = 5.0
 
 
 def one_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A mistake on the command line in one line, from the boxes of several lines that tyro prints."""
+"""Turns tyro's box about a mistake on the command line into one line."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ _HELP = re.compile(r"For full helptext, (?:run|see):?\s+(.* --help)")
 
 
 def retell(text: str) -> str | None:
-    """Return in a line, without "error: ", what a box of tyro says; None where it is not understood.
+    """Return in one line what a box of tyro says, without "error: "; None for a box that is not understood.
 
     Args:
-        text: the box, wide enough that no line in it is broken; its borders are spaces in ASCII.
+        text: the box, wide enough that no line in it is broken. Spaces stand for its border where the output
+            is ASCII.
     """
     rows = [row.rstrip(" │")[2:] for row in _COLOURS.sub("", text).splitlines()[1:]]  # below the title
     said = "\n".join("" if set(row) <= {"─", "-"} else row for row in rows).lstrip("\n")

@@ -1,4 +1,4 @@
-"""Memory for kernels, and what they call besides: operations in LLVM code, and C functions by name."""
+"""Memory for kernels, operations that emit LLVM code, and C functions found by name."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def operation(returned: Any, *taken: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Return a decorator that makes an operation of kernels of a function that emits its LLVM code.
+    """Return a decorator that turns a function into an operation for kernels; the function emits LLVM code.
 
-    The function takes numba's context, the builder, numba's types of the arguments and, one by one, their
-    values. It returns the value of the operation, if that has one. Kernels pass arguments by their place.
+    The function takes `context` (numba's), `builder`, `kinds` (numba's types of the arguments), and then each
+    value. It returns the value of the operation, if that has one. Kernels pass arguments by position.
 
     Args:
         returned: numba's type of the result.

@@ -52,7 +52,7 @@ def cumulative_shares(weights: Any, num_rows: int) -> NDArray[np.float64]:
 
 
 def _array(weights: Any, num_rows: int) -> NDArray[Any]:
-    """Return weights as an array, also those of a tensor that is on a device, trained, or of bfloat16."""
+    """Return weights as an array, even those of a tensor on a device, with gradients or of bfloat16."""
     try:
         if isinstance(weights, Tensor):
             weights = weights.detach().cpu()
@@ -89,11 +89,11 @@ def weighted_positions(
     rows = np.minimum(np.searchsorted(ends, (slots + start) / num_rows, side="right"), num_rows - 1)
     begins = np.concatenate([[0.0], ends[:-1]])
     largest = float(np.diff(ends, prepend=0.0).max())
-    most = int(num_rows * largest) + 2  # most times that a row may come in an epoch
+    most = int(num_rows * largest) + 2  # a row comes at most so often in an epoch
     if in_turns:
-        # By an even number, a row that comes once an epoch would get odd epochs alone: one side of its image.
-        # An odd number turns the sides over from epoch to epoch, so that no row favours one. It seeds the
-        # draws of views: those without sides keep theirs.
+        # If `most` were even, a row that comes once an epoch would always have an odd number, and so one side
+        # of its image. An odd `most` changes the parity from epoch to epoch. The number also seeds the draws
+        # of views, so views without sides keep `most`.
         most |= 1
     turn = slots - np.floor(begins[rows] * num_rows - start).astype(np.int64)
     return (epoch * most + np.clip(turn, 0, most - 1)) % _NUM_EPOCHS, rows

@@ -55,7 +55,7 @@ class PackOptions:
 
     @property
     def build(self) -> Path:
-        """Folder of what is under way."""
+        """Folder of a packing that is under way."""
         return self.out / BUILD_FOLDER
 
     @property

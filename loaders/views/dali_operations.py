@@ -31,7 +31,7 @@ from loaders.views.policy import (
 )
 
 _LUMA = np.array([0.2989, 0.587, 0.114], np.float32)
-_WARPS = (ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y)  # which are drawn as matrices, of code AFFINE
+_WARPS = (ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y)  # drawn as matrices, which code AFFINE applies
 _ONE, _TWO, _THREE, _FOUR, _SIX = (np.float32(value) for value in (1, 2, 3, 4, 6))
 
 
@@ -80,7 +80,7 @@ class Branch:
         return self.fn.external_source(name=name, dtype=getattr(self.types, kind), ndim=like.ndim)
 
     def operand(self, node: Any) -> Any:
-        """Return an input on the device on which arithmetic on the pixels needs it."""
+        """Return an input on the device that does the arithmetic on the pixels."""
         return node.gpu() if self.on_gpu else node
 
     def constant(self, value: NDArray[Any]) -> Any:

@@ -52,9 +52,7 @@ def test_a_batch_of_all_labels_is_said_of_those_of_the_run(
     for batch_size in (2, 64, 64):
         fields = supervised.Config(**options, batch_size=batch_size)  # type: ignore[arg-type]
         loaders = LabeledLoaders(photo_pack, fields, (presets.weak(16),))
-        with build_labeled_loader(
-            photo_pack, labels, loaders.views, batch_size, ONE
-        ) as phase:  # one of several
+        with build_labeled_loader(photo_pack, labels, loaders.views, batch_size, ONE) as phase:
             assert phase.batch_size == 2
         with closing(loaders.with_labels(labels).training(ONE)) as rehearsal:
             assert rehearsal.batch_size == 2

@@ -11,7 +11,7 @@ from loaders.kernels.encodings import ENCODING_RAW
 from loaders.kernels.jpeg.turbojpeg import GRAY, decode_jpeg, factor_leaving
 from loaders.packs import Pack
 
-MOST_DECODED = 4000  # most images, evenly spaced; each takes about 0.1 ms
+MOST_DECODED = 4000  # at most so many images, evenly spaced; each takes about 0.1 ms
 _SIDE = 16
 _ROWS_PER_TASK = 128
 

@@ -15,8 +15,8 @@ def dali_view(image: Any, view: View, workload: Workload, dtype: Any) -> Any:
     Args:
         image: node of uint8 [H, W, 3], on the host or the GPU.
         view: which view.
-        workload: work, of which resolution and filter count.
-        dtype: DALI's, of the view.
+        workload: the work; its resolution and filter matter.
+        dtype: DALI's dtype of the view.
     """
     from nvidia.dali import fn, types
 

@@ -165,7 +165,7 @@ def costs_of(bench: Bench, row: Row) -> list[Cost | None]:
                 return _run(bench, stage, arguments, f"calibration-{row.name}")
 
             if stage.lengths == Stage.lengths:
-                run(1)  # compiles what this stage alone uses; a pipeline's least is an epoch: too long
+                run(1)  # compiles what this stage alone uses; a pipeline would need a whole epoch for it
             found.append(vars(_calibrated(run, bench.table, stage)))
         shutil.rmtree(folder, ignore_errors=True)
         return {"kind": "cost", "row": row.name, "stages": found}

@@ -102,23 +102,24 @@ def _convert(context, builder, kinds, luma, y, blue, cb, red, cr, planes, to, pl
     for kind, samples, at in ((kinds[0], luma, y), (kinds[2], blue, cb), (kinds[4], red, cr)):
         place = _place(context, builder, kind, samples, at)
         found.append(builder.zext(_load(builder, place, _BYTES, 1), _INTS))
-    y, middle = found[0], _constant(_INTS, 128)
-    cb, cr = (builder.sub(value, middle) for value in found[1:])
+    middle = _constant(_INTS, 128)
+    cb_values, cr_values = (builder.sub(value, middle) for value in found[1:])
 
     def scaled(value: Any, factor: int) -> Any:
         return builder.mul(value, _constant(_INTS, factor))
 
     def finished(whole: Any, parts: Any) -> Any:
         rounded = builder.add(parts, _constant(_INTS, _HALF))
-        total = builder.add(builder.add(y, whole), builder.ashr(rounded, _constant(_INTS, 16)))
+        total = builder.add(builder.add(found[0], whole), builder.ashr(rounded, _constant(_INTS, 16)))
         low, high = _constant(_INTS, 0), _constant(_INTS, 255)
         total = builder.select(builder.icmp_signed(">", total, low), total, low)
         return builder.trunc(builder.select(builder.icmp_signed("<", total, high), total, high), _BYTES)
 
+    green = builder.add(scaled(cr_values, _GREEN_RED), scaled(cb_values, _GREEN_BLUE))
     channels = (
-        finished(scaled(cr, _RED_WHOLE), scaled(cr, _RED)),
-        finished(scaled(cr, _GREEN_RED_WHOLE), builder.add(scaled(cr, _GREEN_RED), scaled(cb, _GREEN_BLUE))),
-        finished(scaled(cb, _BLUE_WHOLE), scaled(cb, _BLUE)),
+        finished(scaled(cr_values, _RED_WHOLE), scaled(cr_values, _RED)),
+        finished(scaled(cr_values, _GREEN_RED_WHOLE), green),
+        finished(scaled(cb_values, _BLUE_WHOLE), scaled(cb_values, _BLUE)),
     )
     for value in channels:
         place = _place(context, builder, kinds[6], planes, to)

@@ -14,7 +14,8 @@ from loaders.kernels.memory import load_be64, load_le64, store_le64
 
 PEEK_BITS = 13
 ROWS = 1 << PEEK_BITS
-# A block takes at most 64 symbols of 31 bits: so many bytes may be read behind a scan that is cut off.
+# So far past its end a scan that is cut off may be read: a block takes at most 64 symbols of 31 bits, 248
+# bytes; the rest is room for whole words.
 SLACK = 288
 # An entry: bits taken (4), coefficients covered (8 from bit 4), end of block (bit 15). 0: look closer.
 END = 1 << 11  # of an entry shifted right by 4

@@ -206,7 +206,7 @@ class _Local(threading.local):
 
     def __init__(self) -> None:
         self.decompressor = Decompressor()
-        # Addresses only: memory is used for the few pages that images of usual sizes touch.
+        # This reserves addresses; only the pages that an image touches take memory.
         self.room = (c_char * _ROOM_BYTES).from_buffer(mmap(-1, _ROOM_BYTES))
         self.checker = Checker(self.room)
 

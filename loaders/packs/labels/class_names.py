@@ -33,10 +33,10 @@ def read_class_names(folder: Path) -> tuple[str, ...]:
 
 
 def parse_class_names(raw: bytes, where: str) -> tuple[str, ...]:
-    """Return the class names in the bytes of such a file.
+    """Return the class names in the bytes of a file of class names.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the file is damaged.
     """
     try:
         names = parse_json(raw)

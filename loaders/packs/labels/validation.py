@@ -112,7 +112,7 @@ def _by_default(pack: Pack, labels: LabelTable, fields: ValidationFields) -> Div
         others = (fields.test_split, fields.labeled_split)
         if name in pack.splits and name not in others and has_labels(pack, name):
             leak = find_leak(pack, labels.row, pack.split(name))
-            if leak is not None:  # the user did not ask for it, so it is no mistake
+            if leak is not None:  # the user did not ask for this split, so its leak is no mistake
                 return Division(labels, None, False, f"none, since labels are {leak}")
             tested = _tested(pack, few_labels(pack.split(name), None, 0), fields)
             if tested is not None:

@@ -46,7 +46,7 @@ class ShardJob:
     """Everything that a worker needs to write a shard.
 
     Attributes:
-        options: what is packed and how; where it is sent, the local copy of a shard goes.
+        options: what is packed and how; with `upload`, the local copy of a shard is removed once it is sent.
         plan: the shard.
         classes: class names of the pack.
         num_threads: threads that read and decode; their number changes only the time.

@@ -48,7 +48,10 @@ class TreeListing:
         self._tops: dict[str, None] = {}
 
     def add(self, entry: SourceItem) -> None:
-        """Add a file without key and label; "./" and "/" in front go, ".." is text: nothing is unpacked."""
+        """Add a file whose key and label are empty.
+
+        Empty parts and "." are dropped from its path; ".." stays text, since nothing is unpacked.
+        """
         name = "/".join(part for part in entry.name.split("/") if part not in ("", "."))
         entry = entry if name == entry.name else entry._replace(name=name)
         # Files that a program such as macOS puts beside the single top folder do not count.
