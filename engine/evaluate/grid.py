@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from engine.evaluate.few_labels import FewLabelResult, mean_and_spread
 from engine.report.figures import draw_picture, save_picture
@@ -147,7 +146,8 @@ def _draw_map(
     width = max(high - low, 1e-9)
     colors = LinearSegmentedColormap.from_list("accent", [palette.card, palette.accent])
     axes.imshow(values, cmap=colors, vmin=low - 0.15 * width, vmax=high, aspect="auto")
-    for (row, column), value in np.ndenumerate(values):
+    for row, column in product(range(len(values)), range(len(values[0]))):
+        value = values[row][column]
         ink = palette.card if (value - low) / width > 0.55 else palette.ink
         style = {"fontsize": 8, "color": ink, "weight": "bold" if value == high else "normal"}
         if not math.isnan(value):
