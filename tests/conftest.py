@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -31,6 +32,9 @@ from tests.once import made_once
 from tools.write_digits import write_digits
 
 keep_freed_memory()  # as every command does
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what a script leaves behind
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples every time: a change must not be judged by luck. `make test-slow` draws new ones.
 hypothesis.settings.register_profile("steady", derandomize=True)
