@@ -95,7 +95,7 @@ def test_the_budgeted_table_is_stopped_and_gone_on_with(little_pack: Pack, tmp_p
     assert "| own pre-training, fine-tuned |" in page
     # Two stages and the test: what was stopped goes on, and nothing else is measured again.
     assert [script for script, _ in second.commands] == [
-        "recipes/rotnet.py", "recipes/supervised.py", "recipes/evaluate.py",
+        "recipes/vicreg.py", "recipes/supervised.py", "recipes/evaluate.py",
     ]  # fmt: skip
     found = record(out, "row-pretrained-4-labels-seed-0")
     pretraining, training = found["steps"]

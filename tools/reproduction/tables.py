@@ -24,7 +24,7 @@ class Scale:
         batch_size: labelled images of a step.
         mu: unlabelled images per labelled one.
         pretrain_batch: images of a step of pre-training.
-        projector: widths of Barlow Twins' embeddings.
+        projector: widths of the embeddings of pre-training.
         calibration: see `ResultTable`.
         flip_p: probability of a mirror image; digits have none.
     """
@@ -44,10 +44,10 @@ class Scale:
 
 SCALES: dict[ScaleName, Scale] = {
     "tiny": Scale(16, 4.0, 2.0, 2, {4: (0,)}, 20, 2, 32, (32, 32), (2, 6), flip_p=0.0),
-    "short": Scale(32, 600.0, 60.0, 2, {25: (0,)}, 32, 4, 128, (512, 512), (4, 12)),
+    "short": Scale(32, 600.0, 60.0, 2, {25: (0,)}, 32, 4, 128, (512, 512, 512), (4, 12)),
     "full": Scale(
-        32, 4800.0, 480.0, 3, {4: (0, 1, 2), 25: (0, 1, 2), 50: (0, 1, 2), 400: (0,)}, 32, 7, 256,
-        (1024, 1024), (8, 48),
+        32, 4800.0, 480.0, 3, {4: (0, 1, 2), 25: (0, 1, 2), 50: (0, 1, 2), 400: (0,)}, 32, 7, 128,
+        (512, 512, 512), (8, 48),
     ),
 }  # fmt: skip
 NETWORK = "compact_cnn"
@@ -118,12 +118,12 @@ def _budget(size: Scale) -> ResultTable:
     network, few = _network(size), ("--flip-p", size.flip_p)
     solver = ("--batch-size", size.batch_size)
     pool = ("--unlabeled-splits", "train", "--mu", size.mu)
-    # Turns are learnt in minutes: a step compares no images, so small batches and short runs do.
-    turns = (*network, *few, "--split", "train", "--batch-size", 2 * size.batch_size, "--min-crop", 0.5)
+    alike = (*network, *few, "--split", "train", "--batch-size", size.pretrain_batch, "--min-crop", 0.2)
+    alike = (*alike, "--max-sigma", 1.0, "--projector", *size.projector, "--warmup-epochs", 0.1)
 
     def pretraining(share: float) -> Stage:
-        options = (*turns, "--hidden", *SOLVER, "--weight-decay", 0.4)
-        return Stage("pretrain", "recipes/rotnet.py", options, share, labels=False)
+        options = (*alike, *SOLVER, "--weight-decay", 0.4)
+        return Stage("pretrain", "recipes/vicreg.py", options, share, labels=False)
 
     def supervised(*more: object, share: float = 1.0) -> Stage:
         options = (*network, *few, *solver, "--view", "strong", *more)
@@ -142,7 +142,7 @@ def _budget(size: Scale) -> ResultTable:
     rates = (("--lr", 0.03), ("--lr", 0.1), ("--lr", 0.01))[: size.tried]
     decays = (("--weight-decay", 0.4), ("--weight-decay", 0.1), ("--weight-decay", 1.6))[: size.tried]
     in_rounds = Stage("train", "recipes/self_training.py", rounds)
-    both = (pretraining(0.25), fixmatch(*begun, share=0.75))
+    both = (pretraining(0.5), fixmatch(*begun, share=0.5))
     rows = (
         Row("supervised", "supervised, strong views", (supervised(*FEW_LABELS),), decays, baseline=True),
         Row("pretrained", "own pre-training, fine-tuned", (pretraining(0.8), tuned), decays, True),
