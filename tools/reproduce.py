@@ -48,6 +48,10 @@ class Config:
     """speed: legacy/airbench94.py of a checkout of KellerJordan/cifar10-airbench."""
     rows: tuple[str, ...] = ()
     """Names of the rows to measure now; all by default."""
+    labels_per_class: tuple[int, ...] = ()
+    """Columns of the table to measure now; all by default."""
+    seeds: tuple[int, ...] = ()
+    """Seeds of the table to measure now; all by default."""
     records: Path | None = None
     """File of the records, with the page as .md and the picture as .png beside it; in --out by default."""
     num_threads: Count = 1
@@ -67,6 +71,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import hashlib
 import platform
+from collections.abc import Sequence
 
 import torch
 from rich.console import Console
@@ -155,13 +160,15 @@ def run(config: Config, console: Console, bench: Bench | None = None) -> str:
     """Measure what is not measured yet; return the page.
 
     Raises:
-        UserError: a name of no row, or a pack that cannot be had.
+        UserError: a row, column or seed that the table does not have, or a pack that cannot be had.
         Stopped: it was told to stop.
     """
     table = make_table(config.table, config.scale, config.init, config.peer)
-    known = [row.name for row in table.rows]
-    if unknown := [name for name in config.rows if name not in known]:
-        raise UserError(f"rows: expected names among {', '.join(known)}, found {', '.join(unknown)}")
+    rows = [row.name for row in table.rows]
+    seeds = sorted({seed for column in table.seeds.values() for seed in column})
+    _check_among("rows", config.rows, rows)
+    _check_among("labels-per-class", config.labels_per_class, table.labels_per_class)
+    _check_among("seeds", config.seeds, seeds)
     out = folder_of(config)
     if bench is None:
         preload(config.num_threads)
@@ -178,13 +185,19 @@ def run(config: Config, console: Console, bench: Bench | None = None) -> str:
     path, labels = config.records or out / "records.jsonl", label_tables(table, pack)
     try:
         for row in table.rows:
-            if row.name in (config.rows or known):
+            if row.name in (config.rows or rows):
                 take_budget(bench)
-                for _ in measure_row(bench, row):
+                for _ in measure_row(bench, row, config.labels_per_class, config.seeds):
                     write_page(path, bench.table, [*bench.records(), *labels])
     finally:
         text = write_page(path, bench.table, [*bench.records(), *labels])
     return text
+
+
+def _check_among(option: str, given: Sequence[object], known: Sequence[object]) -> None:
+    if unknown := [one for one in given if one not in known]:
+        has, found = (", ".join(map(str, values)) for values in (known, unknown))
+        raise UserError(f"{option}: expected values among {has}, found {found}")
 
 
 def keep_question(config: Config, out: Path, pack: Pack) -> None:

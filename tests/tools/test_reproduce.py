@@ -23,7 +23,7 @@ from tools.comparison.cpu_budget import CommandFailed, CommandStopped
 from tools.comparison.results import Record
 from tools.reproduce import Config, keep_question, prepare_pack, run
 from tools.reproduction import tables
-from tools.reproduction.measure import Bench, Given, Stopped, _results, arguments_of, costs_of
+from tools.reproduction.measure import Bench, Given, Stopped, _results, arguments_of, costs_of, measure_row
 from tools.reproduction.page import accuracy_table, write_page
 from tools.reproduction.plan import ResultTable, Row, Stage
 from tools.reproduction.tables import SCALES, make_table
@@ -100,8 +100,9 @@ def test_the_budgeted_table_is_stopped_and_gone_on_with(little_pack: Pack, tmp_p
     found = record(out, "row-pretrained-4-labels-seed-0")
     pretraining, training = found["steps"]
     run_folder = out / "runs" / "row-pretrained-4-labels-seed-0"
-    for name, steps in (("pretrain", pretraining), ("train", training)):
-        taken = [line["step"] for line in read_metrics(run_folder / name / "metrics.jsonl") if "loss" in line]
+    shared = out / "runs" / "row-pretrained-any-labels-seed-0"
+    for folder, steps in ((shared / "pretrain", pretraining), (run_folder / "train", training)):
+        taken = [line["step"] for line in read_metrics(folder / "metrics.jsonl") if "loss" in line]
         assert taken[-1] == steps
         assert len(set(taken)) == len(taken)
     # Both sittings count, and the budget holds for all stages together.
@@ -119,6 +120,44 @@ def test_the_budgeted_table_is_stopped_and_gone_on_with(little_pack: Pack, tmp_p
     lines = (out / "records.jsonl").read_text().splitlines()
     labels = [parse_json(line) for line in lines if '"kind": "labels"' in line]
     assert len(labels[0]["rows"]) == 40
+
+
+def test_pretraining_is_shared_by_all_label_counts_and_counts_in_each(tmp_path: Path) -> None:
+    table = make_table("budget", "tiny")
+    table = replace(table, labels_per_class=(2, 4), seeds={2: (0, 1), 4: (0,)}, calibration=(2, 6))
+    row = replace(next(row for row in table.rows if row.name == "pretrained"), settings=((),))
+    trained: list[tuple[str, str]] = []
+
+    def in_no_time(script: str, arguments: Sequence[str], log: Path, limit_s: float | None) -> float:
+        out = Path(arguments[arguments.index("--out") + 1])
+        if script == "recipes/evaluate.py":
+            out.mkdir(parents=True)
+            content = {"views": {"16": {"top1": 0.5}}, "mean_of_views": {"top1": 0.5}}
+            (out / "classification.json").write_bytes(to_json(content))
+        elif "calibration" not in str(log):
+            init = arguments[arguments.index("--init") + 1] if "--init" in arguments else ""
+            trained.append((str(out.relative_to(tmp_path / "runs")), init))
+        return 0.1 + 0.1 * int(arguments[arguments.index("--steps") + 1] if "--steps" in arguments else 0)
+
+    bench = Bench(table, tmp_path / "pack", tmp_path, 1, lambda line: None, in_no_time)
+    records = [*measure_row(bench, row, (4,)), *measure_row(bench, row, (), (0,)), *measure_row(bench, row)]
+    shared = [f"row-pretrained-any-labels-seed-{seed}/pretrain" for seed in (0, 1)]
+    inits = [str(tmp_path / "runs" / folder) for folder in shared]
+    assert trained == [
+        (shared[0], ""), ("row-pretrained-4-labels-seed-0/train", inits[0]),
+        ("row-pretrained-2-labels-seed-0/train", inits[0]),
+        (shared[1], ""), ("row-pretrained-2-labels-seed-1/train", inits[1]),
+    ]  # fmt: skip
+    assert [(r["labels_per_class"], r["seed"]) for r in records] == [
+        (4, 0),
+        (2, 0),
+        (4, 0),
+        (2, 0),
+        (2, 1),
+        (4, 0),
+    ]
+    for record in records:
+        assert record["cpu_s"] == pytest.approx(0.2 + 0.1 * sum(record["steps"]))
 
 
 def test_a_row_over_its_budget_has_no_accuracy(little_pack: Pack, tmp_path: Path) -> None:
@@ -255,10 +294,11 @@ def test_every_table_has_a_plan_at_every_scale() -> None:
 
 def test_a_trial_holds_labels_back_and_a_run_does_not(little_pack: Pack, tmp_path: Path) -> None:
     bench = bench_of(Config(table="budget", scale="tiny", out=tmp_path), little_pack, Here())
-    row = bench.table.rows[1]
+    row = next(row for row in bench.table.rows if row.name == "pretrained")
     for trial, share in ((True, "0.25"), (False, "0")):
         given = Given(4, 1, ("--lr", 0.5), trial)
-        words = arguments_of(bench, row.stages[-1], tmp_path, given, 7, last=True)
+        folders = [tmp_path / stage.name for stage in row.stages]
+        words = arguments_of(bench, row, len(row.stages) - 1, given, 7, folders)
         assert words[words.index("--validation-share") + 1] == share
         assert words[words.index("--init") + 1] == str(tmp_path / "pretrain")
         assert words[words.index("--steps") + 1] == "7"
@@ -326,8 +366,13 @@ def test_other_options_of_a_row_want_another_folder(
 def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="init: expected a pre-trained network"):
         Config(table="start")
-    with pytest.raises(UserError, match=r"rows: expected names among supervised"):
-        run(Config(table="budget", scale="tiny", rows=("nothing",)), Console())
+    for option, value, has in (
+        ("rows", "nothing", "supervised, "), ("labels_per_class", 5, "4,"), ("seeds", 1, "0,"),
+    ):  # fmt: skip
+        given = Config(table="budget", scale="tiny", **{option: (value,)})  # type: ignore[arg-type]
+        expected = f"{option.replace('_', '-')}: expected values among {has}.* found {value}"
+        with pytest.raises(UserError, match=expected):
+            run(given, Console())
 
 
 def test_nothing_measured_is_said(tmp_path: Path) -> None:

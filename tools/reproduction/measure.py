@@ -110,9 +110,12 @@ class Trained:
     over_budget: bool = False
 
 
-def arguments_of(bench: Bench, stage: Stage, folder: Path, given: Given, steps: int, last: bool) -> list[str]:
-    """Return the arguments of a stage's command."""
-    words: list[object] = ["--pack", bench.pack, "--out", folder / stage.name]
+def arguments_of(
+    bench: Bench, row: Row, number: int, given: Given, steps: int, folders: Sequence[Path]
+) -> list[str]:
+    """Return the arguments of the command of a row's stage; `folders` are the run folders of all stages."""
+    stage = row.stages[number]
+    words: list[object] = ["--pack", bench.pack, "--out", folders[number]]
     words += ["--num-threads", bench.num_threads]
     if stage.script.startswith("recipes/"):
         words.append("--no-progress")
@@ -126,44 +129,33 @@ def arguments_of(bench: Bench, stage: Stage, folder: Path, given: Given, steps: 
         words += ["--test-split", "", "--label-seed", given.seed]
         words += ["--validation-share", 0.25 if given.trial else 0]
         words += ["--labels-per-class", given.per_class] if given.per_class else []
-    words += [_placed(word, folder) for word in stage.options]
+    placed = {f"{{{other.name}}}": folder for other, folder in zip(row.stages, folders, strict=True)}
+    words += [placed.get(word, word) if isinstance(word, str) else word for word in stage.options]
     for option, multiple in stage.lengths:
         words += [option, max(1, round(multiple * steps))]
-    return [str(word) for word in (*words, *(given.setting if last else ()))]
-
-
-def _placed(word: object, folder: Path) -> object:
-    """Put the folder of an earlier stage in place of its name in braces."""
-    if isinstance(word, str) and word.startswith("{") and word.endswith("}"):
-        return folder / word[1:-1]
-    return word
+    return [str(word) for word in (*words, *(given.setting if stage is row.stages[-1] else ()))]
 
 
 def costs_of(bench: Bench, row: Row) -> list[Cost | None]:
     """Return what the steps of each stage cost, measured once by short runs; None for a fixed length."""
     given = Given(max(bench.table.columns_of(row)), 0, row.settings[0])
     folder = bench.out / "calibration" / row.name
+    folders = [folder / stage.name for stage in row.stages]
 
     def measure() -> Record:
         found: list[Any] = []
         for number, stage in enumerate(row.stages):
-            last = number == len(row.stages) - 1
+
+            def run(steps: int, number: int = number) -> float:
+                shutil.rmtree(folders[number], ignore_errors=True)
+                arguments = arguments_of(bench, row, number, given, steps, folders)
+                return _run(bench, row.stages[number], arguments, f"calibration-{row.name}")
+
             if not stage.lengths:
-                if not last:  # a later one may start from it
-                    _run(
-                        bench,
-                        stage,
-                        arguments_of(bench, stage, folder, given, 1, last),
-                        f"calibration-{row.name}",
-                    )
+                if stage is not row.stages[-1]:  # a later one may start from it
+                    run(1)
                 found.append(None)
                 continue
-
-            def run(steps: int, stage: Stage = stage, last: bool = last) -> float:
-                shutil.rmtree(folder / stage.name, ignore_errors=True)
-                arguments = arguments_of(bench, stage, folder, given, steps, last)
-                return _run(bench, stage, arguments, f"calibration-{row.name}")
-
             if stage.lengths == Stage.lengths:
                 run(1)  # compiles what this stage alone uses; a pipeline would need a whole epoch for it
             found.append(vars(_calibrated(run, bench.table, stage)))
@@ -189,39 +181,48 @@ def train(bench: Bench, row: Row, given: Given, name: str, budget_s: float) -> T
     """Train all stages of a row within a budget, or go on with what an earlier sitting began.
 
     A trial has the steps that the budget allows for, however long they take: it is measured on the way, and
-    all settings of a row have as many steps.
+    all settings of a row have as many steps. A stage without labels is trained once per seed, for all numbers
+    of labels or all trials; its seconds count in each.
 
     Raises:
         Stopped: it was told to stop.
         CommandFailed: another end than that.
     """
-    folder, costs = bench.out / "runs" / name, costs_of(bench, row)
-    spent = _Spent(folder / "spent.json")
+    costs, folders = costs_of(bench, row), _folders(bench, row, given, name)
+    spent = [_Spent(folder.with_name(f"{folder.name}-spent.json")) for folder in folders]
     steps, commands = [], []
     for number, (stage, cost) in enumerate(zip(row.stages, costs, strict=True)):
-        last = number == len(row.stages) - 1
         steps.append(0 if cost is None else cost.steps_within(PLANNED * stage.share * budget_s))
-        arguments = arguments_of(bench, stage, folder, given, steps[-1], last)
+        arguments = arguments_of(bench, row, number, given, steps[-1], folders)
         commands.append(bench.shown(stage.script, arguments))
-        if spent.is_done(stage.name):
+        if spent[number].done:
             continue
         if not _runs_once(stage):  # leaves nothing to go on with
-            shutil.rmtree(folder / stage.name, ignore_errors=True)
+            shutil.rmtree(folders[number], ignore_errors=True)
         free = given.trial or row.name == bench.table.budget_of
-        left = None if free else TOLERANCE * budget_s - spent.seconds
+        left = None if free else TOLERANCE * budget_s - sum(one.seconds for one in spent)
         try:
             if left is not None and left <= 0:
                 raise CommandFailed("no budget left", 0.0, -signal.SIGXCPU)
-            spent.add(stage.name, _run(bench, stage, arguments, name, left), done=True)
+            spent[number].add(_run(bench, stage, arguments, name, left), done=True)
         except CommandStopped as stopped:
-            spent.add(stage.name, stopped.seconds, done=False)
+            spent[number].add(stopped.seconds, done=False)
             raise Stopped(name) from None
         except CommandFailed as error:
-            spent.add(stage.name, error.seconds, done=False)
+            spent[number].add(error.seconds, done=False)
             if error.code != -signal.SIGXCPU:
                 raise
-            return Trained(spent.seconds, tuple(steps), tuple(commands), over_budget=True)
-    return Trained(spent.seconds, tuple(steps), tuple(commands))
+            break
+    seconds = sum(one.seconds for one in spent)
+    return Trained(seconds, tuple(steps), tuple(commands), over_budget=not all(one.done for one in spent))
+
+
+def _folders(bench: Bench, row: Row, given: Given, name: str) -> list[Path]:
+    """Return the run folder of each stage; pre-training without labels is shared by all label counts."""
+    shared = f"{'trial' if given.trial else 'row'}-{row.name}-any-labels-seed-{given.seed}"
+    runs = bench.out / "runs"
+    alone = [stage.labels or stage is row.stages[-1] for stage in row.stages]
+    return [runs / (name if own else shared) / s.name for s, own in zip(row.stages, alone, strict=True)]
 
 
 def _runs_once(stage: Stage) -> bool:
@@ -229,24 +230,18 @@ def _runs_once(stage: Stage) -> bool:
 
 
 class _Spent:
-    """Core seconds of a row over all sittings, kept beside its runs."""
+    """Core seconds of a stage over all sittings, kept beside its run folder."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._found: dict[str, Any] = parse_json(path.read_bytes()) if path.is_file() else {}
+        found: dict[str, Any] = parse_json(path.read_bytes()) if path.is_file() else {}
+        self.seconds = float(found.get("cpu_s", 0.0))
+        self.done = bool(found.get("done"))
 
-    @property
-    def seconds(self) -> float:
-        return float(sum(stage["cpu_s"] for stage in self._found.values()))
-
-    def is_done(self, stage: str) -> bool:
-        return bool(self._found.get(stage, {}).get("done"))
-
-    def add(self, stage: str, seconds: float, done: bool) -> None:
-        before = self._found.get(stage, {"cpu_s": 0.0})["cpu_s"]
-        self._found[stage] = {"cpu_s": before + seconds, "done": done}
+    def add(self, seconds: float, done: bool) -> None:
+        self.seconds, self.done = self.seconds + seconds, done
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(self._path, to_json(self._found))
+        write_atomic(self._path, to_json({"cpu_s": self.seconds, "done": done}))
 
 
 def choose_setting(bench: Bench, row: Row) -> int:
@@ -282,8 +277,10 @@ def last_validation(run: Path) -> float:
     return float(found[-1])
 
 
-def measure_row(bench: Bench, row: Row) -> Iterator[Record]:
-    """Yield the records of a row: every number of labels, every seed."""
+def measure_row(
+    bench: Bench, row: Row, labels_per_class: Sequence[int] = (), seeds: Sequence[int] = ()
+) -> Iterator[Record]:
+    """Yield the records of a row: these numbers of labels and seeds, or all of its table."""
     table = bench.table
     chosen = choose_setting(bench, row)
     if row.results == "features":
@@ -291,6 +288,8 @@ def measure_row(bench: Bench, row: Row) -> Iterator[Record]:
         return
     for per_class in table.columns_of(row):
         for seed in table.seeds[per_class]:
+            if per_class not in (labels_per_class or (per_class,)) or seed not in (seeds or (seed,)):
+                continue
             name = f"row-{row.name}-{per_class or 'all'}-labels-seed-{seed}"
             given = Given(per_class, seed, row.settings[chosen])
             record = bench.once(name, lambda g=given, n=name: _measure(bench, row, g, n))  # type: ignore[misc]
