@@ -16,6 +16,7 @@ from loaders.packs.sources.image_table import TABLE_SUFFIXES, ImageTableSource, 
 from loaders.packs.sources.item import Source
 from loaders.packs.sources.label_file import LabeledSource
 from loaders.packs.sources.list_rows import LIST_SUFFIXES
+from loaders.packs.sources.naming import is_image_name
 from loaders.packs.sources.other_pack import PACK_PREFIX, PackSource
 from loaders.packs.sources.path_list import PathListSource
 from loaders.packs.sources.remote_folder import RemoteFolderSource
@@ -223,4 +224,5 @@ def _refuse(source: str, path: Path, inside: str) -> Source:
         raise UserError(f"no images at {path}: expected {_KINDS}; check the path")
     if path.is_dir():
         raise UserError(f"{source}: '#' names a folder inside an archive; for a folder give {path / inside}")
-    raise UserError(f"{path} is no source of images: expected {_KINDS}; unpack or convert it")
+    remedy = "give its folder" if is_image_name(path.name) else "unpack or convert it"
+    raise UserError(f"{path} is no source of images: expected {_KINDS}; {remedy}")
