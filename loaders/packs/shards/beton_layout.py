@@ -1,8 +1,8 @@
 """FFCV's .beton layout, for the writer and the reader.
 
-A file is: header, field descriptors, one metadata record per sample, padding to a page, pages of image
-bytes (no image crosses a page), allocation table. All numbers are little-endian. Facts taken from FFCV
-1.0.2 (format version 2); none of its code is used, and FFCV need not be installed.
+A file consists of a header, field descriptors, one metadata record per sample, padding to a page, pages of
+image bytes (no image crosses a page), and the allocation table. All numbers are little-endian. The layout was
+taken from FFCV 1.0.2 (format version 2); none of its code is used, and FFCV need not be installed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ METADATA_START = HEADER.itemsize + 2 * FIELD.itemsize
 
 
 class BetonContent(NamedTuple):
-    """Samples of a beton: `samples` [N] of `SAMPLE`, `sizes` uint64 [N] bytes of each image."""
+    """Content of a beton: `samples` [N] of dtype `SAMPLE`, and `sizes` uint64 [N], bytes of each image."""
 
     samples: NDArray[np.void]
     sizes: NDArray[np.uint64]
@@ -57,7 +57,8 @@ def read_beton(path: Path) -> BetonContent:
     """Read the metadata and the allocation table of a beton with the fields `image` and `label`.
 
     Raises:
-        UserError: no beton, another version or other fields, or tables that point outside the file.
+        UserError: no beton, another version, other fields, or tables that contradict each other or point
+            outside the file.
     """
     data = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.zeros(0, np.uint8)
 
@@ -89,15 +90,15 @@ def read_beton(path: Path) -> BetonContent:
 
 
 def _contradiction(pointers: NDArray[np.uint64], allocations: NDArray[np.void], stop: int) -> str:
-    """Return what is wrong with a table that should give each sample a place of its own; "" for nothing.
+    """Return what is wrong with the places of the images in the file; "" if nothing is.
 
-    A beton has no checksums. A damaged place shows only if the two tables differ, or if two images share a
-    byte.
+    A beton has no checksums. Damage to a place is noticed only if the metadata and the allocation table
+    differ, if the place lies behind the pages, or if two images overlap.
 
     Args:
-        pointers: uint64 [N], where each image begins, according to its sample.
-        allocations: [M], of `ALLOCATION`.
-        stop: where the table begins, behind all images.
+        pointers: uint64 [N], where each image begins according to the metadata.
+        allocations: [M], the allocation table, of dtype `ALLOCATION`; an intact file has M = N.
+        stop: where the allocation table begins, which is behind all images.
     """
     if len(allocations) != len(pointers):
         return f"{len(pointers)} samples, {len(allocations)} images"

@@ -1,4 +1,4 @@
-"""FFCV shards: writes one .beton file, sequentially, and always the same bytes."""
+"""Writing FFCV shards: .beton files whose bytes depend only on the images and labels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PageTooSmallError(Exception):
 
 
 def page_bytes_for(image_bytes: int) -> int:
-    """Return the smallest page, a power of two as FFCV wants it, that holds an image of this size."""
+    """Return the smallest page size, a power of two as FFCV requires, that holds an image of this size."""
     return max(beton_layout.MIN_PAGE_BYTES, 1 << (max(image_bytes, 1) - 1).bit_length())
 
 
@@ -38,9 +38,9 @@ class BetonShardWriter:
         """Begin a shard.
 
         Args:
-            path: file to write (the caller gives it its final name).
-            max_samples: most samples, for which room is left in the metadata; fewer may be added.
-            page_bytes: a power of two; no image may be larger.
+            path: file to write; the caller renames it when it is finished.
+            max_samples: number of samples for which the metadata has room; fewer may be added.
+            page_bytes: size of a page, a power of two; no image may be larger.
         """
         self._path = path
         self._file: BinaryIO = open(path, "wb", buffering=0)  # noqa: SIM115 - closed in finish() or abort()
@@ -52,7 +52,7 @@ class BetonShardWriter:
         self._page = bytearray()
 
     def add(self, key: str, image: PreparedImage, label: int) -> int:
-        """Append an image (a beton keeps no keys); return the offset of its encoded bytes in the shard.
+        """Append an image; return the offset of its encoded bytes in the shard. A beton does not store `key`.
 
         Raises:
             PageTooSmallError: the image needs larger pages.
@@ -112,7 +112,7 @@ class BetonShardWriter:
         self._page = bytearray()
 
     def finish(self) -> list[FileInfo]:
-        """Write tables and header; return the checksum of the shard."""
+        """Write the tables and the header; return size and checksum of the shard, with an empty path."""
         if self._page:
             self._flush_page()
         samples = self._samples[: self._num_samples]
@@ -124,7 +124,7 @@ class BetonShardWriter:
         header["version"], header["num_fields"] = beton_layout.VERSION, 2
         header["page_size"], header["num_samples"] = self._page_bytes, self._num_samples
         header["alloc_table_ptr"] = self._page_start
-        self._file.seek(self._page_start)  # the last page keeps its full length; its end is a hole
+        self._file.seek(self._page_start)  # skips the unused end of the last page, which becomes a hole
         write_all(self._file, allocations.tobytes())
         self._file.seek(0)
         write_all(self._file, header.tobytes() + beton_layout.field_descriptors() + samples.tobytes())
@@ -133,5 +133,5 @@ class BetonShardWriter:
         return [FileInfo("", self._path.stat().st_size, sha256_of(self._path))]
 
     def abort(self) -> None:
-        """Close the unfinished file."""
+        """Close the file; this does nothing after `finish`."""
         self._file.close()

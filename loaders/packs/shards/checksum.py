@@ -19,7 +19,7 @@ def content_hash(data: Buffer) -> bytes:
 
 
 def crc32(data: Buffer) -> int:
-    """Return the CRC-32 of one image's bytes: the same value as zlib's, several times as fast."""
+    """Return the CRC-32 of one image's bytes: equal to zlib's, but computed several times as fast."""
     value: int = isal_zlib.crc32(data)
     return value
 
@@ -27,13 +27,7 @@ def crc32(data: Buffer) -> int:
 def crc32_all(
     addresses: NDArray[np.uint64], sizes: NDArray[np.int64], maps: Sequence[NDArray[np.uint8]]
 ) -> NDArray[np.uint32]:
-    """Return uint32 [K], the CRC-32 of rows in memory; arguments as `Pack.locate` returns them.
-
-    Args:
-        addresses: uint64 [K].
-        sizes: int64 [K], bytes.
-        maps: the memory that holds them.
-    """
+    """Return uint32 [K], the CRC-32 of each row's bytes; the arguments are what `Pack.locate` returns."""
     maps = sorted(maps, key=lambda mapped: mapped.ctypes.data)
     begins = np.array([mapped.ctypes.data for mapped in maps], np.uint64)
     which = np.searchsorted(begins, addresses, "right") - 1

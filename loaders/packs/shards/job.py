@@ -1,4 +1,4 @@
-"""Writing one shard: a pure function of the plan and the source, which any worker can run."""
+"""Writing one shard: its bytes depend only on the plan and the source, so any worker can write it."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class ShardJob:
     """Everything that a worker needs to write a shard.
 
     Attributes:
-        options: what is packed and how; with `upload`, the local copy of a shard is removed once it is sent.
+        options: what is packed and how; with `upload`, a shard's local copy is removed after its upload.
         plan: the shard.
         classes: class names of the pack.
-        num_threads: threads that read and decode; their number changes only the time.
-        in_bulk: compiled code copies images batch by batch; this changes only the time.
+        num_threads: number of threads that read and decode; it changes only the time.
+        in_bulk: whether compiled code copies images batch by batch; it changes only the time.
     """
 
     options: PackOptions
@@ -61,7 +61,7 @@ class ShardJob:
 
     @cached_property
     def policy(self) -> ImagePolicy:
-        """What is done to the images of the split."""
+        """The image policy of the shard's split."""
         splits, policy = self.options.splits, self.options.policy
         return next(split.policy(policy) for split in splits if split.split == self.plan.split)
 
@@ -74,10 +74,10 @@ class _Outcome(NamedTuple):
 
 
 def write_shard(job: ShardJob) -> PartInfo:
-    """Write one shard and its part.
+    """Write one shard and its part file; return the summary in the part.
 
     Raises:
-        UserError: the source vanished or changed, or the disk is full; what is finished stays finished.
+        UserError: the source vanished or changed, or the disk is full; finished shards are kept.
     """
     try:
         page_bytes = page_bytes_for(
@@ -86,7 +86,7 @@ def write_shard(job: ShardJob) -> PartInfo:
         while True:
             try:
                 return _write_shard(job, page_bytes)
-            except PageTooSmallError as error:  # an image grew when it was encoded again
+            except PageTooSmallError as error:  # an image grew when it was re-encoded
                 page_bytes = error.page_bytes
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
@@ -173,12 +173,12 @@ def refusal_entry(job: ShardJob, item: SourceItem, refusal: Refusal) -> dict[str
 
 
 def warning_entry(job: ShardJob, item: SourceItem, messages: tuple[str, ...]) -> dict[str, Any]:
-    """Return the entry of a packed image with warnings of decoders."""
+    """Return the entry of a packed image about which decoders warned."""
     return {**_entry(job, item), "messages": [printable(text) for text in messages]}
 
 
 def _fill_in_bulk(job: ShardJob, writer: TarShardWriter | BetonShardWriter) -> ShardRows:
-    """Write the images of a shard batch by batch; the bytes equal those of `_fill`."""
+    """Write the images of a shard batch by batch; the result equals that of `_fill`, byte for byte."""
     from loaders.packs.bulk import batches_of, prepare_batch  # loads compiled code
 
     label_of, rows = _labels(job), ShardRows()
@@ -201,7 +201,7 @@ def _opened(job: ShardJob) -> Iterator[tuple[Source, Iterator[SourceItem]]]:
 
 
 def _mapped(work: Callable[[_In], _Out], tasks: Iterable[_In], num_threads: int) -> Iterator[_Out]:
-    """Yield the results of all tasks in order; so many threads work on them."""
+    """Yield the results of all tasks in order, computed by `num_threads` threads."""
     if num_threads == 1:
         yield from map(work, tasks)
         return
@@ -228,13 +228,13 @@ def _prepare(source: Source, item: SourceItem, policy: ImagePolicy) -> _Outcome:
 
 
 def prepare_alone(source: Source, item: SourceItem, policy: ImagePolicy) -> PreparedImage | Refusal:
-    """Return the image as it is packed, or the reason why it is not."""
+    """Prepare a single item; return the image as it is packed, or the reason why it is refused."""
     if item.problem:
         return Refusal(item.reason, item.problem)
     if item.size_bytes > MAX_FILE_BYTES and not isinstance(source, PackSource):
         return Refusal(Reason.TOO_LARGE, f"{item.size_bytes} bytes, over the limit of {MAX_FILE_BYTES}")
     try:
-        # Images of another pack were prepared before, so they change format without being decoded.
+        # Images of another pack are prepared already. Unless the policy changes them, they are not decoded.
         image = source.prepared(item, policy) if isinstance(source, PackSource) else None
         return prepare_image(source.read(item), policy) if image is None else image
     except BadImage as error:

@@ -1,6 +1,6 @@
-"""The record of one finished shard: its rows and checksums, in one file whose presence means "finished".
+"""Part files: each records the rows and checksums of one shard, and its presence means "finished".
 
-A part is written after its shard has its final name, so the folder of parts is the journal of a pack: a
+A part is written after its shard has its final name. The folder of parts is thus the journal of a pack: a
 resumed run packs the shards whose part is missing.
 """
 
@@ -25,15 +25,15 @@ _TEXTS = ("info", "rejected", "warned")
 
 @dataclass(frozen=True)
 class PartInfo:
-    """One finished shard.
+    """Summary of one finished shard.
 
     Attributes:
-        files: the shard first, then its index if it has one; empty if no image of the run could be packed.
-        num_images: images in the shard.
-        num_key_bytes: bytes of their keys.
-        num_quarantined: inputs that were refused.
+        files: the shard, then its index if it has one; empty if no input of the shard could be packed.
+        num_images: number of images in the shard.
+        num_key_bytes: bytes of their keys together.
+        num_quarantined: number of inputs that were refused.
         actions: number of images per `Action` value.
-        num_warned: images that decoders warned of.
+        num_warned: number of packed images about which decoders warned.
     """
 
     files: tuple[FileInfo, ...]
@@ -72,13 +72,13 @@ def read_part_info(path: Path) -> PartInfo:
 
 
 def read_part_rows(path: Path) -> dict[str, NDArray[Any]]:
-    """Read the rows of a part: one array per column, and `label`."""
+    """Read the rows of a part: the arrays of `ShardRows.arrays`."""
     with np.load(path, allow_pickle=False) as part:
         return {name: part[name] for name in part.files if name not in _TEXTS}
 
 
 def read_part_entries(path: Path, kind: Literal["rejected", "warned"]) -> list[dict[str, Any]]:
-    """Read a part's entries of refused inputs, or of images with warnings of decoders."""
+    """Read a part's entries about refused inputs, or about images of which decoders warned."""
     with np.load(path, allow_pickle=False) as part:
         entries: list[dict[str, Any]] = parse_json(part[kind].tobytes())
     return entries

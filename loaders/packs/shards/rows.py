@@ -1,4 +1,4 @@
-"""The rows of one shard while it is written; they become its part of the index."""
+"""Collecting the rows of one shard while it is written; they become its part of the index."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class Refusal(NamedTuple):
 
 @dataclass
 class Batch:
-    """Images that go into a shard together, as arrays; K images.
+    """K images that are added to a shard together, as arrays.
 
     Attributes:
         data: uint8 [total], the encoded images one after the other.
-        starts: int64 [K + 1], where each begins in `data`.
+        starts: int64 [K + 1], where each image begins in `data`, and the end.
         keys: uint8 [total], the keys in UTF-8 one after the other.
-        key_starts: int64 [K + 1], where each begins in `keys`.
+        key_starts: int64 [K + 1], where each key begins in `keys`, and the end.
         labels: int64 [K], -1 for none.
         facts: int64 [K, 4], height, width, action and encoding.
         digests: uint64 [K, 2], content hashes.
-        crc32: uint32 [K].
-        rejected: quarantine entries of the inputs between them.
-        warned: entries of images with warnings of decoders.
+        crc32: uint32 [K], checksums of the encoded images.
+        rejected: quarantine entries of the inputs that were refused.
+        warned: entries of the images about which decoders warned.
     """
 
     data: NDArray[np.uint8]
@@ -50,10 +50,10 @@ class Batch:
 
 
 class ShardRows:
-    """Collects rows one by one or batch by batch, and returns them as columns."""
+    """Collects all rows of a shard, either one by one or batch by batch, and returns them as columns."""
 
     def __init__(self) -> None:
-        """Begin without a row."""
+        """Start with no rows."""
         self.rejected: list[dict[str, Any]] = []
         self.warned: list[dict[str, Any]] = []
         self._keys: list[bytes] = []
@@ -87,7 +87,7 @@ class ShardRows:
         )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return one array per column of the index, and `label`."""
+        """Return `label`, int64 [K], and one array per index column except `shard` and `split`."""
         alone = np.array(self._numbers, np.int64).reshape(-1, 8)
         numbers = np.concatenate([*self._columns, alone])
         alone_sizes = [len(key) for key in self._keys] if len(alone) else []

@@ -13,7 +13,7 @@ from loaders.packs.manifest import SHARD_LIST_NAME, FileInfo
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """A line of `shards.jsonl`: the files of a shard, the shard first, and its number of images."""
+    """A line of `shards.jsonl`: a shard's number of images and its files, beginning with the shard itself."""
 
     num_images: int
     files: tuple[FileInfo, ...]

@@ -1,7 +1,7 @@
-"""WebDataset shards: per image `<key>.jpg` (`.ppm` for pixels) and, where there is a label, `<key>.cls`.
+"""Writing WebDataset shards: per image `<key>.jpg` (`.ppm` for pixels) and, if it has a label, `<key>.cls`.
 
-The headers are GNU tar's. They are written here because `tarfile` takes longer for a header than all other
-work on a small image. Everything that could differ between two runs (times, owners) is zero.
+The headers are in GNU tar's format. They are not left to `tarfile`, which takes longer for a header than all
+other work on a small image takes. All that could differ between two runs (times, owners) is zero.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _RECORD_BYTES = 20 * BLOCK_BYTES  # tar files end on a full record
 _BUFFER_BYTES = 4 << 20
 _NAME_BYTES = 100
 _ZEROS = bytes(BLOCK_BYTES)
-# mode, uid, gid before the size; time before the checksum; type, link name, magic, ids and prefix after it.
+# The constant fields of a header: mode, uid and gid before the size; the time between size and checksum;
+# type, link name, magic, owner names, device numbers and prefix after the checksum.
 _BEFORE_SIZE = b"0000644\0" + b"0000000\0" + b"0000000\0"
 _TIME = b"00000000000\0"
 _AFTER_CHECKSUM = (
@@ -35,14 +36,14 @@ _LONG_NAME_MEMBER = b"././@LongLink"
 
 
 class TarShardWriter:
-    """Writes one .tar shard and the index that DALI reads beside it."""
+    """Writes one .tar shard and, beside it, the index file for DALI."""
 
     def __init__(self, path: Path, index_path: Path) -> None:
         """Begin a shard.
 
         Args:
-            path: file to write (the caller gives it its final name).
-            index_path: where the DALI index goes.
+            path: file to write; the caller renames it when it is finished.
+            index_path: path of the DALI index.
         """
         self._file: BinaryIO = open(path, "wb", buffering=0)  # noqa: SIM115 - closed in finish() or abort()
         self._index_path = index_path
@@ -54,8 +55,8 @@ class TarShardWriter:
 
     def add(self, key: str, image: PreparedImage, label: int) -> int:
         """Append an image; return the offset of its encoded bytes in the shard."""
-        # Pixels are stored as a portable pixmap, which stock readers open; the offset is that of the pixels
-        # behind its heading.
+        # Pixels are stored as a portable pixmap, which common readers open. The returned offset is that of
+        # the pixels, behind the header of the pixmap.
         head = b"P6\n%d %d\n255\n" % (image.width, image.height) if image.is_raw else b""
         data, suffix = (head + image.data, "ppm") if image.is_raw else (image.data, "jpg")
         name = key.encode("utf-8")
@@ -108,7 +109,10 @@ class TarShardWriter:
         self._written_bytes += len(data)
 
     def finish(self) -> list[FileInfo]:
-        """Write the end of the archive and the index; return the checksums of the shard and its index."""
+        """Write the end of the archive, and the index; return sizes and checksums of the shard and the index.
+
+        The path of the shard is returned empty.
+        """
         self._buffer += bytes(2 * BLOCK_BYTES)
         self._buffer += bytes(-(self._written_bytes + len(self._buffer)) % _RECORD_BYTES)
         self._flush()
@@ -123,7 +127,7 @@ class TarShardWriter:
         ]
 
     def abort(self) -> None:
-        """Close the unfinished file."""
+        """Close the file; this does nothing after `finish`."""
         self._file.close()
 
 
@@ -152,7 +156,8 @@ def member_header(name: bytes, size_bytes: int, kind: bytes) -> bytes:
     return b"".join((name.ljust(_NAME_BYTES, b"\0"), before, size, _TIME, b"%06o\0 " % checksum, after))
 
 
-# The bytes that all headers of a kind share; the checksum counts its own eight bytes as spaces.
+# For each kind of member: the constant bytes before the size, those after the checksum, and the sum of all
+# constant bytes. A header's checksum counts its own eight bytes as spaces.
 _PARTS = {
     kind: (
         _BEFORE_SIZE,
@@ -174,7 +179,7 @@ _BARE_HEADERS = np.frombuffer(
 
 
 def write_all(file: BinaryIO, data: bytes | bytearray | memoryview) -> None:
-    """Write all of `data` to an unbuffered file, which may take less at a time."""
+    """Write all of `data` to an unbuffered file, each `write` of which may take only a part."""
     view = memoryview(data)
     while len(view):
         view = view[file.write(view) :]

@@ -1,4 +1,4 @@
-"""The way to a store behind fsspec, for packing and for reading: addresses, connections, errors."""
+"""Access to remote stores through fsspec, for packing and for reading: URLs, connections, errors."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 from loaders.common.errors import MissingBackendError, UserError, brief
 
 _EXTRAS = {"s3": ".[s3]", "s3a": ".[s3]", "http": "fsspec[http]", "https": "fsspec[http]"}
-# Errors of botocore, below s3fs: no further try brings any.
+# Errors of botocore, on which s3fs is built, that mean missing credentials: trying again is no use.
 _WITHOUT_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError"}
 _PROTOCOL = re.compile(r"[a-z][a-z0-9+.-]+://")
-# A command line hands paths over as pathlib.Path, which joins the two slashes of a URL.
+# The command line turns paths into pathlib.Path, which reduces the two slashes of a URL to one.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
 
 
 def is_remote(path: str) -> bool:
-    """Tell whether a path names a protocol."""
+    """Tell whether a path begins with a protocol, such as "s3://"."""
     return _PROTOCOL.match(path) is not None
 
 
 def as_url(path: str) -> str | None:
-    """Return the URL that `path` stands for, None for a path of this machine."""
+    """Return the URL that `path` stands for; None for a local path."""
     match = _URL.fullmatch(path)
     if match is None:
         return None
@@ -32,7 +32,7 @@ def as_url(path: str) -> str | None:
 
 
 def without_password(url: str) -> str:
-    """Return a URL as messages may show it."""
+    """Return a URL without user name and password, for messages."""
     return re.sub(r"//[^/@]*@", "//", url)
 
 
@@ -41,7 +41,7 @@ def connect(url: str, options: Mapping[str, Any] | None = None) -> tuple[Any, st
 
     Args:
         url: URL of a folder or a file, such as "s3://bucket/packs/mine".
-        options: options of the file system, such as endpoint and credentials.
+        options: options of the fsspec file system, such as endpoint and credentials.
 
     Raises:
         MissingBackendError: the protocol needs a package that is not installed.
@@ -69,16 +69,16 @@ def store_errors(
     remedy: str = "check the address",
     let: type[Exception] = UserError,
 ) -> Iterator[None]:
-    """Turn the error of a store into one line; every file system has its own exceptions.
+    """Turn any error of a store into a one-line `UserError`; every file system has its own exceptions.
 
     Args:
-        url: what is asked for.
-        what: is wrong then.
-        remedy: ends the message.
-        let: errors that pass unchanged, since the caller knows better what they mean.
+        url: URL of the request.
+        what: what went wrong, for the message.
+        remedy: what to do about it, for the end of the message.
+        let: exceptions that pass unchanged, since the caller handles them.
 
     Raises:
-        UserError: anything else was raised inside.
+        UserError: any other exception was raised inside.
     """
     try:
         yield
@@ -91,7 +91,7 @@ def store_errors(
 
 
 def refuse_without_credentials(url: str, error: Exception) -> None:
-    """Raise `UserError` where an error says that this machine has no credentials for a store."""
+    """Raise `UserError` if an error means that this machine has no credentials for a store."""
     if type(error).__name__ in _WITHOUT_CREDENTIALS:
         raise UserError(
             f"{without_password(url)}: expected credentials for this store, found none ({error}); give them "

@@ -1,4 +1,4 @@
-"""Packs in a remote store: manifest and index are copied once, shards are fetched when needed."""
+"""Packs in a remote store: small files are copied once, shards are fetched when they are needed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MAX_MANIFEST_BYTES = 64 << 20
 class RemotePack(Pack):
     """A pack whose shards are fetched into a bounded cache when one of their rows is needed.
 
-    Everything else is as in a local pack: `path` is the folder of the local copies.
+    Everything else works as in a local pack; `path` is the folder of the local copies.
     """
 
     def __init__(self, path: Path, manifest: Manifest, columns: IndexColumns, cache: ShardCache) -> None:
@@ -73,10 +73,12 @@ class RemotePack(Pack):
             try:
                 return map_file(path)
             except FileNotFoundError:
-                continue  # another process made room meanwhile; both remove in the same order, so this ends
+                # Another process removed the shard to make room. Both remove the longest unused shards first,
+                # so this ends.
+                continue
 
     def _drop_old_maps(self) -> None:
-        """Unmap shards beyond the cache: only then does the disk free the space of a removed file."""
+        """Drop the oldest maps beyond the size of the cache: a removed file uses disk space while mapped."""
         excess = sum(len(mapped) for mapped in self._maps.values()) - self.cache.cache_bytes
         for shard in list(self._maps)[:-1]:
             if excess <= 0:
@@ -86,7 +88,7 @@ class RemotePack(Pack):
 
 
 def open_remote_pack(url: str, options: StoreOptions) -> RemotePack:
-    """Copy the small files of a remote pack, or find the copies, and open it.
+    """Open a remote pack; its small files are copied to this machine first, unless they are here already.
 
     Args:
         url: URL of the folder that `tools/pack_dataset.py` wrote, in any store fsspec knows.
@@ -120,7 +122,7 @@ def open_remote_pack(url: str, options: StoreOptions) -> RemotePack:
 
 
 def _fetch_manifest(store: Store) -> bytes:
-    """Return the bytes of the manifest; fetch a damaged answer again until the same one comes twice."""
+    """Return the bytes of the manifest; a damaged answer is fetched again, until the same one comes twice."""
     last = None
     for _ in range(store.options.tries):
         raw = store.read(MANIFEST_NAME, 0, MAX_MANIFEST_BYTES + 1)
@@ -143,13 +145,13 @@ def _fetch_manifest(store: Store) -> bytes:
 
 
 def _copy_class_names(store: Store, folder: Path) -> None:
-    """Copy the classes that were named after packing; the manifest does not list them, so ask every time."""
+    """Copy the classes named after packing; the manifest does not list their file, so always fetch it."""
     try:
         raw = store.read(CLASS_NAMES_PATH, 0, MAX_MANIFEST_BYTES)
-    except UserError:  # there are none; some stores say of what is missing that it may not be read
+    except UserError:  # there are none; some stores deny access to a file that does not exist
         return
     names = parse_class_names(raw, f"{store.url}/{CLASS_NAMES_PATH}")
-    write_class_names(folder, joined_class_names(folder, names))  # classes added to the copy stay
+    write_class_names(folder, joined_class_names(folder, names))  # keeps classes added to the local copy
 
 
 def _is_needed(info: FileInfo) -> bool:
@@ -157,7 +159,7 @@ def _is_needed(info: FileInfo) -> bool:
 
 
 def _copy(store: Store, info: FileInfo, path: Path) -> None:
-    """Copy one listed file, unless a copy with its SHA-256 is here; later code does not check it."""
+    """Copy a file that the manifest lists, unless an intact copy is here; later code checks no SHA-256."""
     is_here = path.is_file() and path.stat().st_size == info.size_bytes
     if is_here and sha256_of(path) == info.sha256:
         return

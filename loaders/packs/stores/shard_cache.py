@@ -29,7 +29,7 @@ class ShardCache:
     Args:
         folder: folder of this pack, inside the cache folder.
         store: source of the shards.
-        cache_bytes: most bytes of all shards in the cache folder, of this and other packs.
+        cache_bytes: limit in bytes for all shards in the cache folder, of this pack and of others.
     """
 
     def __init__(self, folder: Path, store: Store, cache_bytes: int) -> None:
@@ -43,12 +43,12 @@ class ShardCache:
             (folder / inside).mkdir(parents=True, exist_ok=True)
 
     def protect(self, owner: tuple[int, int], names: frozenset[str]) -> None:
-        """Protect these shards from removal; they replace those that (loader, stream) protected before."""
+        """Have these shards removed last, instead of those that `owner`, (loader, stream), named before."""
         with self._lock:
             self._protected[owner] = names
 
     def release(self, loader: int) -> None:
-        """End the protection by a loader."""
+        """Drop the protection of all shards that a loader protects."""
         with self._lock:
             for owner in [owner for owner in self._protected if owner[0] == loader]:
                 del self._protected[owner]
@@ -59,14 +59,14 @@ class ShardCache:
             return any(name in names for names in self._protected.values())
 
     def holds(self, info: FileInfo) -> bool:
-        """Tell whether a shard is here."""
+        """Tell whether the cache holds a shard."""
         try:
             return (self.folder / SHARDS_FOLDER / info.path).stat().st_size == info.size_bytes
         except FileNotFoundError:
             return False
 
     def fetch(self, info: FileInfo) -> Path:
-        """Return the local copy of a shard, fetched if needed; several callers wait for one fetch.
+        """Return the path of a shard's local copy, fetched if needed; concurrent callers share one fetch.
 
         Raises:
             UserError: the store refuses access, or the disk or the cache has no room.
@@ -94,7 +94,7 @@ class ShardCache:
         try:
             with locked(self.folder / _LOCKS_FOLDER / info.path):
                 if self.holds(info):
-                    with suppress(FileNotFoundError):  # another process made room; who maps it asks again
+                    with suppress(FileNotFoundError):  # removed by another process: the caller fetches again
                         os.utime(path)
                 else:
                     self._fill(path, info)
@@ -106,9 +106,9 @@ class ShardCache:
         return path
 
     def _fill(self, path: Path, info: FileInfo) -> None:
-        """Bring a shard from the store; called with its lock held."""
+        """Download a shard; the caller holds the shard's lock."""
         for stale in path.parent.glob(f"{info.path}.*{PARTIAL_SUFFIX}"):
-            stale.unlink(missing_ok=True)  # left by a killed process, since this one has the lock
+            stale.unlink(missing_ok=True)  # left by a killed process, since this process has the lock
         partial = partial_path(path)
         try:
             self._reserve(partial, info)
@@ -116,13 +116,13 @@ class ShardCache:
                 self.store.download(f"{SHARDS_FOLDER}/{info.path}", info, file)
                 file.flush()
                 os.fsync(file.fileno())
-            with locked(self.folder.parent / "lock"):  # a file has one of the two names at a time
+            with locked(self.folder.parent / "lock"):  # no process may list the folder during the renaming
                 publish(partial, path)
         finally:
             partial.unlink(missing_ok=True)
 
     def _reserve(self, partial: Path, info: FileInfo) -> None:
-        """Make room, and reserve it by a file of the full size, so that two fetches never share it."""
+        """Make room, and reserve it with a file of the full size, so that two fetches never share it."""
         root = self.folder.parent
         while True:
             with locked(root / "lock"):
@@ -154,7 +154,7 @@ class ShardCache:
         return path.parent.parent == self.folder and self.is_protected(path.name)
 
     def _is_abandoned(self, partial: Path) -> bool:
-        """Tell whether the process that wrote a partial file is gone, and so its lock."""
+        """Tell whether the process that wrote a partial file has ended, so that its lock is free."""
         name = partial.name.rsplit(".", 2)[0]
         try:
             with locked(partial.parent.parent / _LOCKS_FOLDER / name, "at work"):
@@ -164,7 +164,7 @@ class ShardCache:
 
 
 def _by_last_use(root: Path) -> list[tuple[Path, int]]:
-    """Return all shards of a cache folder and their sizes, the longest unused first."""
+    """Return all shards of a cache folder, partial ones too, with their sizes, the longest unused first."""
     found = []
     for path in root.glob(f"*/{SHARDS_FOLDER}/*"):
         with suppress(FileNotFoundError):  # another fetch gave the file its final name meanwhile

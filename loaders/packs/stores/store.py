@@ -1,8 +1,8 @@
 """Objects of a remote store, fetched in blocks with time limits, retries and checksums, through fsspec.
 
-A store may fail, stall, slow to a crawl or cut an answer short. Each of these is met the same way: the block
-is asked for again after a pause, and after the last try the error names the URL. Only the known size and the
-checksum of an object tell that it is complete.
+A store may fail, stall, slow to a crawl or cut an answer short. All of these are handled alike: the block is
+requested again after a pause, and after the last try an error names the URL. An object counts as complete
+only if it has the known size and checksum.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ class StoreOptions:
     """
 
     cache_dir: Path | None = None
-    """Folder of the local copies; by default `sluice` in the user's cache folder."""
+    """Folder for local copies; by default `sluice` in the user's cache folder."""
     cache_bytes: int = 20_000_000_000
-    """Most bytes of shards kept in the cache folder, over all packs in it."""
+    """Limit in bytes for the shards in the cache folder, over all packs."""
     num_fetchers: int = 4
-    """Shards fetched at the same time."""
+    """Number of shards fetched at the same time."""
     tries: int = 5
-    """Requests for the same block before giving up."""
+    """Number of requests for a block before giving up."""
     backoff_s: float = 0.5
-    """Pause in seconds after the first failure; it doubles with every further one."""
+    """Longest pause in seconds after the first failure; it doubles with every further failure."""
     request_timeout_s: float = 8.0
-    """Seconds that one block may take; with `block_bytes` this sets the slowest rate allowed."""
+    """Time limit in seconds for one request; `block_bytes` per this time is the slowest rate allowed."""
     block_bytes: int = 4 << 20
-    """Size of a request."""
+    """Size of a request in bytes."""
     filesystem: tyro.conf.Suppress[tyro.conf.Fixed[Mapping[str, Any]]] = field(default_factory=dict)
-    """Options of fsspec's file system (endpoint, credentials); never written to files of runs."""
+    """Options of fsspec's file system (endpoint, credentials); never written to the files of a run."""
 
     def __post_init__(self) -> None:
         """Refuse values out of their ranges."""
@@ -83,17 +83,17 @@ class Store:
         self._fs, self._root = connect(url, options.filesystem)
 
     def read(self, name: str, start: int, stop: int, size_bytes: int | None = None) -> bytes:
-        """Return bytes [start, stop) of an object; ask again if an answer fails or is cut short.
+        """Return bytes [start, stop) of an object; request them again if an answer fails or is cut short.
 
         Args:
-            name: path below the pack.
+            name: path of the object, relative to the pack.
             start: first byte.
             stop: one past the last byte.
-            size_bytes: size of the object, if known; then an answer with the whole object is accepted too.
-                None accepts any shorter answer, since the size is not known.
+            size_bytes: size of the object. If it is given, an answer must have the requested length or be the
+                whole object; if it is None, an answer of any length is accepted.
 
         Returns:
-            The bytes; a server without ranges gives more, up to the end of the object.
+            The bytes. If a server ignores ranges, there may be more of them, up to the end of the object.
 
         Raises:
             UserError: the object does not exist, or this user may not read it.
@@ -131,11 +131,11 @@ class Store:
         )
 
     def download(self, name: str, info: FileInfo, out: BinaryIO) -> None:
-        """Write an object to `out` and check its size and SHA-256; fetch a wrong one again.
+        """Write an object to `out` and check its size and SHA-256; fetch it again if these are wrong.
 
         Raises:
             UserError: see `read`.
-            StoreError: the object does not come whole, or is not the one that the pack lists.
+            StoreError: no try gave the whole object with the checksum in `info`.
         """
         for _ in range(self.options.tries):
             digest, position = hashlib.sha256(), 0
@@ -154,19 +154,19 @@ class Store:
         )
 
     def enter(self) -> None:
-        """Count one more loader that reads from here."""
+        """Count one more loader that reads from this store."""
         with self._lock:
             self._users += 1
             self._stopped.clear()
 
     def stop(self) -> None:
-        """Make reads give up after their present request, unless another loader reads from here."""
+        """Make reads give up after their current request, unless another loader reads from this store."""
         with self._lock:
             if self._users == 1:
                 self._stopped.set()
 
     def leave(self) -> None:
-        """Count one loader less, after its reads have ended; later reads are served again."""
+        """Count one loader less, after its reads have ended; the last one to leave undoes `stop`."""
         with self._lock:
             self._users -= 1
             if self._users == 0:
@@ -177,7 +177,7 @@ class Store:
         if self._fs.async_impl:
             from fsspec.asyn import sync
 
-            # Through fsspec's own loop, which cancels the request when the time is up.
+            # fsspec's own event loop cancels the request when the time is up.
             answer = sync(self._fs.loop, self._fs._cat_file, path, start=start, end=stop, timeout=timeout_s)
         else:
             answer = _limited(lambda: self._fs.cat_file(path, start=start, end=stop), timeout_s)
@@ -185,7 +185,7 @@ class Store:
 
 
 def _limited(call: Callable[[], Any], timeout_s: float) -> Any:
-    """Call in a new thread, which is left behind when the time is up."""
+    """Run `call` in a new thread and return its result; the thread is abandoned when the time is up."""
     future: Future[Any] = Future()
 
     def run() -> None:

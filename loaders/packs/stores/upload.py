@@ -1,4 +1,4 @@
-"""Packing to a store behind fsspec, such as s3://: shards go there one by one, the manifest last."""
+"""Uploading a pack to a remote store that fsspec knows, such as s3://: shards one by one, manifest last."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def upload_file(path: Path, url: str) -> None:
     """Copy a local file to a remote URL.
 
     Raises:
-        UserError: the place cannot be written.
+        UserError: the URL cannot be written.
     """
     fs, target = connect(url)
     remedy = "check address and rights, and start the same command again, it resumes"
@@ -38,7 +38,7 @@ def upload_file(path: Path, url: str) -> None:
 
 
 def remote_size(url: str) -> int | None:
-    """Return the size of a remote file in bytes, None where there is none."""
+    """Return the size of a remote file in bytes; None if there is no such file."""
     fs, path = connect(url)
     try:
         with store_errors(url, let=FileNotFoundError):
@@ -48,7 +48,7 @@ def remote_size(url: str) -> int | None:
 
 
 def read_remote_manifest(url: str) -> Manifest | None:
-    """Return the manifest of a remote pack, None where it is not finished."""
+    """Return the manifest of a remote pack; None if there is no finished pack."""
     if remote_size(f"{url}/{MANIFEST_NAME}") is None:
         return None
     fs, path = connect(f"{url}/{MANIFEST_NAME}")
@@ -59,7 +59,7 @@ def read_remote_manifest(url: str) -> Manifest | None:
 
 
 def upload_pack(staging: Path, url: str, manifest: Manifest) -> None:
-    """Copy everything but the shards, which are there already, the manifest last; remove the local files."""
+    """Upload all files but the shards, which are there already; the manifest is last. Remove local files."""
     for folder in (INDEX_FOLDER, LABELS_FOLDER, "."):
         for path in sorted((staging / folder).glob("*")):
             if path.is_file() and path.name != MANIFEST_NAME:
