@@ -1,1 +1,1 @@
-"""Image sources: one adapter per kind, all giving the same stream of items."""
+"""Image sources: one adapter for each kind, all with the interface `Source`."""

@@ -1,4 +1,4 @@
-"""FFCV's .beton files, written by us or by FFCV: images as JPEG bytes or as pixels."""
+"""FFCV's .beton files, written by a packer or by FFCV itself: images as JPEG bytes or as pixels."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class BetonSource(NumberLabels):
                 )
                 key, name = f"{prefix}{number:08d}", f"{file}/{number}"
                 if image["mode"] != MODE_JPEG:
-                    # Pixels need a size, so the name carries it to the reader of the item.
+                    # Pixels alone do not tell the size of the image, so the item's name carries it to `read`.
                     name += f"/{image['width']}x{image['height']}"
                     size = len(_pixmap_head(name)) + int(size)
                 yield SourceItem(name, key, label, int(size), int(image["data_ptr"]))

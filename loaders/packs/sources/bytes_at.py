@@ -1,4 +1,4 @@
-"""Reading listed files, and runs of bytes from an open file, from several threads at once."""
+"""Reading of listed files, and of runs of bytes in an open file, that is safe in several threads."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from loaders.common.errors import UserError
 from loaders.packs.sources.item import SourceItem, UnreadableItem, check_size, printable
 
-_LARGE_BYTES = 1 << 20  # smaller reads are made without a look at the size of the file
+_LARGE_BYTES = 1 << 20  # only larger reads are checked against the size of the file first
 
 
 def open_file(path: Path) -> int:
-    """Return the descriptor of a file from which images are read.
+    """Open a file for reading, and return its descriptor.
 
     Raises:
-        UserError: it cannot be opened.
+        UserError: the file cannot be opened.
     """
     try:
         return os.open(path, os.O_RDONLY)
@@ -30,7 +30,7 @@ def read_at(descriptor: int, offset: int, num_bytes: int) -> bytes:
         UnreadableItem: the disk fails.
     """
     try:
-        if num_bytes > _LARGE_BYTES:  # a header claims the size; memory is taken before a byte is read
+        if num_bytes > _LARGE_BYTES:  # maybe from a damaged header; `pread` would allocate all of it
             num_bytes = max(0, min(num_bytes, os.fstat(descriptor).st_size - offset))
         data = os.pread(descriptor, num_bytes, offset)
         while len(data) < num_bytes:
@@ -44,11 +44,11 @@ def read_at(descriptor: int, offset: int, num_bytes: int) -> bytes:
 
 
 def read_listed_file(path: str, source: str, item: SourceItem) -> bytes:
-    """Return the bytes of a listed file.
+    """Return the bytes of the file at `path`; `source` is for error messages.
 
     Raises:
-        UnreadableItem: this user may not read it.
-        UserError: the file is gone, or its size has changed.
+        UnreadableItem: this user may not read the file, or the disk fails.
+        UserError: the file is gone, or its size has changed since the listing.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -70,7 +70,7 @@ def read_listed_file(path: str, source: str, item: SourceItem) -> bytes:
 
 
 def _read_expected(descriptor: int, num_bytes: int) -> bytes:
-    """Read a file of a known size, and ask for one byte more, which shows that the file has grown."""
+    """Read a file of a known size; one byte more is requested, to notice that the file has grown."""
     data = os.read(descriptor, num_bytes + 1)
     while len(data) < num_bytes and (more := os.read(descriptor, num_bytes + 1 - len(data))):
         data += more

@@ -19,7 +19,7 @@ from loaders.packs.sources.naming import file_key, file_stem, folder_key, join_k
 
 
 class FolderSource(Source):
-    """Files below `root`; the class of a file is its folder, and files in the root have none."""
+    """Files below `root`; the class of a file is its folder, and files in `root` itself have no class."""
 
     labels_are_folders = True
 
@@ -34,7 +34,7 @@ class FolderSource(Source):
         self._root = os.fspath(root)
 
     def items(self) -> Iterator[SourceItem]:
-        """Walk the tree in the order of names, with the listing of one folder per level in memory."""
+        """Walk the tree in the order of names; memory holds the listing of one folder per level."""
         yield from self._walk("", (os.path.realpath(self._root),))
 
     def _walk(self, folder: str, ancestors: tuple[str, ...]) -> Iterator[SourceItem]:
@@ -48,7 +48,7 @@ class FolderSource(Source):
                 f"again"
             ) from None
         stems = [file_stem(name) for name, is_folder in entries if not is_folder]
-        # One file may be named like another without its suffix: "a" beside "a.jpg".
+        # Files that share a stem, such as "a", "a.jpg" and "a.png", keep their suffixes in their keys.
         shared = {stem for stem, count in Counter(stems).items() if count > 1}
         following = iter(stems)
         prefix, key_prefix = (f"{folder}/", folder_key(folder)) if folder else ("", "")
@@ -85,7 +85,7 @@ class FolderSource(Source):
     def read_many(
         self, items: Sequence[SourceItem]
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
-        """Read many files in one call; see `Source`."""
+        """Read many files in one call; see `Source.read_many`."""
         # This import loads compiled code, which a small folder does not need.
         from loaders.kernels.packing.read import read_files
 

@@ -1,4 +1,4 @@
-"""Which folders of a tree are classes, decided when the whole tree has been listed."""
+"""Deciding which folders of a tree are classes, once the whole tree has been listed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from loaders.common.errors import UserError
 from loaders.packs.sources.naming import is_image_name
 from loaders.packs.sources.numbers import class_text
 
-# Names of folders that hold the images of the folder around them: class/images/x.jpg.
+# Names of folders that only hold the images of their parent folder: class/images/x.jpg.
 _CONTAINERS = frozenset(("images", "image", "imgs", "img", "jpegimages", "jpeg", "jpg"))
 _SPLITS = frozenset("train training val valid validation test testing dev unlabeled unlabelled".split())  # noqa: SIM905
 _SHARD_NUMBER = re.compile(r"[0-9]{5,}")
@@ -22,15 +22,15 @@ _SHOWN = 3
 
 
 class FolderClasses:
-    """Is told every file of a tree, and then knows the class of each folder.
+    """Decides the class of every folder of a tree, after `see` was called for all files.
 
-    A folder is a class if it holds files with names of images, except in two cases. The folder `images` in
-    `cat/images`, alone there, has the class `cat`. A folder whose name is a number of five digits or more,
-    with texts beside its images, is a shard of img2dataset and no class.
+    A folder that holds files with names of images is a class of its own, with two exceptions. The folder
+    `cat/images` has the class `cat` if all images below `cat` are in it. A folder whose name is a number of
+    five digits or more, with texts beside its images, is a shard of img2dataset and no class.
     """
 
     def __init__(self) -> None:
-        """Begin."""
+        """Start with no files."""
         self._with_images: dict[str, None] = {}
         self._with_texts: set[str] = set()
         self._lists: list[str] = []
@@ -40,7 +40,7 @@ class FolderClasses:
         self._others: dict[str, str] = {}
 
     def see(self, name: str) -> None:
-        """Take note of a file, by its path below the root."""
+        """Record a file, given by its path below the root."""
         folder = name.rpartition("/")[0]
         if is_image_name(name):
             self._with_images[folder] = None
@@ -59,10 +59,10 @@ class FolderClasses:
                 self._lists.append(name)
 
     def refuse_others(self, source: str) -> None:
-        """Refuse a tree with tables or archives but no image: these are sources of other kinds.
+        """Refuse a tree with tables or archives but no image; they must be given as sources themselves.
 
         Raises:
-            UserError: it is such a tree.
+            UserError: this is such a tree.
         """
         suffix = next((suffix for suffix in _OTHER_SOURCES if suffix in self._others), None)
         if self._with_images or suffix is None:
@@ -141,6 +141,6 @@ class FolderClasses:
 
 
 def _ancestors(folder: str) -> list[str]:
-    """Return a folder and all folders around it; "" is the root."""
+    """Return all parents of a folder, from the root "" on, and the folder itself."""
     parts = folder.split("/") if folder else []
     return ["/".join(parts[:count]) for count in range(len(parts) + 1)]

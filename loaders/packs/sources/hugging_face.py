@@ -1,4 +1,4 @@
-"""Metadata that Hugging Face's datasets write beside columns: the names of the classes."""
+"""Tables of Hugging Face's datasets: their schemas, and the class names in their metadata."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ _INFO_NAME = "dataset_info.json"  # stands beside the Arrow files of `save_to_di
 
 
 def class_names_of(path: Path) -> dict[str, tuple[str, ...]]:
-    """Return the names of the classes by column, for the columns that a table declares as class labels.
+    """Return the class names of each column that a table declares as class labels.
 
-    Args:
-        path: a .parquet or .arrow file; any other declares nothing.
+    Only .parquet and .arrow files declare columns; for any other file the result is empty.
     """
     if path.suffix.lower() not in (".parquet", ".arrow"):
         return {}
@@ -51,7 +50,7 @@ def read_schema(path: Path) -> Any:
     """Return the schema of a .parquet or .arrow file.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the file is damaged.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -66,7 +65,7 @@ def read_schema(path: Path) -> Any:
 
 
 def open_arrow(path: Path) -> Any:
-    """Open an Arrow stream or file as a buffer, in this thread, so that pyarrow starts no threads."""
+    """Return the reader of an Arrow stream or file, which works in this thread, without pyarrow's threads."""
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as source:

@@ -31,7 +31,7 @@ _LOOKED_AT = 4096
 
 
 def holds_images(path: Path, options: ColumnOptions | None = None) -> bool:
-    """Tell whether a .parquet or .arrow file has a column of image bytes, or the wanted column is one."""
+    """Tell whether a table holds images: .arrow always, .parquet if the chosen (or any) column has bytes."""
     if path.suffix.lower() == ".arrow":
         return True
     columns, asked = _byte_columns(read_schema(path)), (options or ColumnOptions()).image_column
@@ -39,18 +39,18 @@ def holds_images(path: Path, options: ColumnOptions | None = None) -> bool:
 
 
 class ImageTableSource(NumberLabels):
-    """Rows of one or more tables; labels are a column of numbers, with names from Hugging Face's metadata."""
+    """Rows of one or more tables; labels come from a column, class names from Hugging Face's metadata."""
 
     def __init__(self, paths: list[Path], split: str | None, options: ColumnOptions | None = None) -> None:
         """Use these tables, in this order.
 
         Args:
-            paths: .parquet or .arrow files of the same columns.
-            split: take the rows with this name in the split column; None takes all.
+            paths: .parquet or .arrow files with the same columns.
+            split: take only the rows with this name in the split column; None takes all rows.
             options: which columns to use.
 
         Raises:
-            UserError: no column of images or of splits, or several candidates.
+            UserError: no column of images, no column of splits if `split` is given, or several candidates.
         """
         self._paths = {path.name: path for path in paths}
         self._split, self._where = split, str(paths[0])
@@ -122,11 +122,11 @@ class ImageTableSource(NumberLabels):
             yield SourceItem(f"{file}/{row}", own, text, size or 0, row, problem)
 
     def notes(self) -> list[str]:
-        """Return what the summary says of the columns and the labels."""
+        """Return the notes on columns and labels for the summary."""
         return self._notes + self._classes.notes()
 
     def read(self, item: SourceItem) -> bytes:
-        """Return the bytes of a row; neighbouring rows need only one read of their block."""
+        """Return the image bytes of a row; its block stays in memory for the next rows."""
         file = item.name.rpartition("/")[0]
         with self._lock:
             name, first, stop, images = self._block
@@ -207,10 +207,10 @@ def _byte_columns(schema: Any) -> list[str]:
 
 
 def _image_column(where: str, schema: Any, options: ColumnOptions) -> str:
-    """Return the column of image bytes: one with a usual name, else the only such column.
+    """Return the column of image bytes: the chosen one, else one with a usual name, else the only one.
 
     Raises:
-        UserError: no such column, or several.
+        UserError: there is no such column, or the choice is not clear.
     """
     names = _byte_columns(schema)
     if options.image_column is not None:

@@ -1,4 +1,4 @@
-"""What an image source is: items in a fixed order, and their bytes on request."""
+"""The interface of image sources: items in a fixed order, and their bytes on request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loaders.packs.reasons import BadImage, Reason
 
 # A larger file is no image for training, so it is not even read into memory.
 MAX_FILE_BYTES = 1 << 28
-UNKNOWN_BYTES = -1  # as the size of a file whose server does not tell it
+UNKNOWN_BYTES = -1  # stands for the size of a file whose server does not report the size
 _USUAL_BYTES = 100_000
 
 
@@ -25,12 +25,12 @@ class SourceItem(NamedTuple):
         name: path inside the source, with "/" between folders; bytes that are not UTF-8 are
             surrogate-escaped.
         key: the path as a unique name that every shard format can hold (`loaders.packs.sources.naming`).
-        label: name of its class, None where the source gives none.
-        size_bytes: size of the file; `UNKNOWN_BYTES` where its server does not tell.
+        label: name of the file's class; None if the source gives none.
+        size_bytes: size of the file; `UNKNOWN_BYTES` if its server does not report it.
         position: where the source finds the item (in a tar the offset of its bytes); -1 if the name is
             enough.
-        problem: why the item cannot be packed, if the listing shows that; else None.
-        reason: the reason of the problem.
+        problem: why the item cannot be packed, if the listing shows that already; else None.
+        reason: kind of the problem; without a problem it has no meaning.
     """
 
     name: str
@@ -43,7 +43,7 @@ class SourceItem(NamedTuple):
 
 
 def likely_size(size_bytes: int) -> int:
-    """Return a size, and that of a usual photograph for an unknown one; plans go by it."""
+    """Return a size to plan with: the given one, or that of a usual photograph if it is unknown."""
     return _USUAL_BYTES if size_bytes == UNKNOWN_BYTES else size_bytes
 
 
@@ -58,8 +58,8 @@ class Source(ABC):
     Attributes:
         labels_are_folders: labels are names of folders; a folder is then a class only if it holds a file with
             the name of an image.
-        has_labels: whether labels were found in a column, a field or a list, valid after the listing; None
-            for a source that has none of these.
+        has_labels: whether labels were found in a column, a field or a list; final after the listing. Always
+            None for a source whose labels do not come from these.
     """
 
     labels_are_folders = False
@@ -71,7 +71,7 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, item: SourceItem) -> bytes:
-        """Return the bytes of an item; safe to call from several threads.
+        """Return the bytes of an item; may be called from several threads.
 
         Raises:
             UnreadableItem: this one item cannot be read (it goes to the quarantine).
@@ -81,23 +81,23 @@ class Source(ABC):
     def read_many(
         self, items: Sequence[SourceItem]
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]] | None:
-        """Read several items at once, or return None where that is not faster; safe in several threads.
+        """Read several items at once, or return None if that is not faster; may be called in several threads.
 
         Returns:
-            uint8 [total], the bytes; int64 [N + 1], where each item begins; bool [N], whether each item was
-            read and is as listed. Where it is False, `read` says why.
+            uint8 [total], the bytes; int64 [N + 1], where each item begins, and the end; bool [N], whether an
+            item was read and has the listed size. For the other items, `read` raises the reason.
         """
         return None
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Return the classes in the order of the source's own numbers, after the listing.
+        """Return the classes in the order of the source's own numbers; valid after the listing.
 
-        None if labels are only names; these are then numbered in alphabetical order.
+        None if labels are names without numbers; they are then numbered in alphabetical order.
         """
         return None
 
     def notes(self) -> list[str]:
-        """Return notes for the summary, one line each, after the listing."""
+        """Return notes for the summary, one line each; valid after the listing."""
         return []
 
     def close(self) -> None:  # noqa: B027 - most sources hold nothing open
@@ -105,10 +105,10 @@ class Source(ABC):
 
 
 class UnreadableItem(BadImage):
-    """One item cannot be read, while its source is in order."""
+    """Raised if a single item cannot be read, although its source is in order."""
 
     def __init__(self, text: str, reason: Reason = Reason.UNREADABLE) -> None:
-        """Say why; see `BadImage`."""
+        """Take the same texts as `BadImage`, in the other order."""
         super().__init__(reason, text)
 
 
@@ -122,5 +122,5 @@ def check_size(source: str, item: SourceItem, num_bytes: int) -> None:
 
 
 def printable(name: str) -> str:
-    """Return a name that can be printed and stored as UTF-8: stray bytes and control characters escaped."""
+    """Return a name in printable UTF-8, with stray bytes and control characters escaped."""
     return one_line(name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))

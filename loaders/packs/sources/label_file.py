@@ -36,11 +36,11 @@ _IMAGE_COLUMNS = (*PATH_COLUMNS, "id", "key", "name")
 class LabeledSource(NumberLabels):
     """A source with labels from a file.
 
-    A list names files by their paths below the root. Folders or suffixes may be left out where the names of
-    files stay unique. A tensor has one label per image. If the images are named 0 to N - 1, image `17.png`
-    has label 17; otherwise the i-th image in the order of names has label i. Names such as `10.png` and
-    `2.png`, whose order by name is not that of their numbers, are refused, since the order of the tensor is
-    then unknown.
+    A list names files by their paths below the root. Folders or suffixes may be left out if the names of
+    files stay unique. A tensor or array has one label per image. If the images are named 0 to N - 1, image
+    `17.png` has label 17; otherwise the i-th image in the order of names has label i. Names such as `10.png`
+    and `2.png`, whose order by name differs from the order by number, are refused, since either order might
+    be that of the tensor.
     """
 
     has_labels = True
@@ -59,11 +59,11 @@ class LabeledSource(NumberLabels):
         self._classes = NumberedClasses()
         root = name.partition("#")[0]
         self._root_name = os.path.basename(root.rstrip("/"))
-        # A list inside the folder is read as labels and is no input.
+        # A label file inside the folder is not an input.
         self._own = os.path.relpath(labels, root) if os.path.isdir(root) else None
 
     def items(self) -> Iterator[SourceItem]:
-        """Yield the items of the images with the labels of the file."""
+        """Yield the items of the images, with their labels from the file."""
         suffix = self._labels.suffix.lower()
         if suffix in (".pt", ".pth", ".npy"):
             yield from self._by_number(read_label_array(self._labels))
@@ -82,7 +82,7 @@ class LabeledSource(NumberLabels):
                 yield item
 
     def _by_number(self, labels: NDArray[np.int64]) -> Iterator[SourceItem]:
-        # Two passes over the listing: only the end of the first shows whether names are numbers.
+        # Two passes over the listing: only after the first is it known whether all names are numbers.
         names = [item.name for item in self._inputs() if _is_wanted(item)]
         if len(names) != len(labels):
             raise UserError(
@@ -136,7 +136,7 @@ class LabeledSource(NumberLabels):
             )
 
     def _calling(self, labels: dict[str, Any]) -> Callable[[str], str]:
-        """Return the form of file names in the list: the first of several that finds the most files."""
+        """Return the function from paths to names in the list: of several, the one that finds most files."""
         ways: tuple[Callable[[str], str], ...] = (
             _plain,
             lambda name: file_stem(_plain(name)),
@@ -171,7 +171,7 @@ class LabeledSource(NumberLabels):
         return labels
 
     def _columns(self, names: list[str]) -> tuple[str, str]:
-        """Return the columns of file names and of labels; a column of class names is preferred."""
+        """Return the names of the column of files and of the column of labels."""
         options, where = self._options, str(self._labels)
         image = find_column(names, _IMAGE_COLUMNS if options.image_column is None else
                             (options.image_column.strip().lower(),))  # fmt: skip
@@ -205,19 +205,19 @@ def _is_wanted(item: SourceItem) -> bool:
 
 
 def _holds_names(path: Path, column: str) -> bool:
-    """Tell whether a column looks like class names; numbers in a column of unknown name may mean anything."""
+    """Tell whether a column looks like class names; numbers do not, since they may mean anything."""
     rows = first_rows(path, _LOOKED_AT)
     texts = [str(row.get(column) or "") for row in rows]
     return column in unused_labels(rows, ()) and not all(text.replace(".", "").isdigit() for text in texts)
 
 
 def _plain(name: str) -> str:
-    r"""Return a path as it is compared: no blanks or "./" around it, "/" for "\", composed letters."""
+    r"""Return a path in the form for comparing: without outer blanks and "./", with "/" for "\", in NFC."""
     return unicodedata.normalize("NFC", name.strip().replace("\\", "/").removeprefix("./"))
 
 
 def _falls(first: str, second: str) -> bool:
-    """Tell whether two names that differ only in a number come with the larger number first."""
+    """Tell whether the first difference of two names is a number, and the first name has the larger one."""
     parts = zip(_NUMBER.split(first), _NUMBER.split(second), strict=False)
     for place, (one, other) in enumerate(parts):
         if one != other:
@@ -242,14 +242,14 @@ def read_label_array(path: Path) -> NDArray[np.int64]:
             raise UserError(f"{path} is no array of labels ({error}): expected a .npy of integers") from None
     else:
         values = _read_tensor(path)
-    # A column [N, 1] is taken as [N].
+    # An array [N, 1] or [1, N] is taken as [N].
     values = values.reshape(-1) if values.ndim == 2 and 1 in values.shape else values
     if values.ndim != 1 or values.dtype.kind not in "iu":
         raise UserError(
             f"{path} holds {values.dtype} {list(values.shape)}: expected one integer label per image"
         )
     numbers = values.astype(np.int64)
-    if (numbers != values).any():  # larger than an int64
+    if (numbers != values).any():  # an unsigned number that does not fit int64
         raise UserError(f"{path}: label {values[numbers != values][0]} is out of range; correct it")
     return np.asarray(numbers)
 
@@ -259,9 +259,9 @@ def _read_tensor(path: Path) -> Any:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's advice on untrusted files is no use here
+            warnings.simplefilter("ignore")  # torch's advice on untrusted files does not help here
             tensor = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # any error of torch on a file that is no tensor
+    except Exception:  # torch raises many kinds of errors for a file that is no tensor
         raise UserError(
             f"{path} is no tensor that can be read without running its code: save it again with torch.save "
             f"of a tensor alone"
@@ -278,7 +278,7 @@ def _read_tensor(path: Path) -> Any:
 
 
 def _read_numbers(path: Path) -> NDArray[np.int64]:
-    """Read one number per line, the form of ImageNet's ground truth."""
+    """Read a file of one number per line, the format of ImageNet's ground truth."""
     try:
         return np.array([int(row["path"]) for row in read_rows(path)], np.int64)
     except (ValueError, OverflowError) as error:

@@ -1,6 +1,6 @@
 """Folders with a known layout: saved data sets, tables of images, lists beside the images.
 
-Each is turned into the PATH that a user who knows the layout would give.
+For each, this module finds the PATH that a user who knows the layout would give.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from loaders.packs.sources.table_columns import ColumnOptions, unused_labels, un
 
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of Hugging Face's imagefolder
 _ANNOTATIONS = "val_annotations.txt"  # of Tiny ImageNet
-# The number of a part, with the hash that older exports add: train-00000-of-00002-0123456789abcdef.
+# The part number at the end of a stem, and the hash of older exports: train-00000-of-00002-0123456789abcdef.
 _PART_NUMBER = re.compile(r"[-_.]?[0-9]+(-of-[0-9]+)?(-[0-9a-f]{16})?$")
 _LOOKED_AT = 4096
 
 
 def resolve_layout(source: str, options: ColumnOptions) -> tuple[str, list[str]]:
-    """Return the PATH for which a folder stands, and the notes on it for the summary.
+    """Return the PATH that reads a folder according to its layout, and notes on it for the summary.
 
     Args:
         source: PATH as the user gave it; only a local folder, with or without `#split`, is changed.
         options: columns that the user chose.
 
     Raises:
-        UserError: the folder has several splits and none is named, or it cannot be read as it is.
+        UserError: the folder has several splits and no existing one is named, or it cannot be read as it is.
     """
     folder, _, split = (source, "", "") if os.path.isdir(source) else source.partition("#")
     if not os.path.isdir(folder) or split.startswith("labels="):
@@ -66,7 +66,7 @@ def _chosen_of_dict(root: Path, split: str) -> Path:
 
 
 def _saved(root: Path) -> str:
-    """Return the files of a data set that `save_to_disk` wrote."""
+    """Return a pattern for the files of a data set that `save_to_disk` wrote."""
     try:
         state = parse_json((root / "state.json").read_bytes())
         names = [file["filename"] for file in state["_data_files"]]
@@ -80,7 +80,7 @@ def _saved(root: Path) -> str:
 
 
 def _tables_without_images(root: Path) -> list[Path]:
-    """Return the tables of images below a folder; none if it also holds an image file."""
+    """Return the tables of images below a folder; none if the folder also holds an image file."""
     tables = []
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not is_hidden_folder(name))
@@ -93,7 +93,7 @@ def _tables_without_images(root: Path) -> list[Path]:
 
 
 def _pattern_of(root: Path, tables: list[Path], split: str) -> str:
-    """Return the pattern of the tables of one split; splits differ in the beginnings of file names."""
+    """Return a pattern for the tables of one split; splits differ in how file names begin, or in folders."""
     groups: dict[str, list[Path]] = defaultdict(list)
     for path in tables:
         begin = _PART_NUMBER.sub("", path.stem)
@@ -110,7 +110,7 @@ def _pattern_of(root: Path, tables: list[Path], split: str) -> str:
 
 
 def _glob_of(root: Path, files: list[Path], begin: str) -> str:
-    """Return a pattern that matches exactly these files, for messages and command lines."""
+    """Return a pattern that matches exactly these files; `begin` is how their names begin."""
     folders, suffixes = {path.parent for path in files}, {path.suffix for path in files}
     if len(folders) == len(suffixes) == 1:
         folder, suffix = glob.escape(str(folders.pop())), suffixes.pop()
@@ -125,7 +125,7 @@ def _glob_of(root: Path, files: list[Path], begin: str) -> str:
 
 
 def _with_metadata(source: str, path: Path, options: ColumnOptions) -> tuple[str, list[str]]:
-    """Use the labels of the list beside the images, if it has labels."""
+    """Return the PATH with the list at `path` as its labels, if the list has any, and notes on the list."""
     rows = first_rows(path, _LOOKED_AT)
     if not rows:
         return source, [f"{path} holds no row and is not used"]

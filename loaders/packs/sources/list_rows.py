@@ -51,7 +51,7 @@ def first_rows(path: Path, count: int) -> list[dict[str, Any]]:
 
 
 def column_names(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the columns of rows; an object of .jsonl may leave some out."""
+    """Return the names of all columns in some rows; an object of .jsonl may lack some columns."""
     return [*dict.fromkeys(name for row in rows for name in row)]
 
 
@@ -65,7 +65,7 @@ def _csv_rows(path: Path, short: bool) -> Iterator[dict[str, Any]]:
     with _open_text(path) as file:
         heading = next((line for line in file if line.strip()), "")
         usual = "\t" if path.suffix.lower() == ".tsv" else ","
-        if heading.lower().startswith("sep=") and len(heading) > 4:  # first line that Excel writes
+        if heading.lower().startswith("sep=") and len(heading) > 4:  # Excel's first line, before the heading
             usual, heading = heading[4], next(file, "")
         other = max(_DELIMITERS, key=heading.count)
         delimiter = usual if usual in heading else other if other in heading else usual
@@ -103,7 +103,7 @@ def _text_rows(path: Path) -> Iterator[dict[str, Any]]:
             text = line.strip()
             cells = text.split("\t") if "\t" in text else text.rsplit(None, 1)
             if len(cells) > 1 and "\t" not in text and is_image_name(cells[1]):
-                cells = [text]  # the path holds a blank
+                cells = [text]  # a path that contains a blank, without a label
             if text:
                 yield dict(zip(("path", "label"), (cell.strip() for cell in cells), strict=False))
 

@@ -1,9 +1,8 @@
-"""From paths to keys and classes.
+"""Making keys from paths, and telling from the name of a file whether it is an image.
 
 Every reader of a shard must read a key correctly. webdataset and DALI cut the name of a member at the first
-dot of its last part, and DALI splits its index at spaces. So dots of the last part, white space, control
-characters, "%" and bytes that are not UTF-8 are written as "%XX"; the rest stays as it is. The map is one to
-one.
+dot of its last part, and DALI splits its index at spaces. Therefore dots of the last part, white space,
+control characters, "%" and bytes that are not UTF-8 are written as "%XX" in keys. The map is one to one.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ IMAGE_SUFFIXES = frozenset(
     "jpg jpeg jpe jfif png apng bmp dib gif webp tif tiff ppm pgm pbm pnm pfm jp2 j2k jpx avif heic heif hif "  # noqa: SIM905
     "jxl ico pcx sgi dds qoi mpo".split()
 )
-# Files beside images that are no images: notes, tables, leftovers of systems.
+# Suffixes and names of files that lie beside images: notes, tables, leftovers of operating systems.
 _NO_IMAGE_SUFFIXES = frozenset(
     "txt md rst csv tsv json jsonl ndjson xml yaml yml toml ini cfg conf log html htm css js py pyc ipynb sh "  # noqa: SIM905
     "bat md5 sha1 sha256 url lnk doc docx xls xlsx tex bib".split()
@@ -34,7 +33,7 @@ def is_image_name(name: str) -> bool:
 
 
 def is_no_image_name(name: str) -> bool:
-    """Tell whether the name of a file shows that it is no image: a note, a table, a leftover of a system."""
+    """Tell whether a file's name shows that it is no image, but a note, a table or a system's leftover."""
     file = name.rpartition("/")[2].lower()
     if file in _NO_IMAGE_NAMES or file.startswith("._"):
         return True
@@ -43,19 +42,19 @@ def is_no_image_name(name: str) -> bool:
 
 
 def is_hidden_folder(name: str) -> bool:
-    """Tell whether a program keeps a folder for itself: thumbnails, checkpoints, versions."""
-    # A folder named ".jpg", a suffix alone, is odd, but it is the user's.
+    """Tell whether a folder is a program's own, such as for thumbnails, checkpoints or version control."""
+    # A folder whose whole name is a suffix, such as ".jpg", is odd, but belongs to the user.
     is_named = name not in (".", "..") and name[1:] not in IMAGE_SUFFIXES
     return (name.startswith(".") and is_named) or name in _HIDDEN_FOLDERS
 
 
 def unwanted(name: str) -> str | None:
-    """Return why the path of a file shows that it is not meant as an input; None for all others.
+    """Return why a file, by its path, is not meant as an input; None for any other file.
 
-    Such files are `Reason.HIDDEN`; those whose names show that they are no images are skipped.
+    Such a file is quarantined as `Reason.HIDDEN`, or skipped if `is_no_image_name` is true of it.
     """
     if "/." not in name and name[:1] != "." and not any(mark in name for mark in _HIDDEN_FOLDERS):
-        return None  # nearly all names
+        return None  # a fast exit for nearly all names
     *folders, file = name.split("/")
     if any(map(is_hidden_folder, folders)):
         return "in a hidden folder"
@@ -64,24 +63,24 @@ def unwanted(name: str) -> str | None:
 
 def folder_key(folder: str) -> str:
     """Return the key of a folder path ("" for the root)."""
-    # "..": unpacking a shard must not write outside of its folder.
+    # ".." is escaped, since unpacking a shard must not write outside of its folder.
     return "/".join("%2E%2E" if part == ".." else _escape(part, keep=".") for part in folder.split("/"))
 
 
 def file_stem(name: str) -> str:
-    """Return a file's name without the suffix of an image."""
+    """Return a file's name without its suffix, if that is the suffix of an image."""
     stem, dot, suffix = name.rpartition(".")
     is_image = dot and (suffix in IMAGE_SUFFIXES or suffix.lower() in IMAGE_SUFFIXES)
     return stem if is_image else name
 
 
 def file_key(name: str, keeps_suffix: bool) -> str:
-    """Return the key of a file; with its suffix where another file of the folder has the same stem."""
+    """Return the key of a file name; it keeps the suffix if another file of the folder has the same stem."""
     return name_key(name if keeps_suffix else file_stem(name) or name)
 
 
 def name_key(name: str) -> str:
-    """Return the key of a name that is the last part of a path."""
+    """Return the key of the last part of a path, with all dots escaped."""
     return _escape(name, keep="")
 
 

@@ -1,4 +1,4 @@
-"""Labels that are numbers keep them: class 7 of the source is class 7 of the pack."""
+"""Labels that are numbers, which a pack keeps: class 7 of the source is class 7 of the pack."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MARKS = ("|", ";", ",")
 
 
 def number_text(value: Any) -> str:
-    """Return 3 for 3.0 and "3.0", the forms of 3 in tables with empty cells; "" for an empty cell."""
+    """Return a label as text; 3.0, the form of 3 in tables with empty cells, gives "3", an empty cell ""."""
     if value is None or value != value:  # NaN, which stands for an empty cell in such tables
         return ""
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
@@ -29,25 +29,25 @@ def number_text(value: Any) -> str:
 
 
 def class_text(name: str) -> str:
-    """Return the name of a class in the form that packs store: printable, and Unicode's NFC.
+    """Return the name of a class in the form that packs store: printable, and in Unicode's NFC.
 
-    macOS writes "e" and an accent where other systems write one letter; both are one class.
+    In names of folders, macOS writes "e" and an accent where other systems write one letter; NFC unites them.
     """
     return printable(unicodedata.normalize("NFC", name))
 
 
 def list_text(names: list[str]) -> str:
-    """Return several labels as one text, which takes the place of a label in a listing."""
+    """Return several labels as one JSON text, for the label field of a listing."""
     return json.dumps(names, ensure_ascii=False)
 
 
 def names_of(text: str) -> list[str]:
-    """Return the names in a label that `list_text` wrote."""
+    """Return the names in a text that `list_text` wrote."""
     return [str(name) for name in parse_json(text)]
 
 
 def label_list(text: str) -> list[Any]:
-    """Return the labels in a cell: a JSON list, or a text cut at |, ;, commas, or blanks if numbers."""
+    """Return the labels in a cell: a JSON list, labels between "|", ";" or ",", or numbers between blanks."""
     text = text.strip()
     if text.startswith("["):
         try:
@@ -63,13 +63,13 @@ def label_list(text: str) -> list[Any]:
 
 
 class NumberedClasses:
-    """Collects the labels while a source is listed, to tell whether all of them are numbers of classes."""
+    """Collects the labels while a source is listed, and tells whether all of them are numbers of classes."""
 
     def __init__(self, names: tuple[str, ...] | None = None, multi_label: bool = False) -> None:
-        """Begin.
+        """Start with no labels.
 
         Args:
-            names: a name for each number, if the source has them; their numbers tell equal names apart.
+            names: a name for each number, if the source has them; equal names get their number appended.
             multi_label: whether a label is a list of labels.
         """
         if names is not None:
@@ -82,14 +82,14 @@ class NumberedClasses:
         self._num_empty, self._first_empty = 0, ""
 
     def label(self, value: Any, where: str) -> str | None:
-        """Return the class of a label; None for -1 and a missing value, which stand for no label.
+        """Return the class of a label; None for -1 and for a missing value, which mean "no label".
 
         Args:
             value: number or text; with `multi_label` a list of these, or a text that holds a list.
             where: file and row, for messages.
 
         Returns:
-            The name or number of the class; with `multi_label` a JSON list of these.
+            Name or number of the class, as text; with `multi_label` a JSON list of these, without -1.
 
         Raises:
             UserError: a number out of range, a fraction, an empty text, or several labels where one is
@@ -138,7 +138,7 @@ class NumberedClasses:
         return text if self._names is None else self._names[number]
 
     def names(self) -> tuple[str, ...] | None:
-        """Return the names of the classes by number; None if labels are names or missing."""
+        """Return the class names in the order of their numbers; None if labels are names or missing."""
         if self._names is not None:
             return self._names
         if not self._are_numbers or self._highest < 0:
@@ -158,5 +158,5 @@ class NumberLabels(Source):
     _classes: NumberedClasses
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Return the names of the numbers, or 0, 1, ... if all labels are numbers without names."""
+        """Return the names of the numbers, or "0", "1", ... if they have none; None if labels are names."""
         return self._classes.names()

@@ -1,4 +1,4 @@
-"""A finished pack as a source: to change its format with unchanged images, or to pack it again."""
+"""A finished pack as a source: to change its shard format but not its images, or to pack it again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACK_PREFIX = "pack:"
 
 
 class PackSource(Source):
-    """The images of one split of a pack, and its quarantined inputs with their reasons."""
+    """The images of one split of a pack, and the quarantined inputs of this split with their reasons."""
 
     has_labels = True
 
@@ -27,8 +27,8 @@ class PackSource(Source):
         """Open a split of a pack.
 
         Args:
-            text: `FOLDER#split`; the split may be left out if there is only one.
-            multi_label: whether labels are lists, in this pack and in the new one.
+            text: `FOLDER#split`; the split may be left out if the pack has only one.
+            multi_label: whether images have several labels, both in this pack and in the new one.
 
         Raises:
             UserError: no finished pack, no such split, or several labels per image where one is expected.
@@ -61,7 +61,7 @@ class PackSource(Source):
                 yield SourceItem(name, key, None, 0, problem=entry["reason"], reason=reason)
 
     def _labels(self) -> Callable[[int], str | None]:
-        """Return a function from a row to its label in the form of a source."""
+        """Return a function from a row to its label as a `SourceItem` holds it."""
         pack = self._pack
         if pack.is_multi_label:
             several = MultiLabels.read(pack.path, len(pack.classes))
@@ -82,7 +82,7 @@ class PackSource(Source):
         return data
 
     def prepared(self, item: SourceItem, policy: ImagePolicy) -> PreparedImage | None:
-        """Return an image in the form that the pack holds, or None if `policy` changes it."""
+        """Return an image as the pack stores it, or None if `policy` would change the image."""
         columns, row = self._pack.columns, item.position
         is_raw = bool(columns.encoding[row] == ENCODING_RAW)
         height, width = int(columns.height[row]), int(columns.width[row])

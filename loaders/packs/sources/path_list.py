@@ -1,7 +1,4 @@
-"""Lists of paths with optional labels, splits and keys.
-
-.csv, .tsv, .txt and .jsonl; .parquet and .arrow where they hold no images.
-"""
+"""Lists of paths with optional labels, splits and keys: .csv, .tsv, .txt, .jsonl, .parquet without images."""
 
 from __future__ import annotations
 
@@ -36,7 +33,7 @@ _LOOKED_AT = 4096
 
 
 class PathListSource(NumberLabels):
-    """Files named by a list; relative paths begin at the folder of the list."""
+    """Files named by a list; relative paths are relative to the folder of the list."""
 
     def __init__(
         self, lists: list[Path], name: str, split: str | None, options: ColumnOptions | None = None
@@ -44,9 +41,9 @@ class PathListSource(NumberLabels):
         """Use these lists.
 
         Args:
-            lists: the files, .csv, .tsv, .txt, .jsonl or .parquet.
-            name: what the user calls them.
-            split: take the rows with this name in the split column; None takes all.
+            lists: the files, .csv, .tsv, .txt, .jsonl or .parquet; copies if the lists are remote.
+            name: PATH of the lists as the user gave it.
+            split: take only the rows with this name in the split column; None takes all rows.
             options: which columns to use.
         """
         self._lists, self._name, self._split = lists, name, split
@@ -58,7 +55,7 @@ class PathListSource(NumberLabels):
         self.has_labels = False
 
     def items(self) -> Iterator[SourceItem]:
-        """Read the lists row by row."""
+        """Yield an item for each row of the lists."""
         found = 0
         for place, path in enumerate(self._lists):
             head = first_rows(path, _LOOKED_AT)
@@ -99,10 +96,10 @@ class PathListSource(NumberLabels):
         )
 
     def _found(self, name: str) -> tuple[str, int]:
-        r"""Return the file that a path in a list means, and its size.
+        r"""Return the path of the file that a path in a list means, and the file's size.
 
-        A path that does not exist as written is tried without blanks around it, with "/" for the "\" of
-        Windows, and with the suffix of an image, which many lists leave out.
+        If a path does not exist as written, it is tried without outer blanks and with "/" for the "\" of
+        Windows, and then also with the suffix of an image, which many lists leave out.
         """
         try:
             return name, self._size(name)
@@ -118,7 +115,7 @@ class PathListSource(NumberLabels):
             raise
 
     def _stems_of(self, folder: str) -> dict[str, str | None]:
-        """Return the images of a folder by name without suffix; None where two images share a name."""
+        """Return the images of a folder by their stems; None for a stem that several images share."""
         if folder not in self._stems:
             path = self._path(folder) if folder else self._base or "."
             names = sorted(filter(is_image_name, os.listdir(path))) if os.path.isdir(path) else []
@@ -153,13 +150,13 @@ class PathListSource(NumberLabels):
 
 
 class ListColumns:
-    """The meaning of the columns of a list."""
+    """Which columns of a list hold paths, labels, splits and keys."""
 
     def __init__(self, path: Path, names: list[str], options: ColumnOptions) -> None:
         """Find the columns by their names.
 
         Raises:
-            UserError: no column of paths, or several columns of labels.
+            UserError: no column of paths, or several columns that may be the labels.
         """
         if options.image_column is not None:
             found: str | None = asked_column(str(path), names, options.image_column, "--image-column")
@@ -178,12 +175,12 @@ class ListColumns:
         self.label = find_labels(str(path), rest, options.label_column, declared)
 
     def value(self, row: dict[str, Any], kind: str, path: Path) -> Any:
-        """Return the cell of a row in the column of the given kind."""
+        """Return the cell of a row in the column of a kind: "path", "label", "split" or "key"."""
         name = getattr(self, kind)
         if name is None:
             raise UserError(f"{path} has no column for the {kind}: expected {' or '.join(SPLIT_COLUMNS)}")
         if name not in row and kind == "label":
-            return None  # an object of .jsonl without a label
+            return None  # an object of .jsonl may lack a label
         if name not in row:
             raise UserError(f"{path}: a row has no {name!r}; every row must have the columns of the first")
         return row[name]

@@ -1,4 +1,4 @@
-"""Images behind fsspec: folders on s3://, gs://, hf:// and whatever else fsspec reaches."""
+"""Remote folders of images: s3://, gs://, hf:// and every other protocol that fsspec knows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RemoteFolderSource(Source):
         with store_errors(self._url, "cannot be listed"):
             found = self._fs.find(self._root, detail=True)
             sizes = {path: info["size"] for path, info in found.items()}
-            untold = [path for path, size in sizes.items() if size is None]  # a web page lists names alone
+            untold = [path for path, size in sizes.items() if size is None]  # a web page lists only names
             sizes |= dict(zip(untold, self._fs.sizes(untold), strict=True))
         prefix = self._root.rstrip("/") + "/"
         for path, size in sizes.items():
@@ -39,7 +39,7 @@ class RemoteFolderSource(Source):
 
 
 def known_size(size: Any) -> int:
-    """Return a size as a file system tells it, or `UNKNOWN_BYTES`."""
+    """Return the size that a file system reports, or `UNKNOWN_BYTES` if it reports none."""
     return UNKNOWN_BYTES if size is None else int(size)
 
 
@@ -48,7 +48,7 @@ def fetch(fs: Any, path: str, source: str, item: SourceItem) -> bytes:
 
     Raises:
         UnreadableItem: the server refuses this file.
-        UserError: the file is gone, its size has changed, or the server does not answer.
+        UserError: the file is gone, its size has changed since the listing, or the server does not answer.
     """
     remedy = "bring the source back and start the same command again, it resumes"
     try:

@@ -38,7 +38,7 @@ _KINDS = (
 
 @dataclass(frozen=True)
 class SplitSource:
-    """A split and where its images come from.
+    """A split, the source of its images, and its own options.
 
     Attributes:
         split: name of the split.
@@ -57,7 +57,7 @@ class SplitSource:
 
     @property
     def text(self) -> str:
-        """The source of the images, as the manifest records it."""
+        """The source and its division, as the manifest records them."""
         return self.source if self.division is None else f"{self.source}:{self.division}"
 
     @property
@@ -79,13 +79,13 @@ class SplitSource:
 def parse_splits(
     texts: Sequence[str], seed: int = 0, near: bool = False, several: bool = False
 ) -> tuple[SplitSource, ...]:
-    """Parse `name=PATH` texts, and `name,name=PATH:0.8,0.2`, which divides the images of a PATH.
+    """Parse texts such as `name=PATH`, or `name,name=PATH:0.8,0.2`, which divides the images of a PATH.
 
     Args:
         texts: one for each source.
         seed: seed of the division.
-        near: whether images that look the same go to one split.
-        several: whether a split may have several sources, as it has after an append.
+        near: whether images that look the same must go to the same split.
+        several: whether a name may be repeated, for a split that has several sources after an append.
 
     Raises:
         UserError: no split, a text without "=", a name that cannot be part of a file name, a repeated name,
@@ -129,7 +129,7 @@ def with_own_options(
         The splits with their own values; the quality and the short side of all other splits.
 
     Raises:
-        UserError: no number, a split that is not packed, or two values for one.
+        UserError: no number, a split that is not packed, or two values for one split.
     """
     own = {split.split: split for split in splits}
     common: list[int | None] = []
@@ -159,7 +159,7 @@ def with_own_options(
 
 
 def identity(source: str) -> str:
-    """Return the source with absolute paths, so that a command means the same in any folder."""
+    """Return the source with absolute paths, to compare commands that were started in different folders."""
     text, mark, labels = source.partition(LABELS_MARK)
     prefix = next((p for p in (_WEBDATASET_PREFIX, PACK_PREFIX) if text.startswith(p)), "")
     return prefix + _absolute(text.removeprefix(prefix)) + mark + (_absolute(labels) if mark else "")
@@ -177,7 +177,7 @@ def open_source(source: str, spool: Path, options: ColumnOptions | None = None) 
             images, a split of another pack (`pack:FOLDER#split`); several files by `*` or `{000..012}`;
             `#inside` names a folder inside an archive or a split of a list; `#labels=FILE` gives labels to
             the images of a folder or an archive. Paths may be remote (s3://, gs://, https://, hf://).
-        spool: folder for copies of what cannot be read in place (remote files, .tar.gz).
+        spool: folder for copies of files that cannot be read in place (remote files, .tar.gz).
         options: columns of lists and tables to use.
 
     Raises:

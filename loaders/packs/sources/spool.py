@@ -1,7 +1,7 @@
-"""Local copies of what cannot be read in place: remote files and gzipped tars.
+"""Local copies of files that cannot be read in place: remote files and gzipped tars.
 
-A copy stands in the pack's build folder, is made once however often packing is interrupted, serves all
-workers, and goes when the pack is finished.
+A copy is kept in the pack's build folder, where all workers read it. It is made only once, even if packing is
+interrupted, and is removed when the pack is finished.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 def local_copy(path: str, spool: Path) -> Path:
-    """Return `path` itself, or a copy of it where it is remote.
+    """Return `path` itself, or the path of a local copy if it is remote.
 
     Raises:
-        UserError: no such file.
+        UserError: there is no such file.
     """
     if is_remote(path):
         return _spooled(path, Path(path).name, spool, _fetched(path))
@@ -37,15 +37,16 @@ def local_copy(path: str, spool: Path) -> Path:
 
 
 def local_files(pattern: str, spool: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Return the files of a pattern in the order of their names, with copies of remote ones.
+    """Return the files that match a pattern, in the order of their names; remote files are copied.
 
     Args:
         pattern: a path with `*`, `?` and `{000..012}`, or a plain path.
         spool: folder for copies.
-        suffixes: what the files must end with.
+        suffixes: suffixes that the names may have.
 
     Raises:
-        UserError: no such file, a missing one of a range, or two files of one name.
+        UserError: no file matches, a file of a range is missing, or a file has a wrong suffix or the name of
+            another.
     """
     paths = [path for text in _expand_range(pattern) for path in _expand_stars(text)]
     if not paths:
@@ -80,10 +81,10 @@ def _expand_stars(text: str) -> list[str]:
 
 
 def unzipped_copy(path: str, spool: Path) -> Path:
-    """Return an unpacked copy of a .gz file: gzip can only be read from its beginning, by one reader.
+    """Return an unpacked copy of a .gz file, since gzip can be read only sequentially from the beginning.
 
     Raises:
-        UserError: no such file, or one that is damaged or cut off.
+        UserError: there is no such file, or it is damaged or cut off.
     """
     source = local_copy(path, spool)
     try:

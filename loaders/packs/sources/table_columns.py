@@ -1,4 +1,4 @@
-"""Which column of a list or a table says what, and which columns look like labels that nobody asked for."""
+"""Finding the columns of a list or a table by name, and noticing unused columns that look like labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PATH_COLUMNS = (
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "target", "category")
 SPLIT_COLUMNS = ("split", "subset", "partition")
 KEY_COLUMNS = ("key", "id")
-# Columns of these names hold classes, though not always the wanted ones: fine_label, coarse_label.
+# Columns whose names end like this hold classes, though not always the wanted ones: fine_label, coarse_label.
 _LABEL_ENDINGS = ("label", "labels", "class", "category", "target")
 # Columns whose values repeat without being classes.
 _NEVER_LABELS = frozenset(
@@ -29,7 +29,7 @@ _SHOWN = 4
 
 @dataclass(frozen=True)
 class ColumnOptions:
-    """What the user says of the columns of lists and tables.
+    """The user's choice of columns in lists and tables.
 
     Attributes:
         image_column: column of paths or of image bytes; None finds one by its name.
@@ -43,20 +43,20 @@ class ColumnOptions:
 
 
 def column_options(recorded: Mapping[str, Any]) -> ColumnOptions:
-    """Return the options in a manifest; a pack from before these options has none."""
+    """Return the options that a manifest records; defaults if the pack is older than these options."""
     return ColumnOptions(
         recorded.get("image_column"), recorded.get("label_column"), bool(recorded.get("multi_label"))
     )
 
 
 def find_column(names: Iterable[str], known: Sequence[str]) -> str | None:
-    """Return the first of the known columns; case and blanks around names do not matter."""
+    """Return the first of `known` that is among `names`, ignoring case and outer blanks; None if none is."""
     by_lower = {name.strip().lower(): name for name in reversed(list(names))}
     return next((by_lower[name] for name in known if name in by_lower), None)
 
 
 def asked_column(where: str, names: Sequence[str], wanted: str, option: str) -> str:
-    """Return the column that an option names.
+    """Return the column `wanted`, which the user named by `option`.
 
     Raises:
         UserError: there is no such column.
@@ -68,7 +68,10 @@ def asked_column(where: str, names: Sequence[str], wanted: str, option: str) -> 
 
 
 def find_labels(where: str, names: Sequence[str], wanted: str | None, declared: Sequence[str]) -> str | None:
-    """Return the column of labels; None if there is none, or none with the name from `--label-column`.
+    """Return the column of labels; None if there is none.
+
+    This is `wanted` if it is given, else a column with a usual name, else a declared column, else a column
+    whose name ends like one of labels.
 
     Args:
         where: path of the file, for messages.
@@ -77,7 +80,7 @@ def find_labels(where: str, names: Sequence[str], wanted: str | None, declared: 
         declared: columns that the file declares as class labels.
 
     Raises:
-        UserError: several columns qualify.
+        UserError: several columns may be the labels.
     """
     if wanted is not None:
         return find_column(names, (wanted.strip().lower(),))
@@ -95,7 +98,7 @@ def find_labels(where: str, names: Sequence[str], wanted: str | None, declared: 
 def unused_labels(rows: Sequence[dict[str, Any]], used: Iterable[str | None]) -> list[str]:
     """Return the unused columns whose first rows look like labels.
 
-    Such a column holds text, whole numbers or lists; in more than a few rows, its values repeat.
+    Such a column holds text, whole numbers or lists. If there are more than a few rows, its values repeat.
     """
     taken = set(used)
     names = dict.fromkeys(name for row in rows for name in row)

@@ -23,7 +23,7 @@ class TarSource(Source):
         Args:
             path: the .tar file.
             inside: folder inside the tar that is the root, see `TreeListing`.
-            name: the user's name of it.
+            name: PATH that the user gave, for messages.
 
         Raises:
             UserError: no such file.

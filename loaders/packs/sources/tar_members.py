@@ -1,7 +1,7 @@
-"""The directory of a tar, from its headers alone.
+"""Listing the members of a tar by its headers alone.
 
-A tar has no directory, so every header must be read. The standard library takes some 17 us for each, longer
-than packing a small image. This reader knows ustar, GNU long names and pax paths.
+A tar has no directory, so every header must be read. The standard library takes about 17 us for each header,
+longer than packing a small image. This reader knows ustar, GNU long names, and pax headers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BLOCK_BYTES = 512
 _MAX_DIGITS = 18
 _FILE_TYPES = b"0\x007"
 _FOLDER = b"5"
-# Members of these types have no bytes behind the header.
+# Types of members that have no bytes behind their header.
 _WITHOUT_BYTES = {b"1": "link", b"2": "link", b"3": "device", b"4": "device", b"6": "pipe"}
 
 
@@ -80,7 +80,7 @@ def _checked_size(path: Path, header: bytes, position: int) -> int:
         stored = int(header[148:156].split(b"\0")[0].strip() or b"0", 8)
         right = stored == sum(header[:148]) + sum(header[156:]) + 8 * 32
         field = header[124:136]
-        if field[0] & 0x80:  # over 8 GiB: base 256 behind a byte of 128, or of 255 for negative numbers
+        if field[0] & 0x80:  # a number in base 256, for sizes over 8 GiB; a first byte of 255 is the sign
             sign = field[0] if field[0] == 0xFF else field[0] & 0x7F
             size = int.from_bytes(bytes([sign]) + field[1:], "big", signed=True)
         else:
@@ -98,7 +98,7 @@ def _checked_size(path: Path, header: bytes, position: int) -> int:
 
 
 def _pax_size(path: Path, pax: dict[str, bytes], size: int) -> int:
-    """Return the size in a pax header; such a header has no checksum for its values."""
+    """Return the size in a pax header, else `size`; it is checked here, as pax values have no checksum."""
     text = pax.get("size", b"%d" % size)
     if not text.isdigit() or len(text) > _MAX_DIGITS:
         raise UserError(f"{path} is damaged: a pax header gives the size {text!r}; make the tar again")

@@ -1,4 +1,4 @@
-"""Files listed in any order, brought into the order and the keys of a folder walk.
+"""Sorting files that were listed in any order, and giving them the keys that a folder walk gives.
 
 Archives and remote stores list their members in any order. Here the members are sorted into the order of a
 walk over the unpacked folder, so the pack of an archive equals the pack of its folder, byte for byte.
@@ -27,16 +27,16 @@ _SHOWN_FOLDERS = 4
 
 
 class TreeListing:
-    """Collects entries and returns them as items; sorts on disk if they do not fit into memory."""
+    """Collects entries and yields them as items, sorted; entries beyond a limit are sorted on disk."""
 
     def __init__(self, source: str, inside: str | None, entries_at_once: int = _ENTRIES_AT_ONCE) -> None:
-        """Begin a listing.
+        """Start an empty listing.
 
         Args:
             source: name of the archive, for messages.
             inside: folder to take as the root. None takes the deepest folder that holds all files, so that
                 the single top folder of most archives does not become a class.
-            entries_at_once: about how many entries are held in memory.
+            entries_at_once: approximate number of entries held in memory.
         """
         self._source = source
         self._inside = None if inside is None else inside.strip("/")
@@ -48,19 +48,20 @@ class TreeListing:
         self._tops: dict[str, None] = {}
 
     def add(self, entry: SourceItem) -> None:
-        """Add a file whose key and label are empty.
+        """Add a file; its key and label are filled in later.
 
-        Empty parts and "." are dropped from its path; ".." stays text, since nothing is unpacked.
+        Empty parts and "." are dropped from its path; ".." stays, since nothing is unpacked.
         """
         name = "/".join(part for part in entry.name.split("/") if part not in ("", "."))
         entry = entry if name == entry.name else entry._replace(name=name)
-        # Files that a program such as macOS puts beside the single top folder do not count.
+        # Files that a system such as macOS puts beside the single top folder must not change the root.
         if self._inside is not None or unwanted(name) is None:
             low, high = self._bounds or (name, name)
             self._bounds = min(low, name), max(high, name)
         if len(self._tops) < _SHOWN_FOLDERS and "/" in name:
             self._tops["/".join(name.split("/")[:2])] = None
-        # The order of a walk over the folders; two members with one name keep their order.
+        # With "\0" for "/", names sort in the order of a folder walk. The number keeps the order of members
+        # that share a name.
         self._buffer.append((name.replace("/", "\0"), self._num_entries, entry))
         self._num_entries += 1
         if len(self._buffer) >= self._entries_at_once:
@@ -125,7 +126,7 @@ class TreeListing:
 
     @staticmethod
     def _same_name(name: str, key: str, entries: list[SourceItem]) -> Iterator[SourceItem]:
-        """Yield the members with one name: the last one counts, as after unpacking."""
+        """Yield the members that share a name; the last one counts, as unpacking it overwrites the others."""
         if reason := unwanted(name):
             entries = [entry._replace(problem=reason, reason=Reason.HIDDEN) for entry in entries]
         label = None if unwanted(name) else name.rpartition("/")[0].rpartition("/")[2] or None
@@ -136,16 +137,16 @@ class TreeListing:
         yield entries[-1]._replace(name=name, key=key, label=label)
 
     def _ambiguous_stems(self, prefix: str, file: IO[bytes]) -> NDArray[np.int64] | None:
-        """Return which files below the root share their path without suffix with another file; None if empty.
+        """Find the files below the root whose path without suffix is also that of another file.
 
         Returns:
-            int64 [K], increasing positions among the files below the root.
+            int64 [K], increasing positions among the files below the root; None if there is no file.
         """
         count, previous = 0, None
         for entry in self._in_order():
             if entry.name.startswith(prefix):
                 folder, slash, name = entry.name.rpartition("/")
-                # A member that comes twice is not ambiguous: it has a number of its own.
+                # A repeated member is not ambiguous: hashing its position keeps it from matching the first.
                 text = f"{count}" if entry.name == previous else f"{folder}{slash}{file_stem(name)}"
                 file.write(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest())
                 count, previous = count + 1, entry.name
@@ -166,7 +167,7 @@ class TreeListing:
 
 
 def _refused(entry: SourceItem) -> SourceItem:
-    """Return the item of a member beside the root, which is a program's own file."""
+    """Return the item of a member outside the root, which is a file that a program keeps for itself."""
     key = _key(entry.name, True)
     return SourceItem(entry.name, key, None, 0, entry.position, unwanted(entry.name), Reason.HIDDEN)
 
@@ -177,7 +178,7 @@ def _contains(sorted_rows: NDArray[np.int64], row: int) -> bool:
 
 
 def _common_folder(bounds: tuple[str, str] | None) -> str:
-    """Return the deepest folder that holds all names, given the first and the last name."""
+    """Return the deepest folder that holds all names, given the first and the last name in sorted order."""
     if bounds is None:
         return ""
     folders = [name.rpartition("/")[0] for name in bounds]

@@ -22,9 +22,9 @@ _MAYBE_LABELS = ("txt", "label", "label.txt", "class", "cls.txt", "category", "t
 
 
 class WebDatasetSource(NumberLabels):
-    """Samples of one or more shards; the label is in `.cls`, or in the field `label` of `.json`.
+    """Samples of one or more shards; the label is in `.cls`, or in a field such as `label` of `.json`.
 
-    A `.txt` is taken as a caption, as img2dataset writes it, unless it is chosen as the label.
+    A `.txt` is taken as a caption, which img2dataset writes, unless the user chooses it as the label.
     """
 
     def __init__(self, paths: list[Path], options: ColumnOptions | None = None) -> None:
@@ -32,7 +32,7 @@ class WebDatasetSource(NumberLabels):
 
         Args:
             paths: the shards, uncompressed tars.
-            options: columns; that of labels is the suffix of a member, such as `txt`, or a field of `.json`.
+            options: `label_column` is the suffix of a member, such as `txt`, or a field of `.json`.
         """
         self._paths = {path.name: path for path in paths}
         self._opened: dict[str, int] = {}
@@ -42,7 +42,7 @@ class WebDatasetSource(NumberLabels):
         self._unused: dict[str, None] = {}
 
     def items(self) -> Iterator[SourceItem]:
-        """List the samples shard by shard."""
+        """Yield the images of all samples, shard by shard."""
         self._unused = {}
         for shard, path in self._paths.items():
             refused: list[SourceItem] = []
@@ -64,7 +64,7 @@ class WebDatasetSource(NumberLabels):
             name = f"{shard}/{members[0].name}"
             yield SourceItem(name, key, None, 0, problem=problem, reason=Reason.NO_IMAGE)
         for number, m in enumerate(images):
-            # A sample with several images becomes several rows: no image may vanish silently.
+            # A sample with several images becomes several rows, since no image may be dropped silently.
             own = key if len(images) == 1 else f"{key}%2F{number}"
             why = (m.problem, m.reason) if m.problem else (no_label, Reason.UNREADABLE)
             yield SourceItem(f"{shard}/{m.name}", own, label, m.size_bytes, m.position, *why)
@@ -122,7 +122,7 @@ class WebDatasetSource(NumberLabels):
 
 
 def _wanted(shard: str, members: Iterator[SourceItem], refused: list[SourceItem]) -> Iterator[SourceItem]:
-    """Yield the members that belong to samples; macOS puts files of its own between them."""
+    """Yield the members that belong to samples; collect other members, such as macOS's, in `refused`."""
     for m in members:
         if reason := unwanted(m.name):
             key = folder_key(m.name).replace(".", "%2E")

@@ -1,4 +1,4 @@
-"""A .zip of a folder tree, read in place: the directory once, then each member by its offset."""
+"""A .zip of a folder tree, read in place: its directory is read once, then each member by its offset."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _LOCAL_HEADER = struct.Struct("<4s5HIIIHH")
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED_FLAG = 1
 _UTF8_FLAG = 1 << 11
-_WINDOWS = 0  # the value that FAT, and so Windows, gives itself
+_WINDOWS = 0  # value of `create_system` for FAT, which writers on Windows use
 _BLOCK_BYTES = 1 << 16
-_DAMAGE = (ValueError, IndexError, struct.error)  # zipfile raises them at damage; IndexError at an empty name
+_DAMAGE = (ValueError, IndexError, struct.error)  # raised by zipfile for damage; IndexError for an empty name
 
 
 class ZipSource(Source):
@@ -34,7 +34,7 @@ class ZipSource(Source):
         Args:
             path: the .zip file.
             inside: folder inside the zip that is the root, see `TreeListing`.
-            name: the user's name of it.
+            name: PATH that the user gave, for messages.
 
         Raises:
             UserError: no such file.
@@ -51,7 +51,7 @@ class ZipSource(Source):
             with zipfile.ZipFile(self._path) as archive:
                 num_bytes = self._path.stat().st_size
                 members = archive.infolist()
-                # Some writers on Windows separate folders by "\\", which may be part of a name elsewhere.
+                # Some writers on Windows separate folders by "\\". On other systems it may be part of a name.
                 windows = not any("/" in info.filename for info in members)
                 for info in members:
                     if not 0 <= info.header_offset < num_bytes:
@@ -71,7 +71,7 @@ class ZipSource(Source):
         if info.flag_bits & _UTF8_FLAG or info.filename.isascii():
             return info.filename
         try:
-            # macOS writes UTF-8 and does not set the flag; other code pages are hardly ever valid UTF-8.
+            # macOS writes UTF-8 without setting the flag; names in code pages are hardly ever valid UTF-8.
             return info.filename.encode("cp437").decode("utf-8")
         except UnicodeError:
             self._num_guessed += 1
@@ -97,7 +97,7 @@ class ZipSource(Source):
         first = item.position + _LOCAL_HEADER.size + name_bytes + extra_bytes
         data = self._inflate(item, first) if method == _DEFLATED else self._stored(item, first)
         check_size(self._name, item, len(data))
-        # A writer that streams puts the checksum behind the data, and 0 here.
+        # A writer that streams puts the checksum behind the data, and 0 into this header.
         if crc and zlib.crc32(data) != crc:
             raise UnreadableItem("damaged in its zip: the checksum differs")
         return data
