@@ -1,6 +1,6 @@
-"""Packs: images packed once into shards with an index, and what reads and writes them.
+"""Packs: images packed once into shards with an index, and the code that reads and writes them.
 
-The names are looked up on first use: a command line is checked before numpy and pyarrow are loaded.
+Public names are imported on first use, so that a command line is checked before numpy and pyarrow load.
 """
 
 from __future__ import annotations
@@ -32,5 +32,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Show the public names, though they are not imported yet."""
+    """List the public names too, although they may not be imported yet."""
     return sorted({*globals(), *__all__})

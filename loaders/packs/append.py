@@ -1,8 +1,8 @@
-"""Appending to a finished pack: new shards beside the old ones, which stay as they are.
+"""Appending to a finished pack: new shards are added, and the old shards stay as they are.
 
-Index, label table, lists and manifest are written anew into the build folder and moved into place at the end,
-the manifest last. A run that is killed has either changed nothing that readers see, or has everything ready
-to be moved; the same command then finishes the work.
+Index, label table, lists and manifest are rewritten in the build folder and moved into place at the end, the
+manifest last. If a run is killed, readers either still see the old pack, or all files are ready to be moved.
+The same command, started again, finishes the work.
 """
 
 from __future__ import annotations
@@ -50,24 +50,24 @@ NEXT_FOLDER = "next"
 
 
 def append_to_pack(options: PackOptions, progress: Progress | None = None) -> Manifest:
-    """Append new splits, or new images of its splits, to the finished pack at `options.out`.
+    """Append new splits, or new images of existing splits, to the finished pack at `options.out`.
 
     Args:
-        options: what to append; format, image policy and shard size must be those of the pack.
-        progress: called with (inputs done, inputs in all) at the start and after every shard.
+        options: what to append; format, image policy, shard size and columns must equal those of the pack.
+        progress: called with (inputs done, total inputs) at the start and after every shard.
 
     Returns:
-        The manifest of the pack with what was appended.
+        The new manifest of the whole pack.
 
     Raises:
-        UserError: there is no finished pack, an option differs, the pack has an image already, bad input, or
-                a full disk.
+        UserError: no finished pack, an option that differs, an image that the pack already has, bad input, or
+            a full disk.
     """
     out, build = options.out, options.build
     before = read_manifest(out)
     new = {"format": options.shard_format, **recorded_options(options)}
     old = {"format": before.shard_format, **before.options}
-    # Options of single splits, and the division of a source, may differ from those of the pack.
+    # Per-split options and the division of a source may differ from those of the pack.
     of_splits = (OWN_OPTIONS, DIVISION)
     refuse_difference(out, "a pack", *({n: o[n] for n in o if n not in of_splits} for o in (old, new)))
     (build / "parts").mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def append_to_pack(options: PackOptions, progress: Progress | None = None) -> Ma
 
 
 def _refuse_known_keys(base: Pack, build: Path, splits: tuple[SplitSource, ...]) -> None:
-    """Refuse an image whose key the pack has: it was appended before, or another has its name."""
+    """Refuse an image whose key is in the pack: it was appended before, or another image has its name."""
     for split in splits:
         if split.split not in base.splits:
             continue
@@ -112,7 +112,7 @@ def _hashes(keys: Iterable[str]) -> NDArray[np.uint64]:
 
 
 def _prepare(options: PackOptions, base: Pack, plan: Plan) -> None:
-    """Write everything that changes, except the shards, into the folder `next`, the manifest last."""
+    """Write all files that change, except the shards, into the folder `next`, with the manifest last."""
     build = options.build
     target = build / NEXT_FOLDER
     shutil.rmtree(target, ignore_errors=True)
@@ -135,14 +135,14 @@ def _prepare(options: PackOptions, base: Pack, plan: Plan) -> None:
 
 
 def _joined_options(old: dict[str, Any], options: PackOptions) -> dict[str, Any]:
-    """Return the options of a pack with what the appended splits have of their own."""
+    """Return the recorded options of the pack, with the per-split options of the appended splits added."""
     new = recorded_options(options)
     own = {**old.get(OWN_OPTIONS, {}), **new.get(OWN_OPTIONS, {})}
     return {**old, **({OWN_OPTIONS: own} if own else {})}
 
 
 def _move_into_place(out: Path, build: Path) -> Manifest:
-    """Move the files of `_prepare` into place; every step can be repeated, and the manifest comes last."""
+    """Move the files that `_prepare` wrote into place, the manifest last; every step can be repeated."""
     target = build / NEXT_FOLDER
     for folder in (INDEX_FOLDER, LABELS_FOLDER, "."):
         paths = sorted(path for path in (target / folder).glob("*") if path.is_file())

@@ -1,4 +1,4 @@
-"""Deeper checks of a pack: every image decoded, and every input of a source accounted for."""
+"""Deeper checks of a pack: decode every image, and account for every input of its sources."""
 
 from __future__ import annotations
 
@@ -27,11 +27,9 @@ _SHOWN = 3
 
 
 def decode_all(pack: Pack, workers: int) -> list[str]:
-    """Decode every image; return one line for each image that cannot be decoded or has another size.
+    """Decode every image in `workers` threads, and return one line for each image that fails.
 
-    Args:
-        pack: the pack.
-        workers: threads that decode.
+    An image fails if it cannot be decoded, or if its size differs from the one in the index.
     """
     firsts = range(0, len(pack), _ROWS_PER_TASK)
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -60,17 +58,17 @@ def _decode_some(pack: Pack, first: int) -> Iterator[str]:
 
 
 def compare_with_source(pack: Pack, first: SplitSource, *appended: SplitSource) -> list[str]:
-    """Prove that every input of a split's sources is in the pack or in its quarantine.
+    """Check that the inputs of a split's sources are exactly those in the pack and its quarantine.
 
-    Keys are compared both ways; where the pack says that bytes were copied, the bytes are compared too.
+    Inputs are matched by their keys. If an image's bytes were copied, its content hash is compared too.
 
     Args:
         pack: the pack.
-        first: name of a split of the pack, and the source that it was made of.
-        appended: the same split with the sources that were appended to it, in this order.
+        first: the split, and the source from which it was made.
+        appended: the same split with each source that was appended to it, in the order of appending.
 
     Returns:
-        One line for each difference; empty when nothing is missing.
+        Lines that describe the differences, with only the first few keys by name; empty if there are none.
 
     Raises:
         UserError: the pack has no such split, or the source cannot be read.
@@ -100,13 +98,16 @@ def _compare_keys(
     refused: Counter[str],
     seen: NDArray[np.bool_],
 ) -> list[str]:
-    """Look up every input of a source, and mark it in `seen` [N] or count it down in `refused`."""
+    """Return the differences of one source.
+
+    A packed input is marked in `seen` [N]; for a quarantined one, the count in `refused` is reduced by one.
+    """
     differences: list[str] = []
     missing = 0
     with listed(split, column_options(pack.manifest.options)) as (source, items):
         for item in items:
             key = f"{split.split}/{item.key}"
-            if refused[key]:  # a later source may hold an image of this name that was packed
+            if refused[key]:  # counted down, since a later source may have a packed image with this key
                 refused[key] -= 1
                 continue
             place = _find(hashes, key)
@@ -138,7 +139,7 @@ def _find(hashes: NDArray[np.uint64], key: str) -> int | None:
 
 
 def _quarantined_keys(pack: Pack, split: str) -> Counter[str]:
-    """Return how often each key is in the quarantine: sources that were appended may share names."""
+    """Return how often each key is in the quarantine; appended sources may repeat a key."""
     return Counter(entry["key"] for entry in quarantined(Path(pack.path)) if entry["split"] == split)
 
 

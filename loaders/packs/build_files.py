@@ -1,4 +1,4 @@
-"""The files in which an unfinished pack describes itself, read by the command that goes on with it."""
+"""Reading the JSON files in the build folder of an unfinished pack, by which packing is resumed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,10 @@ T = TypeVar("T")
 
 
 def read_build_file(path: Path, parse: Callable[[Any], T]) -> T:
-    """Read a JSON file of the build folder.
-
-    Args:
-        path: the file.
-        parse: turns the content into the caller's type.
+    """Read a JSON file of the build folder; `parse` converts its content to the caller's type.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file cannot be read or parsed.
     """
     try:
         return parse(parse_json(path.read_bytes()))

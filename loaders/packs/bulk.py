@@ -1,7 +1,7 @@
-"""Copying many images at once: read, checked, hashed and numbered as arrays, not one Python object each.
+"""Copying images in batches: they are read, checked and written as arrays, without a Python object for each.
 
-An image that the compiled check cannot prove to be in order is prepared as a single image instead, so the
-pack is the same, byte for byte, whichever way its images went.
+An image that the compiled check does not prove to be sound is prepared singly instead. The pack is therefore
+the same, byte for byte, as if all images had been prepared singly.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _local = threading.local()
 
 
 def batches_of(items: Iterable[SourceItem]) -> Iterator[list[SourceItem]]:
-    """Cut items into batches of some hundred images or some megabytes."""
+    """Yield items in batches; a batch ends at `_BATCH_IMAGES` items, or once it has `_BATCH_BYTES` bytes."""
     batch: list[SourceItem] = []
     size = 0
     for item in items:
@@ -49,13 +49,13 @@ def batches_of(items: Iterable[SourceItem]) -> Iterator[list[SourceItem]]:
 def prepare_batch(
     job: ShardJob, source: Source, items: Sequence[SourceItem], label_of: Mapping[str | None, int]
 ) -> Batch:
-    """Prepare items for a shard; images keep their bytes wherever the policy allows.
+    """Prepare items for a shard, in order; images keep their bytes wherever the policy allows.
 
     Args:
-        job: shard to write, with a policy that copies.
+        job: shard to write; its image policy must be one that copies.
         source: source of the items.
-        items: items to pack, in order.
-        label_of: class numbers by name.
+        items: items to pack.
+        label_of: number of each class.
     """
     data, starts, good = _read(source, items)
     heads = scan_jpegs(data, starts, _tables())
@@ -96,7 +96,7 @@ def prepare_batch(
 def _read(
     source: Source, items: Sequence[SourceItem]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
-    """Read items one after another, like `read_files`; odd ones are left to be read singly."""
+    """Read items by `Source.read_many`; if the source reads only singly, mark all items as not read."""
     if (read := source.read_many(items)) is not None:
         return read
     data, starts = np.zeros(0, np.uint8), np.zeros(len(items) + 1, np.int64)
@@ -104,7 +104,7 @@ def _read(
 
 
 def _tables() -> ScanTables:
-    """Return the Huffman tables that this thread has met."""
+    """Return this thread's cache of Huffman tables."""
     if not hasattr(_local, "tables"):
         _local.tables = ScanTables()
         load_kernels()
@@ -114,7 +114,7 @@ def _tables() -> ScanTables:
 
 @cache
 def load_kernels() -> None:
-    """Load or compile the copying kernels once, before several threads do it at the same time."""
+    """Load or compile the kernels that copy images; only the first call in a process does any work."""
     nothing, ends = np.zeros(0, np.int64), np.zeros(1, np.int64)
     with first_use("copying JPEGs"):
         data, starts, _ = read_files(b"\0", nothing, nothing)
@@ -125,7 +125,7 @@ def load_kernels() -> None:
 def _may_be_copied(
     data: NDArray[np.uint8], starts: NDArray[np.int64], heads: NDArray[np.int64], policy: ImagePolicy
 ) -> NDArray[np.bool_]:
-    """Return which images are clean, upright JPEGs whose size the policy leaves as it is."""
+    """Return bool [N], True for clean, upright JPEGs whose size the policy keeps."""
     height, width = heads[:, HEIGHT], heads[:, WIDTH]
     copied: NDArray[np.bool_] = (heads[:, CLEAN] != 0) & (height * width <= policy.max_pixels)
     for i in np.flatnonzero(copied & (heads[:, HAS_EXIF] != 0)).tolist():
@@ -138,7 +138,7 @@ def _may_be_copied(
 
 
 def _is_upright(data: bytes) -> bool:
-    """Tell whether a clean JPEG is marked as upright, in segments about which no decoder warns."""
+    """Tell whether a clean JPEG with EXIF data is plain and upright; False if its header is damaged."""
     try:
         header = parse_jpeg_header(data)
     except JpegError:
@@ -149,7 +149,7 @@ def _is_upright(data: bytes) -> bool:
 def _joined(
     data: NDArray[np.uint8], starts: NDArray[np.int64], kept: NDArray[np.bool_], images: dict[int, bytes]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Leave out the refused images and put in those that were prepared singly."""
+    """Join the kept images: from `images` those that were prepared singly, the others from `data`."""
     pieces = [
         np.frombuffer(images[i], np.uint8) if i in images else data[starts[i] : starts[i + 1]]
         for i in np.flatnonzero(kept).tolist()

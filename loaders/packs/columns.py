@@ -42,16 +42,16 @@ class IndexColumns:
 
     Attributes:
         shard: uint32 [N], number of the shard.
-        offset: uint64 [N], first byte of the encoded image in its shard.
+        offset: uint64 [N], where the encoded image begins in its shard.
         size: uint32 [N], bytes of the encoded image.
         height: uint32 [N], pixels.
         width: uint32 [N], pixels.
         split: uint16 [N], position of the split in the manifest.
         encoding: uint8 [N], 0 = JPEG, 1 = pixels uint8 [height, width, 3].
         action: uint8 [N], what was done to the image, bits of `loaders.packs.image.Action`.
-        content_hash: uint64 [N, 2], 16-byte BLAKE2b of the encoded bytes: it identifies the image.
-        crc32: uint32 [N], CRC-32 (zlib's) of the encoded bytes: for a check at every reading.
-        key_offset: uint64 [N + 1], where each key begins in `key_bytes`.
+        content_hash: uint64 [N, 2], 16-byte BLAKE2b of the encoded bytes, which identifies the image.
+        crc32: uint32 [N], zlib's CRC-32 of the encoded bytes, cheap enough to be checked at every read.
+        key_offset: uint64 [N + 1], where each key begins in `key_bytes`; the last entry is its length.
         key_bytes: uint8 [total], the keys in UTF-8, one after the other.
     """
 
@@ -91,7 +91,7 @@ def open_columns(folder: Path, num_rows: int) -> IndexColumns:
     """Map every column of the pack in `folder`; check headers and lengths, but read no row.
 
     Raises:
-        UserError: a column is missing or damaged, or its length differs from that in the manifest.
+        UserError: a column is missing or damaged, or has another dtype or length than expected.
     """
     columns: dict[str, Any] = {}
     for field in fields(IndexColumns):
@@ -115,7 +115,7 @@ def open_columns(folder: Path, num_rows: int) -> IndexColumns:
 
 
 def _map_column(path: Path) -> NDArray[Any]:
-    """Map a .npy file; NumPy's own reader allocates memory for any header and guesses at odd ones."""
+    """Map a .npy file without NumPy's reader, which allocates as much as a damaged header asks for."""
     with open(path, "rb") as file:
         start = file.read(12)
         if start[:6] != b"\x93NUMPY" or start[6:7] not in (b"\1", b"\2"):
@@ -138,7 +138,7 @@ def _map_column(path: Path) -> NDArray[Any]:
 
 
 class ColumnWriter:
-    """Writes one .npy file block by block, under a temporary name until it is complete."""
+    """Writes one .npy file block by block; the file has a temporary name until it is complete."""
 
     def __init__(self, folder: Path, name: str, num_rows: int) -> None:
         """Begin the column `name` of the pack in `folder` with room for `num_rows` rows."""
@@ -158,14 +158,14 @@ class ColumnWriter:
         self._file.write(header.getvalue())
 
     def append(self, block: NDArray[Any]) -> None:
-        """Append rows; `block` is converted to the column's dtype without changing a value."""
+        """Append rows, whose values must fit the column's dtype."""
         data = np.ascontiguousarray(block.astype(self._dtype, casting="same_kind", copy=False)).tobytes()
         self._digest.update(data)
         self._file.write(data)
         self._data_bytes += len(data)
 
     def finish(self) -> FileInfo:
-        """Sync, rename and return the checksum of the finished file."""
+        """Sync the file, give it its final name, and return its path, size and checksum."""
         assert self._data_bytes == self._expected_bytes, (self.path, self._data_bytes, self._expected_bytes)
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -180,14 +180,14 @@ def write_columns(
     """Write all columns from blocks of rows, holding one block in memory at a time.
 
     Args:
-        folder: the pack.
+        folder: folder of the pack.
         num_rows: rows of all blocks together.
         num_key_bytes: bytes of all keys together.
-        blocks: per block one array per column; `key_offset` starts at 0 in each block and has one entry
+        blocks: one array per column for each block; `key_offset` starts at 0 in each block and has one entry
             more than the block has rows.
 
     Returns:
-        The checksum of every column file.
+        Path, size and checksum of every column file.
     """
     (folder / INDEX_FOLDER).mkdir(exist_ok=True)
     lengths = {"key_offset": num_rows + 1, "key_bytes": num_key_bytes}

@@ -1,4 +1,4 @@
-"""Changing the format of a pack."""
+"""Converting a pack to another shard format."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def convert_pack(
         folder: the pack to read; each image is checked against its content hash.
         out: folder of the new pack; an interrupted run resumes.
         shard_format: "webdataset" or "ffcv".
-        shard_size_mb: about the size of a shard, in 10^6 bytes.
-        workers: processes and threads at work; 0 takes one per available core.
-        progress: called with (images done, images in all).
+        shard_size_mb: approximate size of a shard in 10^6 bytes.
+        workers: number of parallel processes or threads; 0 means one per available core.
+        progress: called with (inputs done, total inputs) at the start and after every shard.
 
     Raises:
-        UserError: no pack at `folder`, or what `pack_dataset` refuses.
+        UserError: there is no pack at `folder`, or `pack_dataset` fails.
     """
     manifest = read_manifest(folder)
     return pack_dataset(

@@ -25,18 +25,18 @@ from loaders.packs.sources.other_pack import PackSource
 
 _Hashes = list[tuple[bytes | None, int]]
 _ITEMS_PER_TASK = 64
-_LOOKED_AT_PX = 64  # shorter side in pixels of the pictures that are compared
+_LOOKED_AT_PX = 64  # shorter side to which images are shrunk before they are compared
 
 
 class _Seen(NamedTuple):
-    """The facts of a listing by which it is divided.
+    """The facts about the N items of a listing by which they are divided.
 
     Attributes:
-        label: int64 [N], -1 where an item has none.
-        hashes: uint64 [N, 2], of the bytes.
-        look: uint64 [N], perceptual hashes; empty where near copies are not asked for.
-        readable: bool [N], whether it may become an image.
-        classes: names that `label` counts.
+        label: int64 [N], index into `classes`; -1 for an item without a label.
+        hashes: uint64 [N, 2], content hashes; 0 for an item that cannot be read.
+        look: uint64 [N], perceptual hashes; 0 unless near copies are to stay together.
+        readable: bool [N], whether the item's bytes could be read.
+        classes: class names in the order in which they first appear.
     """
 
     label: NDArray[np.int64]
@@ -49,30 +49,30 @@ class _Seen(NamedTuple):
 def divide_listing(
     listing: Path, parts: Sequence[Path], source: Source, division: Division, workers: int = 1
 ) -> tuple[list[int], list[str]]:
-    """Write the listing of every part; each part keeps the order of the whole.
+    """Divide a listing into one listing per part; each part keeps the order of the whole.
 
-    Every file is read once for its hash, so that exact copies go to one part. A file that cannot be read goes
-    to the first part, whose quarantine will name it. The result depends only on the source and the division.
+    Every file is read once for its hash, so that exact copies go to the same part. A file that cannot be read
+    goes to the first part, whose quarantine will name it. The result depends only on source and division.
 
     Args:
-        listing: file that lists the whole source, as `listing_lines` writes it.
-        parts: files to write, one for each split of the division.
+        listing: listing file of the whole source, in the format of `listing_lines`.
+        parts: listing files to write, one for each split of the division.
         source: the opened source.
-        division: the shares.
-        workers: threads that read.
+        division: shares, seed, and whether near copies stay together.
+        workers: number of threads that read.
 
     Returns:
-        The number of items of each part, and lines for the summary.
+        The number of items in each part, and notes for the summary.
 
     Raises:
-        UserError: a part without any image.
+        UserError: a part would get no image.
     """
     seen = _look(listing, source, division.near, workers)
     part = np.zeros(len(seen.label), np.int64)
     known = np.flatnonzero(seen.readable)
     pairs, notes = np.zeros((0, 2), np.int64), list[str]()
     if division.near and len(known):
-        from loaders.packs.findings import near_pairs  # loads what decodes
+        from loaders.packs.findings import near_pairs  # loads the image decoders
 
         pairs = np.array(list(near_pairs(seen.look[known])), np.int64).reshape(-1, 2)
     groups = joined_groups(len(known), seen.hashes[known], pairs)
@@ -95,7 +95,7 @@ def divide_listing(
 
 
 def _look(listing: Path, source: Source, near: bool, workers: int) -> _Seen:
-    """Read every file of a listing once."""
+    """Read every file of a listing once, and return the facts about all of them."""
     number_of: dict[str, int] = {}
     labels, digests, looks = list[int](), list[bytes | None](), list[int]()
 
@@ -119,7 +119,7 @@ def _in_order(
     tasks: Iterator[list[SourceItem]],
     ahead: int,
 ) -> Iterator[tuple[list[SourceItem], _Hashes]]:
-    """Yield each task and its result in order, with a limited number under way: a listing may be long."""
+    """Yield tasks with their results, in order; at most `ahead` are queued, since a listing may be long."""
     waiting = deque((task, pool.submit(work, task)) for task in islice(tasks, ahead))
     while waiting:
         task, future = waiting.popleft()
@@ -134,7 +134,7 @@ def _tasks(listing: Path) -> Iterator[list[SourceItem]]:
 
 
 def _hashes(source: Source, item: SourceItem, near: bool) -> tuple[bytes | None, int]:
-    """Return the hash of the bytes and the perceptual hash; None for a file that cannot be read."""
+    """Return the content hash, None if the file cannot be read, and the perceptual hash, 0 unless `near`."""
     if item.problem or (item.size_bytes > MAX_FILE_BYTES and not isinstance(source, PackSource)):
         return None, 0
     try:
@@ -148,11 +148,11 @@ def _hashes(source: Source, item: SourceItem, near: bool) -> tuple[bytes | None,
 
 
 def _look_of(data: bytes, digest: bytes) -> int:
-    from loaders.packs.findings import difference_hash  # loads what decodes
+    from loaders.packs.findings import difference_hash  # loads the image decoders
 
     try:
         image = prepare_image(data, ImagePolicy(short_side=_LOOKED_AT_PX, encoding="raw"))
-    except BadImage:  # the quarantine will name this file; it resembles no other
+    except BadImage:  # will be quarantined; its content hash makes it resemble no other image
         return int.from_bytes(digest[:8], "little")
     pixels = np.frombuffer(image.data, np.uint8).reshape(image.height, image.width, 3)
     return difference_hash(np.ascontiguousarray(pixels[:, :, 1]))

@@ -1,4 +1,4 @@
-"""Images that a pack holds more than once: exact copies, near copies, and images in two splits."""
+"""Finding images that a pack holds more than once: exact copies, near copies, and images in two splits."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from loaders.kernels.jpeg.turbojpeg import GRAY, decode_jpeg, factor_leaving
 from loaders.packs.pack import Pack
 from loaders.packs.repeats import repeated_rows
 
-NEAR_BITS = 3  # hashes that differ in at most so many of 64 bits are of pictures that look the same
+NEAR_BITS = 3  # images count as alike if at most this many of the 64 bits of their hashes differ
 _SHOWN = 12
-_BANDS = NEAR_BITS + 1  # where at most NEAR_BITS bits differ, one of so many parts is equal
+# If two hashes that differ in at most NEAR_BITS bits are cut into this many bands, one band is equal in both.
+_BANDS = NEAR_BITS + 1
 _ROWS_PER_TASK = 256
 _PAIR_BLOCK = 1024
 
@@ -28,15 +29,15 @@ class Findings:
     """Copies in a pack.
 
     Attributes:
-        num_copies: images whose content another one has before them in the same split.
-        copies: some groups of keys with one content in one split.
-        num_leaks: contents that two or more splits hold.
-        leaks: number of contents per pair of splits that share them.
-        leaked: some groups of keys with one content in several splits.
-        num_near: pairs of images that look the same but differ in their bytes; None if near copies were not
-            searched.
-        near: some of these pairs.
-        near_rows: the same pairs by their rows.
+        num_copies: number of images that repeat an earlier image of the same split.
+        copies: examples, each a group of keys with equal content that some split holds more than once.
+        num_leaks: number of contents that two or more splits share.
+        leaks: number of shared contents for each pair of splits.
+        leaked: examples, each a group of keys with equal content in several splits.
+        num_near: number of pairs of images that look the same but differ in their bytes; None if near copies
+            were not searched for.
+        near: keys of the first pairs of images that look the same, exact copies included.
+        near_rows: rows of the pairs in `near`.
     """
 
     num_copies: int
@@ -55,7 +56,7 @@ def find_copies(pack: Pack, near: bool = False, workers: int = 1) -> Findings:
     Args:
         pack: the pack.
         near: also decode every image and compare perceptual hashes.
-        workers: threads that decode.
+        workers: number of threads that decode.
     """
     num_copies = num_leaks = 0
     copies: list[tuple[str, ...]] = []
@@ -93,11 +94,13 @@ def _num_different(pack: Pack, pairs: list[tuple[int, int]]) -> int:
 
 
 def perceptual_hashes(pack: Pack, workers: int, rows: NDArray[np.int64] | None = None) -> NDArray[np.uint64]:
-    """Return uint64 [K]: a bit for each of 8 x 8 places, set if the gray image darkens to the right.
+    """Return uint64 [K], the difference hash of each image.
+
+    Its 64 bits stand for a grid of 8 x 8 places; a bit is set if the gray image darkens to the right there.
 
     Args:
         pack: the pack.
-        workers: threads that decode.
+        workers: number of threads that decode.
         rows: int64 [K]; all rows by default.
 
     Source: Krawetz, "Kind of like that" (2013), difference hash.
@@ -109,7 +112,7 @@ def perceptual_hashes(pack: Pack, workers: int, rows: NDArray[np.int64] | None =
         for place, row in enumerate(chosen[first : first + _ROWS_PER_TASK].tolist(), first):
             try:
                 hashes[place] = difference_hash(_gray(pack, row))
-            except ValueError:  # damaged after packing: it resembles no other image, and verifying reports it
+            except ValueError:  # damaged after packing: `verify_pack` reports it, here it resembles no other
                 hashes[place] = pack.columns.content_hash[row, 0]
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -135,8 +138,8 @@ def _gray(pack: Pack, row: int) -> NDArray[np.uint8]:
 def near_pairs(hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
     """Yield pairs of positions whose hashes differ in at most `NEAR_BITS` bits.
 
-    Equal hashes are chained: one pair for each position after the first. Of different hashes only the first
-    positions are paired.
+    Positions with equal hashes form a chain: each is paired with the one before it. For two different hashes,
+    only the first position of each is paired.
     """
     for rows in repeated_rows(hashes):
         yield from zip(rows[:-1].tolist(), rows[1:].tolist(), strict=True)

@@ -47,13 +47,13 @@ class EmptySplitError(UserError):
 def join_parts(
     target: Path, options: PackOptions, plan: Plan, recorded: dict[str, Any], base: Pack | None = None
 ) -> Manifest:
-    """Write all but the manifest, and return that; memory holds the rows of one shard at a time.
+    """Write index, labels and lists, and return the manifest; memory holds one shard's rows at a time.
 
     Args:
-        target: folder that gets the files.
+        target: folder for the files.
         options: what was packed; its build folder has the parts of all shards.
         plan: the shards.
-        recorded: the options to record.
+        recorded: options to record in the manifest.
         base: pack to which the parts are appended; its rows come first.
 
     Raises:
@@ -103,7 +103,7 @@ def join_parts(
 
 
 def merge_splits(base: Manifest | None, added: tuple[SplitInfo, ...]) -> tuple[SplitInfo, ...]:
-    """Return the splits of a pack after appending: its splits with more ranges, then new splits."""
+    """Return the splits of a pack after an append: the old ones, with any added ranges, then the new ones."""
     merged = {info.name: info for info in (() if base is None else base.splits)}
     for info in added:
         old = merged.get(info.name)
@@ -164,7 +164,7 @@ def _split_infos(
 
 
 def _old_blocks(base: Pack | None) -> Iterator[dict[str, NDArray[Any]]]:
-    """Yield the rows of the pack that is appended to, in blocks."""
+    """Yield the rows of the pack to append to in blocks; nothing if there is no such pack."""
     if base is None:
         return
     columns = base.columns
@@ -218,7 +218,7 @@ def _write_labels(
 def _labels_given(
     build: Path, kept: list[tuple[ShardPlan, PartInfo]], first_row: int
 ) -> Iterator[tuple[int, str]]:
-    """Yield the row of every packed image to which its source gave a label, and that label."""
+    """Yield the row and the label of every packed image that has a label in its source."""
     row = first_row
     for plan, part in kept:
         rejected = {entry["key"] for entry in read_part_entries(part_path(build, plan), "rejected")}
@@ -235,7 +235,7 @@ def _labels_given(
 def _write_lines(out: Path, name: str, old: Iterator[str], lines: Iterator[dict[str, Any]]) -> FileInfo:
     new = (json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n" for line in lines)
     with atomic_file(out / name) as file:
-        # A name whose bytes are not UTF-8 holds lone surrogates, which JSON writes as "\udcff".
+        # A name that is not valid UTF-8 holds lone surrogates; they become JSON escapes such as "\udcff".
         file.writelines(line.encode("utf-8", "backslashreplace") for line in chain(old, new))
     return FileInfo.of(out, name)
 

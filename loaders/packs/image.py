@@ -1,4 +1,4 @@
-"""What is done to one image on its way into a pack: copy, re-encode, or refuse with a reason."""
+"""Preparing one image for a pack: copy it, re-encode it, or refuse it with a reason."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from loaders.packs.images.odd_formats import DecodedImage
 
 DEFAULT_QUALITY = 95
-# Larger sides do not fit FFCV's metadata, and no JPEG has them.
+# Neither FFCV's 16-bit metadata nor a JPEG can hold a longer side.
 MAX_SIDE_PX = 65_535
 _NO_SUBSAMPLING_FROM_QUALITY = 95
 
 
 class Action(IntFlag):
-    """What was done to an image; a column of the index. 0 = bytes copied."""
+    """Flags for what was done to an image, as the index stores them; 0 means that its bytes were copied."""
 
     REENCODED = 1
     RESIZED = 2
     ROTATED = 4  # the EXIF orientation was applied
-    CONVERTED = 8  # converted from another format or colour space than baseline gray or YCbCr JPEG
-    FIRST_FRAME = 16  # of an animation
+    CONVERTED = 8  # the file was no JPEG, or neither gray nor YCbCr
+    FIRST_FRAME = 16  # only the first frame of an animation was kept
     CROPPED = 32  # cropped to the square in the middle
     DECODED = 64  # stored as pixels
-    REPAIRED = 128  # repaired: a strict decoder complains about the file, others decode it
+    REPAIRED = 128  # a strict decoder complains about the file, but a tolerant one decodes it
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,15 @@ class ImagePolicy:
     """How images are packed.
 
     Attributes:
-        max_side: longest side in pixels; larger images are shrunk. None leaves every size.
-        short_side: shorter side in pixels; images whose shorter side is longer are shrunk.
-        crop_square: keep the largest square in the middle of each image.
-        quality: JPEG quality 1 to 100. Given without a limit of the size, every image is encoded anew; given
-            with a limit, images within the limit are copied. None copies every image that can be copied and
-            encodes the rest with quality 95.
+        max_side: limit of the longer side in pixels; larger images are shrunk. None sets no limit.
+        short_side: limit of the shorter side in pixels; larger images are shrunk. None sets no limit.
+        crop_square: keep only the largest square in the middle of each image.
+        quality: JPEG quality, 1 to 100. Without a size limit or a crop, every image is re-encoded with it.
+            With one, images that need neither shrinking nor cropping are still copied. None copies every
+            image that can be copied and encodes the rest with quality 95.
         encoding: "jpeg", or "raw" for decoded pixels, which take more space but no time to decode.
-        max_pixels: larger images are refused before they are decoded (decompression bombs).
-        damaged: "repair" encodes an image anew that decodes with a warning; "quarantine" refuses the image.
+        max_pixels: images with more pixels are refused before decoding, as decompression bombs.
+        damaged: "repair" re-encodes an image that decodes with a warning; "quarantine" refuses it.
     """
 
     max_side: int | None = None
@@ -81,7 +81,7 @@ class ImagePolicy:
 
     @cached_property
     def keeps_sizes(self) -> bool:
-        """Tell whether the packed files will be about as large as the input files."""
+        """Tell whether images are copied at any size, so that packed files are about as large as inputs."""
         return self.copies and not self.limits_sizes
 
     @cached_property
@@ -91,7 +91,7 @@ class ImagePolicy:
 
     @cached_property
     def encodes_all(self) -> bool:
-        """Tell whether every image is encoded with the quality, whatever its size."""
+        """Tell whether every image is re-encoded with `quality`, regardless of its size."""
         return self.quality is not None and not self.limits_sizes
 
     @cached_property
@@ -110,7 +110,7 @@ class ImagePolicy:
 
 
 class Geometry(NamedTuple):
-    """Size of the part that is kept, and its size after resizing, in pixels."""
+    """Size of the crop, and its size after resizing, in pixels."""
 
     crop_height: int
     crop_width: int
@@ -122,14 +122,10 @@ COPIED = Action(0)
 
 
 class PreparedImage(NamedTuple):
-    """An image in the form in which a shard holds it.
+    """An image in the form in which a shard stores it.
 
     Attributes:
-        data: JPEG bytes or pixels.
-        height: pixels.
-        width: pixels.
-        action: what was done to it.
-        is_raw: `data` is pixels.
+        data: JPEG bytes, or uint8 pixels [height, width, 3] if `is_raw`.
         messages: warnings of the decoders.
     """
 
@@ -142,18 +138,19 @@ class PreparedImage(NamedTuple):
 
 
 def prepare_image(data: bytes, policy: ImagePolicy) -> PreparedImage:
-    """Check an image completely and bring it into the form in which it is packed.
+    """Check an image completely and convert it to the form in which it is packed.
 
     Args:
         data: the file's bytes, in any format.
         policy: image policy of the pack.
 
     Returns:
-        The same bytes where they are a baseline gray or YCbCr JPEG within the policy, else a new JPEG, or
-        pixels where the policy says so.
+        The same bytes if they are a plain, upright JPEG that the policy copies; otherwise a new JPEG, or
+        pixels if the policy stores these.
 
     Raises:
-        BadImage: the data is no image, cannot be decoded, or decodes with a warning that the policy refuses.
+        BadImage: the data is no image, is too large, is in a form that is not supported, or is damaged more
+            than the policy repairs.
     """
     if not is_jpeg(data):
         if not data:
@@ -176,7 +173,7 @@ def prepare_image(data: bytes, policy: ImagePolicy) -> PreparedImage:
 
 
 def _check_form(header: JpegHeader, policy: ImagePolicy) -> None:
-    """Refuse an image that no decoder takes here, before decoding."""
+    """Refuse a JPEG with too many pixels or of an unsupported form, before it is decoded."""
     if header.height * header.width > policy.max_pixels:
         size = f"{header.width}x{header.height} pixels"
         raise BadImage(Reason.TOO_LARGE, f"{size}, over the limit of {policy.max_pixels} in all")
@@ -188,7 +185,7 @@ def _check_form(header: JpegHeader, policy: ImagePolicy) -> None:
 
 
 def _prepare_damaged(data: bytes, error: ValueError, policy: ImagePolicy) -> PreparedImage:
-    """Repair a JPEG that a strict decoder complains about, or refuse it."""
+    """Repair a JPEG that a strict decoder complains about, or refuse it, as the policy says."""
     from loaders.packs.images.jpeg_repair import find_scans, lost_share, repair_jpeg  # loads Pillow
 
     complaint = str(error)
@@ -201,7 +198,7 @@ def _prepare_damaged(data: bytes, error: ValueError, policy: ImagePolicy) -> Pre
 
 
 def _shrink_planes(data: bytes, header: JpegHeader, policy: ImagePolicy) -> PreparedImage | None:
-    """Shrink a plain JPEG in its own planes; None where that is not possible or the decoder finds damage."""
+    """Shrink a plain JPEG in its YCbCr planes; None if that is not possible or the decoder finds damage."""
     if policy.encoding != "jpeg" or (policy.quality or DEFAULT_QUALITY) >= _NO_SUBSAMPLING_FROM_QUALITY:
         return None
     size, to = (header.height, header.width), policy.geometry(header.height, header.width)
@@ -217,7 +214,7 @@ def _shrink_planes(data: bytes, header: JpegHeader, policy: ImagePolicy) -> Prep
 
 
 def _decode_scaled(data: bytes, header: JpegHeader, policy: ImagePolicy) -> tuple[NDArray[np.uint8], Action]:
-    """Decode a plain JPEG, at a reduced scale if it will shrink by much."""
+    """Decode a plain JPEG, at a reduced scale if it will be shrunk much; return pixels and action so far."""
     to = policy.geometry(header.height, header.width)
     if (to.crop_height, to.crop_width) == (to.height, to.width):
         return decode_jpeg(data), COPIED
@@ -229,19 +226,20 @@ def _decode_scaled(data: bytes, header: JpegHeader, policy: ImagePolicy) -> tupl
 
 
 def dct_factor(height: int, width: int, to_height: int, to_width: int) -> int:
-    """Return by how much decoding shrinks an image that will be shrunk further.
+    """Return the factor by which to shrink an image while decoding it, before it is resized to the target.
 
-    The inverse transform gives 1/2, 1/4 or 1/8 of the size for less work, but filters worse than the resize
-    that follows. The final JPEG loses less than 0.2 dB if at least twice the target is left to resize, and
-    several dB if less is left (docs/performance.md). Other fractions are slower than the full size.
+    The decoder's inverse DCT gives 1/2, 1/4 or 1/8 of the size for less work, but filters worse than the
+    resize that follows. The final JPEG loses less than 0.2 dB if the decoded image is at least twice as large
+    as the target, and several dB otherwise (docs/performance.md). Other fractions decode more slowly than the
+    full size.
     """
     return factor_leaving(height, width, 2 * to_height, 2 * to_width)
 
 
 def _prepare_odd_jpeg(data: bytes, header: JpegHeader, policy: ImagePolicy) -> PreparedImage:
-    """Prepare a JPEG that is not plain or not upright, with the strictness of the fast path."""
+    """Prepare a JPEG that is not plain or not upright; it is checked as strictly as a plain one."""
     if header.num_components == 4:
-        # Pillow knows Adobe's inverted inks but misses some damage, so libjpeg-turbo checks first.
+        # Pillow handles Adobe's inverted CMYK but misses some damage, so libjpeg-turbo checks first.
         Decompressor().decode(data, form=CMYK)
         return _prepare_cold(data, policy)
     from loaders.packs.images.odd_formats import upright
@@ -252,7 +250,7 @@ def _prepare_odd_jpeg(data: bytes, header: JpegHeader, policy: ImagePolicy) -> P
 
 
 def _prepare_cold(data: bytes, policy: ImagePolicy) -> PreparedImage:
-    """Prepare an image that libjpeg-turbo does not decode: another format or colour space."""
+    """Prepare an image whose format or colour space is left to other decoders than libjpeg-turbo."""
     from loaders.packs.images.odd_formats import decode_any  # loads Pillow
 
     try:
@@ -267,7 +265,7 @@ def _prepare_cold(data: bytes, policy: ImagePolicy) -> PreparedImage:
 
 
 def _finish_decoded(decoded: DecodedImage, action: Action, policy: ImagePolicy) -> PreparedImage:
-    """Turn upright, crop, resize and encode the pixels from Pillow."""
+    """Turn decoded pixels upright, crop, resize and encode them."""
     from loaders.packs.images.odd_formats import upright
 
     if decoded.is_rotated:
@@ -283,13 +281,13 @@ def _finish_decoded(decoded: DecodedImage, action: Action, policy: ImagePolicy) 
 def _finish(
     pixels: NDArray[np.uint8], action: Action, policy: ImagePolicy, size: tuple[int, int] | None = None
 ) -> PreparedImage:
-    """Crop, resize and encode.
+    """Crop, resize and encode pixels as the policy says.
 
     Args:
         pixels: uint8 [H, W, 3], upright.
         action: what was done to the image so far.
         policy: image policy of the pack.
-        size: height and width before scaling, if decoding has scaled the image.
+        size: height and width of the full image, if it was shrunk while decoding.
     """
     full = pixels.shape[:2] if size is None else size
     to = policy.geometry(*full)

@@ -1,7 +1,7 @@
 """The listing: every input of every split, in order, kept on disk and cut into shards.
 
-A shard is a run of the listing, fixed before the first image is read. So any worker, on any machine, can
-write any shard, and the bytes depend neither on the number of workers nor on where a command was interrupted.
+A shard is a run of the listing, fixed before the first image is packed. Any worker, on any machine, can
+therefore write any shard, and the bytes depend neither on the number of workers nor on interruptions.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from loaders.packs.sources.naming import is_no_image_name
 from loaders.packs.sources.spec import SplitSource, open_source
 from loaders.packs.sources.table_columns import ColumnOptions
 
-# Bytes that a sample adds to those of its image: in a tar two headers, the label and half a block of padding
-# per file; in a beton the metadata and allocation records.
+# Bytes that a sample needs besides its encoded image. In a tar: two headers, the block of the label, and half
+# a block as the mean padding behind the image. In a beton: the metadata record and the allocation record.
 _OVERHEAD_BYTES = {"webdataset": 1792, "ffcv": 48}
 _RATIO_SAMPLES = 16
 _ITEMS_AT_ONCE = 1024
@@ -52,16 +52,16 @@ _ITEMS_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One shard to be written: a run of one split's listing.
+    """One shard to be written: a run of consecutive lines of a split's listing.
 
     Attributes:
         split: name of the split.
         number: number of the shard in its split.
-        source: PATH of the split, as `resolve_layout` gives it.
-        first_byte: where the run begins in the split's listing file.
-        num_bytes: length of the run.
-        num_items: inputs in the run.
-        input_bytes: bytes of these inputs together.
+        source: PATH of the split, as `resolve_layout` returns it.
+        first_byte: where the run begins in the listing file.
+        num_bytes: length of the run in the listing file.
+        num_items: number of inputs in the run.
+        input_bytes: total size of these inputs.
         max_item_bytes: size of the largest input.
     """
 
@@ -83,7 +83,7 @@ class Plan:
         classes: class names of the pack.
         shards: the shards, in order.
         notes: what a user should know about the labels, one line each.
-        skipped: number of files per split whose names say that they are not images.
+        skipped: number of files in each split whose names show that they are not images.
     """
 
     classes: tuple[str, ...]
@@ -103,13 +103,15 @@ def spool_path(build: Path) -> Path:
 
 
 def make_plan(options: PackOptions, base: Manifest | None = None) -> Plan:
-    """List all splits and cut them into shards; the plan is written last, and a resumed run reads it back.
+    """List all splits, cut them into shards and write the plan; if a plan is there already, read it instead.
 
-    With a `base`, the pack to append to, its classes keep their numbers and new shards of its splits go on
-    counting.
+    Args:
+        options: what to pack.
+        base: manifest of the pack to append to. Its classes keep their numbers, and new shards of its splits
+            continue its shard numbers.
 
     Raises:
-        UserError: a split without a file, or a source that cannot be listed.
+        UserError: a split has no image, or a source cannot be listed.
     """
     build, columns = options.build, options.columns
     path = build / "plan.json"
@@ -133,7 +135,8 @@ def make_plan(options: PackOptions, base: Manifest | None = None) -> Plan:
             summary.say(_whole(parts), source, said, lists_beside(group[0].source))
             for split, num_items in zip(parts, counts, strict=True):
                 own = split.policy(options.policy)
-                # Images encoded as JPEG do not grow much, so inputs that fit into one shard make one shard.
+                # JPEG encoding makes no image much larger. So if all inputs fit into one shard, the encoded
+                # images do too, and the ratio of sizes need not be estimated.
                 is_known = own.keeps_sizes or (
                     own.encoding == "jpeg" and _fits(build, split, overhead, options.shard_bytes)
                 )
@@ -153,7 +156,7 @@ def _parse_plan(raw: Any) -> Plan:
 
 
 def _groups(splits: tuple[SplitSource, ...]) -> Iterator[tuple[SplitSource, ...]]:
-    """Yield the splits that share one source, together."""
+    """Yield the splits in groups: those among which one source is divided, or a single split."""
     for split in splits:
         group = split.group()
         if split.split == group[0].split:
@@ -162,14 +165,14 @@ def _groups(splits: tuple[SplitSource, ...]) -> Iterator[tuple[SplitSource, ...]
 
 
 def _whole(group: tuple[SplitSource, ...]) -> SplitSource:
-    """Return the joint name of the splits of a group; the name of a split has no comma."""
+    """Return a group as one split, under the names of its splits joined by commas; no name has a comma."""
     return replace(group[0], split=",".join(split.split for split in group))
 
 
 def _spool_group(
     build: Path, group: tuple[SplitSource, ...], source: Source, summary: LabelSummary, workers: int
 ) -> tuple[list[int], int, list[str]]:
-    """Write the listings of the splits of one source; return counts of inputs and skipped files, notes."""
+    """Write the listings of a group; return the inputs per split, the number of skipped files, and notes."""
     whole = _whole(group)
     num_items, num_skipped = _spool(build, whole, source, summary)
     division = whole.division
@@ -183,7 +186,7 @@ def _spool_group(
 
 
 def _spool(build: Path, split: SplitSource, source: Source, summary: LabelSummary) -> tuple[int, int]:
-    """Write the listing of one split; collect its classes; count its inputs and skipped files."""
+    """Write one listing and collect its classes; return the numbers of inputs and of skipped files."""
     listing, hashes = listing_path(build, split.split), partial_path(build / f"keys-{split.split}")
     num_items = num_skipped = 0
     labels = summary.begin(split.split, source)
@@ -231,30 +234,30 @@ def _blocks(items: Iterator[SourceItem]) -> Iterator[list[SourceItem]]:
 
 
 def key_hash(key: str) -> bytes:
-    """Return 8 bytes that differ for different keys."""
+    """Return the 8-byte BLAKE2b hash of a key."""
     return hashlib.blake2b(key.encode("utf-8"), digest_size=8).digest()
 
 
 def _make_keys_distinct(listing: Path, hashes: Path, num_items: int) -> None:
-    """Rename or refuse an item that has the key of an earlier one; lists and shards may repeat a key."""
+    """Rename or refuse each item that has the key of an earlier one; lists and tars may repeat keys."""
     repeated = repeated_rows(np.memmap(hashes, np.uint64, "r", shape=(num_items,)))
     later = sorted(row for rows in repeated for row in rows.tolist())
     if not later:
         return
     lines = set(later)
-    seen: dict[str, str] = {}  # of repeated keys only: key -> name of the item that has it
+    seen: dict[str, str] = {}  # name of the first item with each repeated key
     _rewrite(listing, lambda number, item: _distinct(item, seen) if number in lines else item)
 
 
 def _rewrite(listing: Path, change: Callable[[int, SourceItem], SourceItem]) -> None:
-    """Replace every item of a listing by the result of `change`, which gets its number and the item."""
+    """Replace every item of a listing by `change(number, item)`; the first number is 0."""
     with open(listing, "rb") as old, atomic_file(listing) as new:
         for number, line in enumerate(old):
             new.write(to_line(change(number, from_line(line))))
 
 
 def _distinct(item: SourceItem, seen: dict[str, str]) -> SourceItem:
-    """Give an item a key that no item before it has; refuse a file that comes a second time."""
+    """Return the item with a key that no earlier item has; a file that is listed again gets a problem."""
     key, first = item.key, seen.get(item.key)
     if first is None:
         seen[key] = item.name
@@ -273,12 +276,12 @@ def _distinct(item: SourceItem, seen: dict[str, str]) -> SourceItem:
 def listed(
     split: SplitSource, columns: ColumnOptions, within: Path | None = None
 ) -> Iterator[tuple[Source, Iterator[SourceItem]]]:
-    """Open a source and list its inputs with the keys that packing would give them.
+    """Open a source, and list its inputs with the keys that packing would give them.
 
     Args:
         split: a split and its source.
         columns: columns of lists and tables to use.
-        within: folder for a listing and copies that go at the end; the system's for such files by default.
+        within: folder for temporary files; the system's temporary folder by default.
 
     Raises:
         UserError: see `open_source`.
@@ -297,7 +300,7 @@ def listed(
 
 
 def read_items(path: Path, first_byte: int, num_bytes: int) -> Iterator[SourceItem]:
-    """Yield the items of a run of a listing."""
+    """Yield the items in `num_bytes` bytes of a listing file, from byte `first_byte` on."""
     with open(path, "rb") as file:
         file.seek(first_byte)
         while num_bytes > 0:
@@ -309,7 +312,7 @@ def read_items(path: Path, first_byte: int, num_bytes: int) -> Iterator[SourceIt
 def _cut(
     build: Path, split: SplitSource, ratio: float, overhead: int, shard_bytes: int, first_number: int
 ) -> list[ShardPlan]:
-    """Cut a listing into runs of about `shard_bytes` of output; a run holds at least one item."""
+    """Cut a listing into runs of at least one item and about `shard_bytes` bytes of output."""
     shards: list[ShardPlan] = []
     first = position = count = taken = largest = 0
     filled = 0.0
@@ -343,7 +346,7 @@ def _cut(
 
 
 def _fits(build: Path, split: SplitSource, overhead: int, shard_bytes: int) -> bool:
-    """Tell whether the unchanged inputs fit into one shard."""
+    """Tell whether the inputs of a split, unchanged, fit into one shard."""
     filled = 0
     with open(listing_path(build, split.split), "rb") as file:
         for line in file:
@@ -356,7 +359,7 @@ def _fits(build: Path, split: SplitSource, overhead: int, shard_bytes: int) -> b
 def _output_ratio(
     build: Path, split: SplitSource, source: Source, policy: ImagePolicy, num_items: int
 ) -> float:
-    """Estimate output bytes per input byte from a few evenly spaced images, the same on every run."""
+    """Estimate output bytes per input byte from a few evenly spaced images, the same ones in every run."""
     step = max(1, num_items // _RATIO_SAMPLES)
     with open(listing_path(build, split.split), "rb") as file:
         samples = [from_line(line) for line in islice(file, 0, None, step)]

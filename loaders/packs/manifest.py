@@ -1,7 +1,7 @@
-"""The manifest: everything about a pack that must be known to open it, as one small JSON file.
+"""The manifest: one small JSON file with all that must be known to open a pack.
 
-Everything that grows with the number of images is in other files, whose checksums are listed here. So opening
-a pack takes the same time for a thousand images and for a billion.
+Data that grows with the number of images is in other files, whose checksums the manifest lists. Opening a
+pack therefore takes the same time for a thousand images and for a billion.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from loaders.common.json_text import parse_json
 
 FORMAT_VERSION = 2  # 2: the index has the column crc32
 MANIFEST_NAME = "manifest.json"
-OWN_OPTIONS = "split_options"  # options of single splits, by name, in place of the pack's
-DIVISION = "division"  # seed and near copies, where a source was divided among several splits
-_DIVIDED = re.compile(r":[\d.,e-]+ \(seed (-?\d+)(, near copies together)?\)(?= \+ |$)")  # in a source
-SOURCES_DIGEST = "sources_sha256"  # option that says where the sources were; it changes no image
+OWN_OPTIONS = "split_options"  # per-split options, by name of the split, that override the pack's
+DIVISION = "division"  # how sources were divided among splits: seed, and whether near copies stay together
+# The end of a divided source in a manifest, as `SplitSource.text` writes it.
+_DIVIDED = re.compile(r":[\d.,e-]+ \(seed (-?\d+)(, near copies together)?\)(?= \+ |$)")
+SOURCES_DIGEST = "sources_sha256"  # identifies the absolute paths of the sources; it changes no image
 _CHECKSUM = "sha256"  # of the manifest's own content
 BUILD_FOLDER = ".build"
 SHARDS_FOLDER = "shards"
 INDEX_FOLDER = "index"
 LABELS_FOLDER = "labels"
-TRUE_LABELS = "true"  # the table of the labels that the images came with
+TRUE_LABELS = "true"  # name of the table of the labels that came with the images
 MAX_CYCLE = 2**31 - 1  # largest value of the int32 column `cycle` of label tables
 MULTI_LABELS_NAME = f"{LABELS_FOLDER}/multi.parquet"
 SHARD_LIST_NAME = "shards.jsonl"
@@ -43,8 +44,8 @@ SHARD_SUFFIX = {"webdataset": ".tar", "ffcv": ".beton"}
 class SplitRange:
     """A run of rows of one split and the shards that hold exactly these rows.
 
-    Shard `first_shard + i` of the pack is the split's file number `first_number + i`; numbers have a gap
-    where the quarantine took every image of a planned shard.
+    Shard `first_shard + i` of the pack is the split's file number `first_number + i`. A number is missing if
+    all inputs of the planned shard were quarantined.
     """
 
     first_row: int
@@ -56,9 +57,9 @@ class SplitRange:
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """One split: its name, its ranges (several after an append) and the source of its images.
+    """One split: its name, its ranges (several after an append or a missing shard number) and its source.
 
-    `num_skipped` counts files whose names say that they are not images, such as notes; they are not inputs.
+    `num_skipped` counts files whose names show that they are not images, such as notes; they are no inputs.
     """
 
     name: str
@@ -72,7 +73,7 @@ class SplitInfo:
 
 @dataclass(frozen=True)
 class FileInfo:
-    """Size and SHA-256 of one file of the pack other than a shard."""
+    """Path, size and SHA-256 of one file of a pack."""
 
     path: str
     size_bytes: int
@@ -80,7 +81,7 @@ class FileInfo:
 
     @classmethod
     def of(cls, folder: Path, path: str) -> FileInfo:
-        """Return what a finished file of the pack in `folder` has."""
+        """Return the facts of a finished file; `path` is relative to `folder`, the pack."""
         return cls(path, (folder / path).stat().st_size, sha256_of(folder / path))
 
 
@@ -91,16 +92,15 @@ class Manifest:
     Attributes:
         format_version: version of the pack format.
         shard_format: "webdataset" (.tar) or "ffcv" (.beton).
-        num_images: rows of the pack.
-        num_shards: shards of the pack.
-        num_inputs: files of the sources; equals `num_images` + `num_quarantined`.
-        num_quarantined: inputs in `quarantine.jsonl`, each with its reason.
+        num_images: number of rows.
+        num_inputs: number of inputs of the sources; equals `num_images` + `num_quarantined`.
+        num_quarantined: number of inputs in `quarantine.jsonl`.
         actions: number of images per action ("copied", "reencoded", "reencoded+resized", ...).
         classes: class names; a label is an index into them.
-        splits: facts of each split, in the order of their rows.
-        options: options that decide the bytes of the pack (image policy, shard size).
-        files: every file but the shards and this manifest, with its checksum.
-        notes: open questions about labels, one line each.
+        splits: facts of each split, in the order in which the splits were added.
+        options: options with which the pack was made, such as image policy and shard size.
+        files: the index columns, label tables and lists, with their checksums.
+        notes: what a user should know about the labels, one line each.
     """
 
     format_version: int
@@ -117,7 +117,7 @@ class Manifest:
     notes: tuple[str, ...] = ()
 
     def next_shard_number(self, split: str) -> int:
-        """Return the number that the next shard of a split gets; 0 for a new split."""
+        """Return the number of the next shard of `split`; 0 for a new split."""
         stops = [
             rows.first_number + rows.stop_shard - rows.first_shard
             for info in self.splits
@@ -127,7 +127,7 @@ class Manifest:
         return max(stops, default=0)
 
     def shard_name(self, shard: int) -> str:
-        """Return the file name of shard `shard`: its split, its number in the pack and its suffix."""
+        """Return the file name of the pack's shard number `shard`."""
         for split in self.splits:
             for rows in split.ranges:
                 if rows.first_shard <= shard < rows.stop_shard:
@@ -137,14 +137,10 @@ class Manifest:
 
 
 def divisions_of(manifest: Manifest, split: str) -> list[tuple[int, bool]]:
-    """Return how the divided sources of a split were divided, in the order in which they were packed.
-
-    Args:
-        manifest: manifest of the pack.
-        split: name of the split.
+    """Return how the divided sources of a split were divided, in the order of packing.
 
     Returns:
-        For each, the seed, and whether near copies stayed together.
+        For each source, its seed and whether near copies stayed together.
     """
     sources = " + ".join(info.source for info in manifest.splits if info.name == split)
     return [(int(found[1]), bool(found[2])) for found in _DIVIDED.finditer(sources)]
@@ -156,18 +152,18 @@ def shard_file_name(split: str, number: int, shard_format: str) -> str:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest; it is written last, so its presence means that the pack is finished."""
+    """Write the manifest, as the last file of a pack: its presence means that the pack is finished."""
     content = asdict(manifest)
-    if not manifest.notes:  # older readers, which know no such field, take the file too
+    if not manifest.notes:  # so that older readers, which do not know this field, accept the file too
         del content["notes"]
     content[_CHECKSUM] = content_checksum(content)
     text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    # A path whose bytes are not UTF-8 holds lone surrogates, which JSON writes as "\udcff".
+    # A path that is not valid UTF-8 holds lone surrogates; they become JSON escapes such as "\udcff".
     write_atomic(folder / MANIFEST_NAME, text.encode("utf-8", "backslashreplace"))
 
 
 def content_checksum(content: dict[str, Any]) -> str:
-    """Return the SHA-256 of the content of a manifest, whatever the layout of its JSON."""
+    """Return the SHA-256 of a manifest's content, which does not depend on the layout of the JSON."""
     rest = {name: value for name, value in content.items() if name != _CHECKSUM}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode("ascii")).hexdigest()
 
@@ -176,8 +172,8 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check the manifest of the pack in `folder`.
 
     Raises:
-        UserError: there is no pack, it is unfinished or of another format version, or its manifest is
-            damaged.
+        UserError: there is no pack, it is unfinished or of another format version, or its manifest is damaged
+            or cannot be read.
     """
     path = folder / MANIFEST_NAME
     try:
@@ -192,11 +188,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def parse_manifest(data: bytes, path: str) -> Manifest:
-    """Check the bytes of a manifest and return the manifest.
-
-    Args:
-        data: bytes of the file.
-        path: path of the file, for messages.
+    """Check the bytes of a manifest file and return the manifest; `path` is for error messages.
 
     Raises:
         UserError: another format version, or a damaged manifest.
@@ -212,7 +204,7 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
         raise UserError(
             f"{path} has format version {raw['format_version']}, this Sluice reads {FORMAT_VERSION}: {remedy}"
         )
-    # Packs from before this field have no checksum in their manifests.
+    # The manifests of older packs have no checksum.
     if _CHECKSUM in raw and raw.pop(_CHECKSUM) != content_checksum(raw):
         raise UserError(
             f"{path} was edited or is damaged: its content differs from its checksum; restore it or pack "

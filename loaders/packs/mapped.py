@@ -1,4 +1,4 @@
-"""Memory maps without descriptors: a pack may have more shards than a process may have open files."""
+"""Memory maps without file descriptors: a pack may have more shards than a process may have open files."""
 
 from __future__ import annotations
 
@@ -21,17 +21,14 @@ _library.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 
 
 def map_file(path: Path) -> NDArray[np.uint8]:
-    """Return a file as a read-only uint8 array; the map ends with the last array that shows part of it.
+    """Map a file as a read-only uint8 array; the file is unmapped when no array refers to the map any more.
 
-    Python's own maps, and numpy's, keep a copy of the file's descriptor for as long as they live (Python 3.13
-    need not). A memory map itself needs no descriptor.
-
-    Args:
-        path: path of the file.
+    The maps of Python and numpy keep a duplicate of the file's descriptor open for as long as they live (from
+    Python 3.13 on, this can be turned off). A memory map itself needs no descriptor.
 
     Raises:
-        OSError: no such file, or the system refuses.
-        ValueError: an empty file, which has nothing to map.
+        OSError: there is no such file, or the system refuses to map it.
+        ValueError: the file is empty, so that there is nothing to map.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -1,4 +1,4 @@
-"""What a pack is made of and how, from the command line to the worker that writes a shard."""
+"""The options of packing, which go from the command line to the workers that write shards."""
 
 from __future__ import annotations
 
@@ -19,14 +19,12 @@ class PackOptions:
     """What to pack and how.
 
     Attributes:
-        splits: the splits and their sources.
         out: folder of the pack.
         shard_format: "webdataset" or "ffcv".
-        policy: image policy.
-        shard_size_mb: about the size of a shard, in 10^6 bytes.
-        workers: processes and threads at work; 0 takes one per available core. Never changes a byte.
-        executor: "processes" on this machine, or "ray" for a Ray cluster. Never changes a byte.
-        upload: URL of the pack; `out` is then the local folder in which the pack is prepared.
+        shard_size_mb: approximate size of a shard in 10^6 bytes.
+        workers: number of parallel processes or threads; 0 means one per available core. It changes no byte.
+        executor: "processes" on this machine, or "ray" for a Ray cluster. It changes no byte.
+        upload: URL to which the pack is uploaded; `out` is then the local folder in which it is prepared.
         columns: columns of lists and tables to use, and whether a label cell holds several labels.
     """
 
@@ -47,7 +45,7 @@ class PackOptions:
         if not 0 < self.shard_size_mb <= 1e6:
             raise UserError(f"--shard-size-mb {self.shard_size_mb}: expected more than 0 and at most 1000000")
         for split in self.splits:
-            split.policy(self.policy)  # raises for options of single splits
+            split.policy(self.policy)  # raises if the split's own options are out of range
         if self.workers < 0:
             raise UserError(f"--workers {self.workers}: expected 0 (one per core) or more")
         if self.executor == "ray":
@@ -55,22 +53,22 @@ class PackOptions:
 
     @property
     def build(self) -> Path:
-        """Folder of a packing that is under way."""
+        """Folder for the working files of an unfinished pack."""
         return self.out / BUILD_FOLDER
 
     @property
     def num_workers(self) -> int:
-        """Processes and threads at work."""
+        """Number of parallel processes or threads."""
         return self.workers or available_cores()
 
     @property
     def shard_bytes(self) -> int:
-        """About the size of a shard in bytes."""
+        """Approximate size of a shard in bytes."""
         return int(self.shard_size_mb * 1e6)
 
 
 def require_ray() -> None:
-    """Refuse to begin where Ray is not installed.
+    """Check that Ray is installed.
 
     Raises:
         MissingBackendError: Ray is not installed.

@@ -1,4 +1,4 @@
-"""A finished pack and its splits, as the loaders see them."""
+"""A finished pack and its splits, as the loaders read them."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from loaders.packs.stores.connect import as_url, connect
 from loaders.packs.stores.store import StoreOptions
 
 LabelTables = LabelTable | tuple[LabelTable, ...] | None
-"""One table of labels; several, for images under several classes; or None for the true labels."""
+"""One label table; several tables, for images with several classes; or None for the true labels."""
 
 
 class Split:
-    """Some rows of a pack: a few contiguous ranges, so that a split of any size costs nothing to open."""
+    """Some rows of a pack, kept as contiguous ranges, so that a large split opens as fast as a small one."""
 
     def __init__(self, pack: Pack, name: str, row_ranges: tuple[tuple[int, int], ...]) -> None:
-        """Use `Pack.split`."""
+        """Take the ranges (first row, stop row); callers use `Pack.split` instead."""
         self.pack = pack
         self.name = name
         self.row_ranges = row_ranges
         sizes = np.array([stop - first for first, stop in self.row_ranges], np.int64)
         self._stops = np.cumsum(sizes)
-        # Added to a position inside range i, this gives its row.
+        # For a position inside range i, position + self._shifts[i] is the row.
         self._shifts = np.array([first for first, _ in self.row_ranges], np.int64) - (self._stops - sizes)
 
     def __len__(self) -> int:
@@ -50,13 +50,13 @@ class Split:
         return int(self._stops[-1])
 
     def rows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Turn positions in the split into rows of the pack.
+        """Convert positions in the split to rows of the pack.
 
         Args:
             positions: int64 of any shape, in [0, len(self)).
 
         Returns:
-            int64 of the same shape, rows of the pack.
+            int64 of the same shape.
 
         Raises:
             IndexError: a position outside the split.
@@ -71,7 +71,7 @@ class Split:
         return rows
 
     def take(self, positions: NDArray[np.int64]) -> Split:
-        """Return the part of the split at these positions, such as a few labelled images of each class.
+        """Return a split of only the rows at these positions, such as a few labelled images of each class.
 
         Args:
             positions: int64 [K], strictly increasing, in [0, len(self)); K at least 1.
@@ -81,7 +81,7 @@ class Split:
 
         Raises:
             IndexError: a position outside the split.
-            ValueError: no positions, or not strictly increasing ones.
+            ValueError: no positions, or positions that are not strictly increasing.
         """
         positions = np.asarray(positions, np.int64)
         if len(positions) == 0 or (np.diff(positions) <= 0).any():
@@ -95,20 +95,16 @@ class Split:
         return Split(self.pack, self.name, tuple(zip(firsts.tolist(), stops.tolist(), strict=True)))
 
     def repeat(self, times: int) -> Split:
-        """Return the split with every row repeated so many times in a row.
-
-        Args:
-            times: at least 1.
-        """
+        """Return a split in which every row is repeated `times` (at least 1) times, side by side."""
         rows = self.rows(np.arange(len(self))).tolist()
         return Split(self.pack, self.name, tuple((row, row + 1) for row in rows for _ in range(times)))
 
     def labeled_by(self, table: LabelTables = None) -> Split:
-        """Return the rows of the split that carry a label.
+        """Return a split of only those rows that have a label.
 
         Args:
-            table: the label table to look up; the true labels by default. Of several, a row stands as often
-                in what is returned as there are tables that label it.
+            table: label table to look up; the true labels by default. With several tables, a row is repeated
+                once for every table that labels it, unless the split repeats rows already.
 
         Raises:
             UserError: no row of the split has a label.
@@ -130,7 +126,7 @@ class Split:
         return self if len(positions) == len(self) else self.take(positions)
 
     def _occurrences(self) -> NDArray[np.int64]:
-        """Return int64 [len(self)], how often the row of a position stood right before it already."""
+        """Return int64 [len(self)], how many positions directly before each one hold the same row."""
         rows = self.rows(np.arange(len(self)))
         places = np.arange(len(rows))
         starts = np.concatenate([[True], rows[1:] != rows[:-1]])
@@ -141,17 +137,17 @@ class Split:
         """Return int64 [len(self)], the label of each position, -1 where there is none.
 
         Args:
-            table: the label table to look up; the true labels by default. Of several, a row that stands
-                several times in the split has the labels of those tables in turn that label it.
+            table: label table to look up; the true labels by default. With several tables, the copies of a
+                repeated row take their labels in turn from the tables that label the row.
 
         Raises:
-            UserError: no label table, or one of another pack.
+            UserError: `table` is no label table, or belongs to another pack.
         """
         if isinstance(table, tuple):
             labels = np.stack([self.labels(one) for one in table])
             known = labels >= 0
             turn = self._occurrences() % np.maximum(1, known.sum(0))
-            place = np.argmax(known & (np.cumsum(known, 0) == turn + 1), 0)  # the first where there is none
+            place = np.argmax(known & (np.cumsum(known, 0) == turn + 1), 0)  # 0 where no table has a label
             of_turn: NDArray[np.int64] = labels[place, np.arange(len(self))]
             return of_turn
         dense = self.pack.checked_labels(table).dense(len(self.pack))
@@ -159,10 +155,10 @@ class Split:
 
 
 class Pack:
-    """A finished pack, opened read-only; nothing is read from disk until it is needed."""
+    """A finished pack, opened read-only; images and labels are read only when they are needed."""
 
     def __init__(self, path: Path, manifest: Manifest, columns: IndexColumns) -> None:
-        """Use `open_pack`."""
+        """Keep the parts of an opened pack; callers use `open_pack` instead."""
         self.path = path
         self.manifest = manifest
         self.columns = columns
@@ -187,10 +183,10 @@ class Pack:
         raise UserError(f"the pack {self.path} has no split {name!r}; it has: {names}; give one of them")
 
     def pool(self, names: Sequence[str]) -> Split:
-        """Return several splits as one, in the order of their rows, such as all that may carry a label.
+        """Return several splits as one, in the order of their rows.
 
         Raises:
-            UserError: no name at all, or one that the pack does not have.
+            UserError: no name, or a name that the pack does not have.
         """
         if not names:
             raise UserError(f"pool: expected one or more of {', '.join(self.splits)}, found none")
@@ -200,28 +196,28 @@ class Pack:
 
     @cached_property
     def labels(self) -> LabelTable:
-        """The true labels."""
+        """The table of the true labels, which came with the images."""
         table = LabelTable.read(self.path / label_table_path(TRUE_LABELS), len(self))
         return self.widened(table)
 
     def widened(self, table: LabelTable) -> LabelTable:
-        """Return a table with the pack's number of classes, if it was written before classes were added."""
+        """Return the table with the pack's number of classes, if it is older than some of the classes."""
         is_older = len(self.manifest.classes) <= table.num_classes < len(self.classes)
         return replace(table, num_classes=len(self.classes)) if is_older else table
 
     def signed(self, table: LabelTable) -> LabelTable:
-        """Return a label table of this pack as it is to be written: other packs will refuse it."""
+        """Return a label table with the digest of its images, by which other packs refuse it."""
         return replace(table, images=table.digest(self.columns.content_hash))
 
     def check_images(self, table: LabelTable, what: str) -> None:
-        """Refuse a label table of other images, where it says of which it is.
+        """Refuse a label table that was made for other images.
 
         Args:
-            table: the table.
-            what: begins the message.
+            table: the table; if it has no digest of its images, only its rows are checked.
+            what: beginning of the error message.
 
         Raises:
-            UserError: it was made for another pack, or for rows that this one has not.
+            UserError: the table has the digest of other images, or rows that this pack does not have.
         """
         if len(table) and table.row[-1] >= len(self):
             raise UserError(
@@ -237,11 +233,11 @@ class Pack:
 
     @property
     def is_multi_label(self) -> bool:
-        """Whether images have several labels; then `MultiLabels` holds them, and `labels` is empty."""
+        """Whether images have several labels; `MultiLabels` then holds these, and `labels` is empty."""
         return bool(self.manifest.options.get("multi_label"))
 
     def require_one_label(self) -> None:
-        """Refuse a pack whose images have several labels, where one class per image is needed.
+        """Refuse a pack whose images have several labels, for callers that need one class per image.
 
         Raises:
             UserError: the images have several labels.
@@ -253,12 +249,12 @@ class Pack:
             )
 
     def checked_labels(self, table: LabelTable | None) -> LabelTable:
-        """Return a label table, or the true labels for None, if its classes are those of this pack.
+        """Check that a label table fits this pack, and return it; None stands for the true labels.
 
-        A pack without class names takes any number of classes.
+        A pack without class names accepts any number of classes.
 
         Raises:
-            UserError: no label table, one of another number of classes, or one of other images.
+            UserError: `table` is no label table, has another number of classes, or belongs to other images.
         """
         table = self.labels if table is None else table
         if not isinstance(table, LabelTable):
@@ -295,10 +291,10 @@ class Pack:
         return mapped
 
     def view(self, row: int) -> NDArray[np.uint8]:
-        """Return the encoded bytes of `row`: a uint8 slice of the memory map of its shard, no copy.
+        """Return the encoded bytes of `row` without a copy, as a uint8 slice of its shard's memory map.
 
         Raises:
-            UserError: the shard is shorter than the index says.
+            UserError: the shard cannot be read or is shorter than the index says, or the index is damaged.
         """
         row = self._checked(row)
         shard = int(self.columns.shard[row])
@@ -326,17 +322,17 @@ class Pack:
             rows: int64 [K].
 
         Returns:
-            uint64 [K] addresses, int64 [K] sizes in bytes, and the memory maps that hold the bytes; keep
-            these for as long as the addresses are used.
+            uint64 [K] addresses, int64 [K] sizes in bytes, and the memory maps that hold the bytes; keep a
+            reference to these maps for as long as the addresses are used.
 
         Raises:
-            UserError: a shard is shorter than the index says.
+            UserError: a shard cannot be read or is shorter than the index says, or the index is damaged.
         """
         columns = self.columns
         shards = columns.shard[rows].tolist()
         numbers = {shard: number for number, shard in enumerate(dict.fromkeys(shards))}
         if max(numbers, default=0) >= self.num_shards:
-            self.view(int(rows[np.argmax(shards)]))  # this call says what is wrong
+            self.view(int(rows[np.argmax(shards)]))  # raises the error that says what is wrong
         maps = [self.shard_map(shard) for shard in numbers]
         which = np.array([numbers[shard] for shard in shards], np.intp)
         begins = np.array([mapped.ctypes.data for mapped in maps], np.uint64)[which]
@@ -348,7 +344,7 @@ class Pack:
         return begins + first, sizes.astype(np.int64), maps
 
     def read(self, row: int) -> bytes:
-        """Return the encoded bytes of `row`, from tar and beton shards alike."""
+        """Return a copy of the encoded bytes of `row`."""
         return self.view(row).tobytes()
 
     def _checked(self, row: int) -> int:
@@ -362,7 +358,7 @@ class Pack:
 
 
 def is_pack(path: str, store: StoreOptions | None = None) -> bool:
-    """Tell whether a pack's manifest lies in a folder or behind a URL; one that does not answer has none."""
+    """Tell whether a folder or a URL holds the manifest of a pack; False for a store that does not answer."""
     url = as_url(path)
     if url is None:
         return (Path(path).expanduser() / MANIFEST_NAME).is_file()
@@ -376,14 +372,14 @@ def open_pack(path: str | os.PathLike[str], store: StoreOptions | None = None) -
     Args:
         path: folder that `tools/pack_dataset.py` wrote, or the URL of a copy of it in a store that fsspec
             knows, such as "s3://bucket/packs/mine" or "https://host/packs/mine".
-        store: how to read a URL.
+        store: how to read from a URL.
 
     Returns:
-        The pack; its columns are memory-mapped and its shards are not touched.
+        The pack; its columns are memory-mapped, and no shard has been opened.
 
     Raises:
         UserError: there is no pack, or it is unfinished, damaged or of another format version.
-        StoreError: a store did not deliver manifest or index.
+        StoreError: the store did not deliver the manifest or the index.
     """
     url = as_url(os.fspath(path))
     if url is not None:

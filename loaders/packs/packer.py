@@ -1,4 +1,4 @@
-"""Packing from sources to a finished pack: plan, write shards in parallel, join; resumable at any moment."""
+"""Packing sources into a finished pack: plan, write shards in parallel, join; resumable at any moment."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ from loaders.packs.workers import run_jobs
 
 Progress = Callable[[int, int], None]
 _SMALL_INPUT_BYTES = 16_000_000
-# Encoding an image of this size anew takes about a millisecond, a tenth of it with the interpreter's lock.
+# Re-encoding an image of this size takes about a millisecond and holds the GIL for a tenth of that time.
 _LARGE_IMAGE_BYTES = 32_000
 _MAX_DECODE_THREADS = 8
-# Values of options that older packs do not record, because there was no choice.
+# Options that older packs do not record, with the values that always held before there was a choice.
 _OPTIONS_OF_BEFORE = {"damaged": "repair"}
 
 
 def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Manifest:
-    """Pack all splits; a run that was interrupted goes on where it stopped.
+    """Pack all splits; an interrupted run resumes where it stopped.
 
     Args:
         options: what to pack.
-        progress: called with (inputs done, inputs in all) at the start and after every shard.
+        progress: called with (inputs done, total inputs) at the start and after every shard.
 
     Returns:
         The manifest of the finished pack.
 
     Raises:
-        UserError: bad input, a full disk, a changed source, or the pack of another command at `out`.
+        UserError: bad input, a full disk, a changed source, or another command's pack at `options.out`.
     """
     out = options.out
     if options.upload is not None and (manifest := read_remote_manifest(options.upload)) is not None:
@@ -82,7 +82,7 @@ def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Mani
 
 
 def _remove_staging(options: PackOptions) -> None:
-    """Remove what this very command left here when it was killed at its end; any other folder stays."""
+    """Remove the local files that this same command left when it was killed after its upload; keep others."""
     path = options.build / "command.json"
     if path.exists():
         with lock_pack(options.out):
@@ -115,13 +115,13 @@ def _make_folders(options: PackOptions) -> list[Path]:
 
 
 def lock_pack(out: Path) -> AbstractContextManager[None]:
-    """Hold the lock of a pack, so that two packers never write the same one."""
+    """Return a context that holds the lock of a pack, so that two processes never write the same pack."""
     taken = f"another process is packing {out}: wait for it, or end it and start again"
     return locked(out / BUILD_FOLDER / "lock", taken)
 
 
 def command_of(options: PackOptions) -> dict[str, Any]:
-    """Return the options that decide the bytes of the pack."""
+    """Return the splits and the options that decide the bytes of the pack."""
     return {
         "splits": [[s.split, s.text, identity(s.source)] for s in options.splits],
         "format": options.shard_format,
@@ -131,7 +131,7 @@ def command_of(options: PackOptions) -> dict[str, Any]:
 
 
 def recorded_options(options: PackOptions) -> dict[str, Any]:
-    """Return the options that stand in the manifest."""
+    """Return the options that the manifest records."""
     own = {split.split: split.own_options for split in options.splits if split.own_options}
     divisions = [split.division for split in options.splits if split.division is not None]
     return {
@@ -144,13 +144,13 @@ def recorded_options(options: PackOptions) -> dict[str, Any]:
 
 
 def sources_digest(options: PackOptions) -> str:
-    """Return the SHA-256 of the resolved sources; a digest, so that a pack does not reveal paths."""
+    """Return the SHA-256 of the sources' absolute paths, which a pack records instead of these paths."""
     resolved = [[split.split, identity(split.source)] for split in options.splits]
     return hashlib.sha256(json.dumps(resolved).encode("ascii")).hexdigest()
 
 
 def check_command(options: PackOptions, command: dict[str, Any]) -> None:
-    """Refuse to go on with a pack that another command began."""
+    """Refuse to resume a pack that another command began; record a new command, and remove leftovers."""
     path = options.build / "command.json"
     if path.exists():
         refuse_difference(options.out, "an unfinished pack", read_build_file(path, dict), command)
@@ -162,7 +162,7 @@ def check_command(options: PackOptions, command: dict[str, Any]) -> None:
 
 def refuse_difference(out: Path | str, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raise `UserError` for the first option in which two commands differ."""
-    # A pack from before an option existed lacks it; that equals leaving the option out.
+    # A pack that is older than an option does not record it; this counts as the option left out.
     old = {**_OPTIONS_OF_BEFORE, **old}
     changed = [name for name in (*new, OWN_OPTIONS) if (old.get(name) or None) != (new.get(name) or None)]
     if changed:
@@ -175,7 +175,7 @@ def refuse_difference(out: Path | str, what: str, old: dict[str, Any], new: dict
 
 
 def _as_typed(name: str, value: Any) -> Any:
-    """Return splits as the command line has them, an absent option in words, others as they are."""
+    """Return a value for messages: splits as on the command line, a missing option in words, others as is."""
     if value is None:
         return "not given"
     if name != "splits" or not isinstance(value, list):
@@ -184,7 +184,7 @@ def _as_typed(name: str, value: Any) -> Any:
 
 
 def _finished_before(options: PackOptions) -> Manifest:
-    """Return the manifest if this same command has finished the pack before."""
+    """Return the manifest of a pack that this same command finished before; refuse any other pack."""
     manifest = read_manifest(options.out)
     with ExitStack() as stack:
         with suppress(OSError):  # nothing to lock: the build folder is gone, or cannot be written
@@ -219,7 +219,7 @@ def write_shards(options: PackOptions, plan: Plan, progress: Progress | None) ->
     """Write the unfinished shards of a plan.
 
     Raises:
-        UserError: the source vanished or changed, or the disk is full; what is finished stays finished.
+        UserError: the source vanished or changed, or the disk is full; finished shards are kept.
     """
     progress = progress or (lambda done, total: None)
     total = sum(shard.num_items for shard in plan.shards)
@@ -227,7 +227,7 @@ def write_shards(options: PackOptions, plan: Plan, progress: Progress | None) ->
     done = total - sum(shard.num_items for shard in pending)
     progress(done, total)
     workers = options.num_workers
-    # Worker processes and compiled code take a second or two to start.
+    # Worker processes and compiled code take a second or two to start, so small inputs do without them.
     input_bytes = sum(shard.input_bytes for shard in pending)
     is_small = input_bytes < _SMALL_INPUT_BYTES
     on_ray = options.executor == "ray"
@@ -249,7 +249,7 @@ def write_shards(options: PackOptions, plan: Plan, progress: Progress | None) ->
 
 
 def _suits_threads(shards: Sequence[ShardPlan], input_bytes: int, workers: int) -> bool:
-    """Tell whether decoding, which releases the lock, takes most of the work."""
+    """Tell whether to use threads: images are so large that decoding, which releases the GIL, dominates."""
     num_items = sum(shard.num_items for shard in shards)
     return workers <= _MAX_DECODE_THREADS and input_bytes >= num_items * _LARGE_IMAGE_BYTES
 
@@ -278,7 +278,7 @@ def _finish(options: PackOptions, plan: Plan, made: list[Path]) -> Manifest:
         upload_pack(out, options.upload, manifest)
         return manifest
     write_manifest(out, manifest)
-    shutil.rmtree(options.build, ignore_errors=True)  # the same command, started twice, may be at it too
+    shutil.rmtree(options.build, ignore_errors=True)  # another run of the same command may remove it too
     return manifest
 
 

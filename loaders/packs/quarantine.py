@@ -1,7 +1,7 @@
-"""The lists of single inputs: those that a pack refused, and those about which decoders warned.
+"""Reading the lists of the inputs that a pack refused, and of the images about which decoders warned.
 
-`quarantine.jsonl` has a line for every refused input, `warnings.jsonl` one for every packed image that was
-repaired or about which a decoder warned.
+`quarantine.jsonl` has a line for every refused input. `warnings.jsonl` has a line for every packed image that
+was repaired or about which a decoder warned.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _FIELDS = ("split", "key", "name", "reason")
 
 
 def quarantined(folder: Path) -> Iterator[dict[str, str]]:
-    """Yield the inputs that a pack refused: `split`, `key`, `name`, `reason` and `code` of each.
+    """Yield `split`, `key`, `name`, `reason` and `code` of each input that the pack in `folder` refused.
 
-    `reason` is a text for people, `code` the value of a `Reason`; older packs have "unknown".
+    `reason` is a text for people. `code` is the value of a `Reason`, "unknown" in older packs.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -35,10 +35,12 @@ def quarantined(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def warned(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the packed images with warnings of decoders: `split`, `key`, `name` and `messages` of each.
+    """Yield `split`, `key`, `name` and `messages` of each packed image about which decoders warned.
+
+    Older packs have no file of warnings; for them, nothing is yielded.
 
     Raises:
-        UserError: the file is damaged. Older packs have no such file.
+        UserError: the file is damaged.
     """
     path = folder / WARNINGS_NAME
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Running shard jobs on a Ray cluster, shard by shard."""
+"""Running shard jobs on a Ray cluster, one task for each shard."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from loaders.common.errors import UserError
 from loaders.packs.shards.job import ShardJob, write_shard
 
-_JOBS_IN_FLIGHT = 2  # jobs per worker, so that no worker waits for the driver
+_JOBS_IN_FLIGHT = 2  # jobs submitted per CPU of the cluster, so that no worker waits for the driver
 
 
 def run_jobs_on_ray(jobs: Sequence[ShardJob], num_workers: int) -> Iterator[ShardJob]:
@@ -21,10 +21,10 @@ def run_jobs_on_ray(jobs: Sequence[ShardJob], num_workers: int) -> Iterator[Shar
 
     Args:
         jobs: the shards to write.
-        num_workers: shards under way at a time on a cluster of this machine.
+        num_workers: CPUs of the cluster that is started on this machine; no effect on any other cluster.
 
     Raises:
-        UserError: a job raised it, or a worker was lost more often than Ray retries.
+        UserError: Ray did not start, a job raised it, or a worker was lost more often than Ray retries.
     """
     import ray
 
@@ -33,7 +33,7 @@ def run_jobs_on_ray(jobs: Sequence[ShardJob], num_workers: int) -> Iterator[Shar
         local: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": num_workers}
         try:
             ray.init(log_to_driver=False, include_dashboard=False, **local)
-        except Exception as error:  # Ray raises a bare one where a node or a cluster does not answer
+        except Exception as error:  # Ray raises no narrower class if a node or a cluster does not answer
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"Ray did not start ({reason}): check RAY_ADDRESS, give a busy machine longer by "

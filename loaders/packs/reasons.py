@@ -5,45 +5,36 @@ from __future__ import annotations
 from enum import StrEnum
 
 MAX_PIXELS = 89_478_485
-"""Larger images are refused before they are decoded, unless told otherwise: decompression bombs."""
+"""Default limit; images with more pixels are refused before decoding, as decompression bombs."""
 
 
 class Reason(StrEnum):
-    """Why an input stands in the quarantine; its value is the field `code` of the entry."""
+    """Why an input is in the quarantine; the value of a reason is the field `code` of the entry."""
 
-    EMPTY = "empty"  # a file or a cell without a byte
-    TRUNCATED = "truncated"  # cut off: more than a hundredth of its rows are lost
+    EMPTY = "empty"  # a file or a table cell without bytes
+    TRUNCATED = "truncated"  # cut off: over a hundredth of its rows is lost, any with `--damaged quarantine`
     DAMAGED = "damaged"  # its decoder refuses it, or `--damaged quarantine` does
-    NOT_AN_IMAGE = "not_an_image"  # its first bytes are of no known format
-    UNSUPPORTED = "unsupported"  # of a known format or depth that is not read
+    NOT_AN_IMAGE = "not_an_image"  # its first bytes belong to no known format
+    UNSUPPORTED = "unsupported"  # of a known format, but of a kind or a bit depth that is not read
     MISSING_DECODER = "missing_decoder"  # the package for its format is not installed
-    TOO_LARGE = "too_large"  # over --max-pixels, the largest side or the largest file
-    DUPLICATE = "duplicate"  # the same file again, or a member that a later one replaces
+    TOO_LARGE = "too_large"  # over the limit of pixels, of a side's length or of the file's size
+    DUPLICATE = "duplicate"  # the same file again, or an archive member that a later one replaces
     NOT_A_FILE = "not_a_file"  # a link, a device, a pipe
-    UNREADABLE = "unreadable"  # its source does not give the bytes or the label
-    NO_IMAGE = "no_image"  # a sample of a shard without an image
+    UNREADABLE = "unreadable"  # its bytes or its label cannot be read from the source
+    NO_IMAGE = "no_image"  # a WebDataset sample without an image
     HIDDEN = "hidden"  # in a folder that programs keep for themselves, such as `.ipynb_checkpoints`
-    UNKNOWN = "unknown"  # of a pack from before there were codes
+    UNKNOWN = "unknown"  # from an older pack, which recorded no codes
 
     @property
     def is_damage(self) -> bool:
-        """Tell whether the reason means that an input is damaged or unreadable."""
+        """Tell whether the reason counts as damage: all but DUPLICATE, NOT_AN_IMAGE and HIDDEN do."""
         return self not in (Reason.DUPLICATE, Reason.NOT_AN_IMAGE, Reason.HIDDEN)
 
 
 class BadImage(Exception):
-    """An input that is not packed.
-
-    Attributes:
-        reason: which of the enumeration.
-    """
+    """Raised for an input that cannot be packed; its `reason` says why."""
 
     def __init__(self, reason: Reason, text: str) -> None:
-        """Say why.
-
-        Args:
-            reason: which of the enumeration.
-            text: text for people, as in the quarantine.
-        """
+        """Take the reason, and the text for people that the quarantine shows."""
         super().__init__(text)
         self.reason = reason

@@ -15,15 +15,15 @@ def repeated_rows(
 ) -> Iterator[NDArray[np.int64]]:
     """Yield the rows of every hash that occurs more than once.
 
-    The hashes are read in as many passes as there are `rows_at_once` rows. Each pass keeps the hashes in one
-    range of values; good hashes fill the ranges evenly.
+    The hashes are read in about N / `rows_at_once` passes. Each pass keeps only the hashes in one range of
+    values; well-mixed hashes fill the ranges evenly.
 
     Args:
         hashes: uint64 [N], or [N, 2] for hashes of 128 bits; may be a memory map.
-        rows_at_once: about how many rows are held in memory.
+        rows_at_once: approximate number of rows held in memory.
 
     Yields:
-        int64 [K >= 2], increasing rows with one hash.
+        int64 [K >= 2], the rows that share a hash, in increasing order.
     """
     num_parts = 1 << max(0, (-(-len(hashes) // rows_at_once) - 1).bit_length())
     shift = np.uint64(64 - (num_parts.bit_length() - 1))

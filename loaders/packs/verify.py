@@ -33,12 +33,12 @@ def verify_pack(folder: Path, workers: int = 1, progress: Progress | None = None
     """Compare a pack with its manifest.
 
     Args:
-        folder: the pack.
-        workers: threads that read and hash.
-        progress: called with (shards done, shards in all).
+        folder: folder of the pack.
+        workers: number of threads that read and hash.
+        progress: called with (shards done, total shards) after every shard.
 
     Returns:
-        One line for each difference; empty when the pack is whole.
+        One line for each difference; empty if the pack is intact.
 
     Raises:
         UserError: there is no pack, or its manifest cannot be read.
@@ -46,7 +46,7 @@ def verify_pack(folder: Path, workers: int = 1, progress: Progress | None = None
     manifest = read_manifest(folder)
     differences = [text for file in manifest.files for text in _check_file(folder, file.path, file)]
     if differences:
-        return differences  # nothing after this can be trusted
+        return differences  # all further checks rely on these files
     try:
         pack = open_pack(folder)
         records = read_shard_records(folder)
@@ -94,17 +94,17 @@ def _check_labels(pack: Pack) -> Iterator[str]:
 
 
 def _unknown_files(folder: Path, records: list[ShardRecord], listed: set[str]) -> Iterator[str]:
-    """Find shards and columns that no list names; further label tables belong to the user."""
+    """Report files beside shards and columns that no list names; other label tables are the user's own."""
     known = listed | {f"{SHARDS_FOLDER}/{file.path}" for record in records for file in record.files}
     for inside in (SHARDS_FOLDER, INDEX_FOLDER):
-        for path in sorted((folder / inside).glob("*")):  # the folder may be gone as a whole
+        for path in sorted((folder / inside).glob("*")):  # yields nothing if the folder itself is missing
             name = f"{inside}/{path.name}"
             if name not in known:
                 yield f"{name}: belongs to no shard or column of the manifest"
 
 
 def _shard_rows(pack: Pack) -> Any:
-    """Return int64 [num_shards + 1], the first row of each shard; None where rows are out of order."""
+    """Return int64 [num_shards + 1], the first row of each shard and the end; None if rows are unsorted."""
     shard = pack.columns.shard
     if len(shard) == 0 or int(shard[-1]) >= pack.num_shards:
         return None
@@ -139,7 +139,7 @@ def _check_shard(pack: Pack, shard: int, record: ShardRecord, first_row: int, st
 
 
 def _differing_rows(pack: Pack, shard: int, first_row: int, stop_row: int) -> list[int]:
-    """Return the rows of a shard whose content hash or CRC-32 differs, or that lie outside of it."""
+    """Return the rows of a shard whose content hash or CRC-32 differs, or whose bytes lie outside of it."""
     columns, rows = pack.columns, slice(first_row, stop_row)
     try:
         data = pack.shard_map(shard)

@@ -18,12 +18,12 @@ def run_jobs(jobs: Sequence[ShardJob], num_workers: int, in_threads: bool = Fals
 
     Args:
         jobs: the shards to write.
-        num_workers: how many are written at the same time.
-        in_threads: use threads of this process, for work that compiled code does without the interpreter's
-            lock; processes would only start more slowly.
+        num_workers: number of shards written at the same time.
+        in_threads: use threads of this process, which start faster than processes; for work that mostly
+            releases the GIL.
 
     Raises:
-        UserError: what a job raised, or a worker that was killed from outside.
+        UserError: a job raised it, or a worker process was killed.
     """
     if num_workers <= 1:
         for job in jobs:
@@ -33,7 +33,7 @@ def run_jobs(jobs: Sequence[ShardJob], num_workers: int, in_threads: bool = Fals
     import multiprocessing
     from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 
-    # Spawned, not forked: the caller may have threads, and a fork would copy their locks.
+    # Spawned, not forked: the caller may have threads, and a fork would copy the locks that they hold.
     context = multiprocessing.get_context("spawn")
     with (
         ThreadPoolExecutor(num_workers)
@@ -55,7 +55,7 @@ def run_jobs(jobs: Sequence[ShardJob], num_workers: int, in_threads: bool = Fals
 
 
 def _start_worker() -> None:
-    """Make a worker quiet, and let it end with its parent even if that is killed."""
+    """Silence Pillow's warnings in a worker, and end the worker with its parent, even if that is killed."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_end_with_parent, daemon=True).start()
