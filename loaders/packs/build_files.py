@@ -1,4 +1,4 @@
-"""Reading the JSON files in the build folder of an unfinished pack, by which packing is resumed."""
+"""Reading the JSON files in the build folder of an unfinished pack, from which a run resumes."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class IndexColumns:
         action: uint8 [N], what was done to the image, bits of `loaders.packs.image.Action`.
         content_hash: uint64 [N, 2], 16-byte BLAKE2b of the encoded bytes, which identifies the image.
         crc32: uint32 [N], zlib's CRC-32 of the encoded bytes, cheap enough to be checked at every read.
-        key_offset: uint64 [N + 1], where each key begins in `key_bytes`; the last entry is its length.
+        key_offset: uint64 [N + 1], where each key begins in `key_bytes`, and the end of the last key.
         key_bytes: uint8 [total], the keys in UTF-8, one after the other.
     """
 
@@ -115,7 +115,10 @@ def open_columns(folder: Path, num_rows: int) -> IndexColumns:
 
 
 def _map_column(path: Path) -> NDArray[Any]:
-    """Map a .npy file without NumPy's reader, which allocates as much as a damaged header asks for."""
+    """Memory-map a .npy file.
+
+    NumPy's own reader is not used: it allocates as much as a damaged header asks for and guesses at odd ones.
+    """
     with open(path, "rb") as file:
         start = file.read(12)
         if start[:6] != b"\x93NUMPY" or start[6:7] not in (b"\1", b"\2"):

@@ -96,7 +96,8 @@ def _num_different(pack: Pack, pairs: list[tuple[int, int]]) -> int:
 def perceptual_hashes(pack: Pack, workers: int, rows: NDArray[np.int64] | None = None) -> NDArray[np.uint64]:
     """Return uint64 [K], the difference hash of each image.
 
-    Its 64 bits stand for a grid of 8 x 8 places; a bit is set if the gray image darkens to the right there.
+    The 64 bits of a hash stand for a grid of 8 x 8 places in the gray image. A bit is set if the image
+    darkens to the right there.
 
     Args:
         pack: the pack.
@@ -138,8 +139,8 @@ def _gray(pack: Pack, row: int) -> NDArray[np.uint8]:
 def near_pairs(hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
     """Yield pairs of positions whose hashes differ in at most `NEAR_BITS` bits.
 
-    Positions with equal hashes form a chain: each is paired with the one before it. For two different hashes,
-    only the first position of each is paired.
+    Positions with equal hashes form a chain: each is paired with the one before it. Two different hashes are
+    paired once, at the first position of each.
     """
     for rows in repeated_rows(hashes):
         yield from zip(rows[:-1].tolist(), rows[1:].tolist(), strict=True)

@@ -41,7 +41,7 @@ _ROWS_AT_ONCE = 1 << 20
 
 
 class EmptySplitError(UserError):
-    """A split in which no input could be packed."""
+    """Raised for a split of which no input could be packed."""
 
 
 def join_parts(
@@ -164,7 +164,7 @@ def _split_infos(
 
 
 def _old_blocks(base: Pack | None) -> Iterator[dict[str, NDArray[Any]]]:
-    """Yield the rows of the pack to append to in blocks; nothing if there is no such pack."""
+    """Yield the rows of the pack to append to, block by block; nothing if there is no such pack."""
     if base is None:
         return
     columns = base.columns

@@ -250,7 +250,7 @@ def _prepare_odd_jpeg(data: bytes, header: JpegHeader, policy: ImagePolicy) -> P
 
 
 def _prepare_cold(data: bytes, policy: ImagePolicy) -> PreparedImage:
-    """Prepare an image whose format or colour space is left to other decoders than libjpeg-turbo."""
+    """Prepare an image whose format or colour space needs other decoders than libjpeg-turbo."""
     from loaders.packs.images.odd_formats import decode_any  # loads Pillow
 
     try:

@@ -165,7 +165,7 @@ def _groups(splits: tuple[SplitSource, ...]) -> Iterator[tuple[SplitSource, ...]
 
 
 def _whole(group: tuple[SplitSource, ...]) -> SplitSource:
-    """Return a group as one split, under the names of its splits joined by commas; no name has a comma."""
+    """Return a group as one split, named by its splits' names joined by commas; no name has a comma."""
     return replace(group[0], split=",".join(split.split for split in group))
 
 
@@ -239,7 +239,7 @@ def key_hash(key: str) -> bytes:
 
 
 def _make_keys_distinct(listing: Path, hashes: Path, num_items: int) -> None:
-    """Rename or refuse each item that has the key of an earlier one; lists and tars may repeat keys."""
+    """Rename or refuse each item that has the key of an earlier one; lists and shards may repeat keys."""
     repeated = repeated_rows(np.memmap(hashes, np.uint64, "r", shape=(num_items,)))
     later = sorted(row for rows in repeated for row in rows.tolist())
     if not later:
@@ -257,7 +257,7 @@ def _rewrite(listing: Path, change: Callable[[int, SourceItem], SourceItem]) -> 
 
 
 def _distinct(item: SourceItem, seen: dict[str, str]) -> SourceItem:
-    """Return the item with a key that no earlier item has; a file that is listed again gets a problem."""
+    """Return the item with a key that no earlier item has; mark a file that is listed again as duplicate."""
     key, first = item.key, seen.get(item.key)
     if first is None:
         seen[key] = item.name

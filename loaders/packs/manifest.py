@@ -1,4 +1,4 @@
-"""The manifest: one small JSON file with all that must be known to open a pack.
+"""The manifest: one small JSON file with everything that is needed to open a pack.
 
 Data that grows with the number of images is in other files, whose checksums the manifest lists. Opening a
 pack therefore takes the same time for a thousand images and for a billion.
@@ -25,8 +25,8 @@ OWN_OPTIONS = "split_options"  # per-split options, by name of the split, that o
 DIVISION = "division"  # how sources were divided among splits: seed, and whether near copies stay together
 # The end of a divided source in a manifest, as `SplitSource.text` writes it.
 _DIVIDED = re.compile(r":[\d.,e-]+ \(seed (-?\d+)(, near copies together)?\)(?= \+ |$)")
-SOURCES_DIGEST = "sources_sha256"  # identifies the absolute paths of the sources; it changes no image
-_CHECKSUM = "sha256"  # of the manifest's own content
+SOURCES_DIGEST = "sources_sha256"  # SHA-256 of the sources' absolute paths; it has no effect on images
+_CHECKSUM = "sha256"  # checksum of the manifest's own content
 BUILD_FOLDER = ".build"
 SHARDS_FOLDER = "shards"
 INDEX_FOLDER = "index"
@@ -59,7 +59,7 @@ class SplitRange:
 class SplitInfo:
     """One split: its name, its ranges (several after an append or a missing shard number) and its source.
 
-    `num_skipped` counts files whose names show that they are not images, such as notes; they are no inputs.
+    `num_skipped` counts files whose names show that they are not images, such as notes; these are no inputs.
     """
 
     name: str
@@ -81,7 +81,7 @@ class FileInfo:
 
     @classmethod
     def of(cls, folder: Path, path: str) -> FileInfo:
-        """Return the facts of a finished file; `path` is relative to `folder`, the pack."""
+        """Return path, size and checksum of a finished file; `path` is relative to `folder`, the pack."""
         return cls(path, (folder / path).stat().st_size, sha256_of(folder / path))
 
 
@@ -137,10 +137,10 @@ class Manifest:
 
 
 def divisions_of(manifest: Manifest, split: str) -> list[tuple[int, bool]]:
-    """Return how the divided sources of a split were divided, in the order of packing.
+    """Return how each divided source of a split was divided, in the order of packing.
 
     Returns:
-        For each source, its seed and whether near copies stayed together.
+        For each source, the seed and whether near copies stayed together.
     """
     sources = " + ".join(info.source for info in manifest.splits if info.name == split)
     return [(int(found[1]), bool(found[2])) for found in _DIVIDED.finditer(sources)]

@@ -126,7 +126,7 @@ class Split:
         return self if len(positions) == len(self) else self.take(positions)
 
     def _occurrences(self) -> NDArray[np.int64]:
-        """Return int64 [len(self)], how many positions directly before each one hold the same row."""
+        """Return int64 [len(self)]: how many positions directly before each position hold the same row."""
         rows = self.rows(np.arange(len(self)))
         places = np.arange(len(rows))
         starts = np.concatenate([[True], rows[1:] != rows[:-1]])
@@ -201,7 +201,7 @@ class Pack:
         return self.widened(table)
 
     def widened(self, table: LabelTable) -> LabelTable:
-        """Return the table with the pack's number of classes, if it is older than some of the classes."""
+        """Return a table, with the pack's number of classes if it was written before some were added."""
         is_older = len(self.manifest.classes) <= table.num_classes < len(self.classes)
         return replace(table, num_classes=len(self.classes)) if is_older else table
 

@@ -82,7 +82,7 @@ def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Mani
 
 
 def _remove_staging(options: PackOptions) -> None:
-    """Remove the local files that this same command left when it was killed after its upload; keep others."""
+    """Remove the local files of this command if it was killed after its upload; keep another command's."""
     path = options.build / "command.json"
     if path.exists():
         with lock_pack(options.out):
@@ -150,7 +150,7 @@ def sources_digest(options: PackOptions) -> str:
 
 
 def check_command(options: PackOptions, command: dict[str, Any]) -> None:
-    """Refuse to resume a pack that another command began; record a new command, and remove leftovers."""
+    """Refuse to resume another command's pack, or record the command of a new pack; remove leftovers."""
     path = options.build / "command.json"
     if path.exists():
         refuse_difference(options.out, "an unfinished pack", read_build_file(path, dict), command)
@@ -175,7 +175,7 @@ def refuse_difference(out: Path | str, what: str, old: dict[str, Any], new: dict
 
 
 def _as_typed(name: str, value: Any) -> Any:
-    """Return a value for messages: splits as on the command line, a missing option in words, others as is."""
+    """Return a value for messages: splits as on the command line, None in words, others unchanged."""
     if value is None:
         return "not given"
     if name != "splits" or not isinstance(value, list):

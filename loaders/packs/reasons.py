@@ -12,7 +12,7 @@ class Reason(StrEnum):
     """Why an input is in the quarantine; the value of a reason is the field `code` of the entry."""
 
     EMPTY = "empty"  # a file or a table cell without bytes
-    TRUNCATED = "truncated"  # cut off: over a hundredth of its rows is lost, any with `--damaged quarantine`
+    TRUNCATED = "truncated"  # cut off: over 1 % of its rows is lost, or any with `--damaged quarantine`
     DAMAGED = "damaged"  # its decoder refuses it, or `--damaged quarantine` does
     NOT_AN_IMAGE = "not_an_image"  # its first bytes belong to no known format
     UNSUPPORTED = "unsupported"  # of a known format, but of a kind or a bit depth that is not read

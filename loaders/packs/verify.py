@@ -94,7 +94,7 @@ def _check_labels(pack: Pack) -> Iterator[str]:
 
 
 def _unknown_files(folder: Path, records: list[ShardRecord], listed: set[str]) -> Iterator[str]:
-    """Report files beside shards and columns that no list names; other label tables are the user's own."""
+    """Report files among shards and columns that no list names; label tables may be the user's own."""
     known = listed | {f"{SHARDS_FOLDER}/{file.path}" for record in records for file in record.files}
     for inside in (SHARDS_FOLDER, INDEX_FOLDER):
         for path in sorted((folder / inside).glob("*")):  # yields nothing if the folder itself is missing
@@ -139,7 +139,7 @@ def _check_shard(pack: Pack, shard: int, record: ShardRecord, first_row: int, st
 
 
 def _differing_rows(pack: Pack, shard: int, first_row: int, stop_row: int) -> list[int]:
-    """Return the rows of a shard whose content hash or CRC-32 differs, or whose bytes lie outside of it."""
+    """Return the rows whose content hash or CRC-32 differs, or whose bytes lie outside the shard."""
     columns, rows = pack.columns, slice(first_row, stop_row)
     try:
         data = pack.shard_map(shard)

@@ -112,7 +112,10 @@ class BetonShardWriter:
         self._page = bytearray()
 
     def finish(self) -> list[FileInfo]:
-        """Write the tables and the header; return size and checksum of the shard, with an empty path."""
+        """Write the tables and the header; return size and checksum of the shard.
+
+        The caller fills in the path of the shard.
+        """
         if self._page:
             self._flush_page()
         samples = self._samples[: self._num_samples]

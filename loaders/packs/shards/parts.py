@@ -1,4 +1,4 @@
-"""Part files: each records the rows and checksums of one shard, and its presence means "finished".
+"""Part files: each holds the rows and checksums of one shard, and its presence means "finished".
 
 A part is written after its shard has its final name. The folder of parts is thus the journal of a pack: a
 resumed run packs the shards whose part is missing.
@@ -78,7 +78,7 @@ def read_part_rows(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def read_part_entries(path: Path, kind: Literal["rejected", "warned"]) -> list[dict[str, Any]]:
-    """Read a part's entries about refused inputs, or about images of which decoders warned."""
+    """Read a part's entries of one kind: refused inputs, or packed images about which decoders warned."""
     with np.load(path, allow_pickle=False) as part:
         entries: list[dict[str, Any]] = parse_json(part[kind].tobytes())
     return entries

@@ -109,9 +109,9 @@ class TarShardWriter:
         self._written_bytes += len(data)
 
     def finish(self) -> list[FileInfo]:
-        """Write the end of the archive, and the index; return sizes and checksums of the shard and the index.
+        """Write the end of the archive and the index; return sizes and checksums of the shard and the index.
 
-        The path of the shard is returned empty.
+        The caller fills in the path of the shard.
         """
         self._buffer += bytes(2 * BLOCK_BYTES)
         self._buffer += bytes(-(self._written_bytes + len(self._buffer)) % _RECORD_BYTES)

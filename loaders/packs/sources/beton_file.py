@@ -1,4 +1,4 @@
-"""FFCV's .beton files, written by a packer or by FFCV itself: images as JPEG bytes or as pixels."""
+"""FFCV's .beton files, written by Sluice or by FFCV itself: images as JPEG bytes or as pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading of listed files, and of runs of bytes in an open file, that is safe in several threads."""
+"""Thread-safe reading of listed files, and of runs of bytes in open files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read_at(descriptor: int, offset: int, num_bytes: int) -> bytes:
         UnreadableItem: the disk fails.
     """
     try:
-        if num_bytes > _LARGE_BYTES:  # maybe from a damaged header; `pread` would allocate all of it
+        if num_bytes > _LARGE_BYTES:  # a damaged header may have given it; `pread` would allocate all of it
             num_bytes = max(0, min(num_bytes, os.fstat(descriptor).st_size - offset))
         data = os.pread(descriptor, num_bytes, offset)
         while len(data) < num_bytes:

@@ -75,7 +75,7 @@ class FolderClasses:
         )
 
     def corrections(self) -> dict[str, str | None]:
-        """Return the class of each folder whose class differs from its name."""
+        """Return the class of each folder whose class is not the folder's name."""
         for folder in self._with_images:
             self._num_below.update(_ancestors(folder))
         found = {folder: self._label(folder) for folder in self._with_images}

@@ -8,7 +8,7 @@ from typing import Any
 from loaders.common.errors import UserError
 from loaders.common.json_text import parse_json
 
-_INFO_NAME = "dataset_info.json"  # stands beside the Arrow files of `save_to_disk` and of the cache
+_INFO_NAME = "dataset_info.json"  # lies beside the Arrow files of `save_to_disk` and of the cache
 
 
 def class_names_of(path: Path) -> dict[str, tuple[str, ...]]:
@@ -65,7 +65,7 @@ def read_schema(path: Path) -> Any:
 
 
 def open_arrow(path: Path) -> Any:
-    """Return the reader of an Arrow stream or file, which works in this thread, without pyarrow's threads."""
+    """Return a reader of a memory-mapped Arrow stream or file; it starts no threads of pyarrow."""
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as source:

@@ -31,7 +31,10 @@ _LOOKED_AT = 4096
 
 
 def holds_images(path: Path, options: ColumnOptions | None = None) -> bool:
-    """Tell whether a table holds images: .arrow always, .parquet if the chosen (or any) column has bytes."""
+    """Tell whether a table holds images.
+
+    An .arrow file always does. A .parquet file does if the chosen column, or any without a choice, has bytes.
+    """
     if path.suffix.lower() == ".arrow":
         return True
     columns, asked = _byte_columns(read_schema(path)), (options or ColumnOptions()).image_column

@@ -136,7 +136,7 @@ class LabeledSource(NumberLabels):
             )
 
     def _calling(self, labels: dict[str, Any]) -> Callable[[str], str]:
-        """Return the function from paths to names in the list: of several, the one that finds most files."""
+        """Return the function from a file's path to its name in the list; of several, the best match."""
         ways: tuple[Callable[[str], str], ...] = (
             _plain,
             lambda name: file_stem(_plain(name)),
@@ -196,7 +196,7 @@ class LabeledSource(NumberLabels):
         return self._images.read(item)
 
     def close(self) -> None:
-        """Close the images."""
+        """Close the source of the images."""
         self._images.close()
 
 
@@ -212,7 +212,7 @@ def _holds_names(path: Path, column: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    r"""Return a path in the form for comparing: without outer blanks and "./", with "/" for "\", in NFC."""
+    r"""Return a path as it is compared: without outer blanks and "./", with "/" for "\", in Unicode's NFC."""
     return unicodedata.normalize("NFC", name.strip().replace("\\", "/").removeprefix("./"))
 
 

@@ -93,7 +93,7 @@ def _tables_without_images(root: Path) -> list[Path]:
 
 
 def _pattern_of(root: Path, tables: list[Path], split: str) -> str:
-    """Return a pattern for the tables of one split; splits differ in how file names begin, or in folders."""
+    """Return a pattern for the tables of one split, which share the start of their names, or a folder."""
     groups: dict[str, list[Path]] = defaultdict(list)
     for path in tables:
         begin = _PART_NUMBER.sub("", path.stem)

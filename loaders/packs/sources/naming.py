@@ -49,7 +49,7 @@ def is_hidden_folder(name: str) -> bool:
 
 
 def unwanted(name: str) -> str | None:
-    """Return why a file, by its path, is not meant as an input; None for any other file.
+    """Return the reason why a path shows that a file is not meant as an input; None for any other file.
 
     Such a file is quarantined as `Reason.HIDDEN`, or skipped if `is_no_image_name` is true of it.
     """

@@ -1,4 +1,4 @@
-"""Labels that are numbers, which a pack keeps: class 7 of the source is class 7 of the pack."""
+"""Numbers as labels, which a pack keeps: class 7 of the source is class 7 of the pack."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ _MARKS = ("|", ";", ",")
 
 
 def number_text(value: Any) -> str:
-    """Return a label as text; 3.0, the form of 3 in tables with empty cells, gives "3", an empty cell ""."""
+    """Return a label as text; "" for an empty cell.
+
+    Tables with empty cells store 3 as 3.0 or "3.0"; both become "3".
+    """
     if value is None or value != value:  # NaN, which stands for an empty cell in such tables
         return ""
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
@@ -31,7 +34,8 @@ def number_text(value: Any) -> str:
 def class_text(name: str) -> str:
     """Return the name of a class in the form that packs store: printable, and in Unicode's NFC.
 
-    In names of folders, macOS writes "e" and an accent where other systems write one letter; NFC unites them.
+    In names of folders, macOS writes "e" and an accent where other systems write one letter; NFC makes them
+    equal.
     """
     return printable(unicodedata.normalize("NFC", name))
 
@@ -47,7 +51,7 @@ def names_of(text: str) -> list[str]:
 
 
 def label_list(text: str) -> list[Any]:
-    """Return the labels in a cell: a JSON list, labels between "|", ";" or ",", or numbers between blanks."""
+    """Return the labels in a cell: a JSON list, a text with "|", ";" or "," between labels, or numbers."""
     text = text.strip()
     if text.startswith("["):
         try:
@@ -63,7 +67,7 @@ def label_list(text: str) -> list[Any]:
 
 
 class NumberedClasses:
-    """Collects the labels while a source is listed, and tells whether all of them are numbers of classes."""
+    """Collects the labels while a source is listed, and tells whether all of them are class numbers."""
 
     def __init__(self, names: tuple[str, ...] | None = None, multi_label: bool = False) -> None:
         """Start with no labels.

@@ -33,7 +33,7 @@ _LOOKED_AT = 4096
 
 
 class PathListSource(NumberLabels):
-    """Files named by a list; relative paths are relative to the folder of the list."""
+    """Files named by a list; a relative path begins at the folder of the list."""
 
     def __init__(
         self, lists: list[Path], name: str, split: str | None, options: ColumnOptions | None = None

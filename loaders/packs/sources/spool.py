@@ -45,8 +45,8 @@ def local_files(pattern: str, spool: Path, suffixes: tuple[str, ...]) -> list[Pa
         suffixes: suffixes that the names may have.
 
     Raises:
-        UserError: no file matches, a file of a range is missing, or a file has a wrong suffix or the name of
-            another.
+        UserError: no file matches, a file of a range is missing or has a wrong suffix, or two files share a
+            name.
     """
     paths = [path for text in _expand_range(pattern) for path in _expand_stars(text)]
     if not paths:

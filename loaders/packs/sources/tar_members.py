@@ -80,7 +80,7 @@ def _checked_size(path: Path, header: bytes, position: int) -> int:
         stored = int(header[148:156].split(b"\0")[0].strip() or b"0", 8)
         right = stored == sum(header[:148]) + sum(header[156:]) + 8 * 32
         field = header[124:136]
-        if field[0] & 0x80:  # a number in base 256, for sizes over 8 GiB; a first byte of 255 is the sign
+        if field[0] & 0x80:  # a number in base 256, for sizes over 8 GiB; negative if the first byte is 255
             sign = field[0] if field[0] == 0xFF else field[0] & 0x7F
             size = int.from_bytes(bytes([sign]) + field[1:], "big", signed=True)
         else:
@@ -98,7 +98,7 @@ def _checked_size(path: Path, header: bytes, position: int) -> int:
 
 
 def _pax_size(path: Path, pax: dict[str, bytes], size: int) -> int:
-    """Return the size in a pax header, else `size`; it is checked here, as pax values have no checksum."""
+    """Return the size in a pax header, or `size` without one; pax values have no checksum, so check it."""
     text = pax.get("size", b"%d" % size)
     if not text.isdigit() or len(text) > _MAX_DIGITS:
         raise UserError(f"{path} is damaged: a pax header gives the size {text!r}; make the tar again")

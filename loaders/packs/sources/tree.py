@@ -1,4 +1,4 @@
-"""Sorting files that were listed in any order, and giving them the keys that a folder walk gives.
+"""Sorting listed files into the order of a folder walk, and giving them the keys of such a walk.
 
 Archives and remote stores list their members in any order. Here the members are sorted into the order of a
 walk over the unpacked folder, so the pack of an archive equals the pack of its folder, byte for byte.

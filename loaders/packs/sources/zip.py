@@ -71,7 +71,7 @@ class ZipSource(Source):
         if info.flag_bits & _UTF8_FLAG or info.filename.isascii():
             return info.filename
         try:
-            # macOS writes UTF-8 without setting the flag; names in code pages are hardly ever valid UTF-8.
+            # macOS writes UTF-8 without the flag; names in other code pages are hardly ever valid UTF-8.
             return info.filename.encode("cp437").decode("utf-8")
         except UnicodeError:
             self._num_guessed += 1

@@ -1,1 +1,1 @@
-"""Packs behind a network."""
+"""Packs in remote stores."""

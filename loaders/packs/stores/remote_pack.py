@@ -45,7 +45,7 @@ class RemotePack(Pack):
     """
 
     def __init__(self, path: Path, manifest: Manifest, columns: IndexColumns, cache: ShardCache) -> None:
-        """Use `open_pack`."""
+        """Keep the parts of an opened pack; callers use `open_pack` instead."""
         super().__init__(path, manifest, columns)
         self.cache = cache
         self.url = cache.store.url
@@ -78,7 +78,7 @@ class RemotePack(Pack):
                 continue
 
     def _drop_old_maps(self) -> None:
-        """Drop the oldest maps beyond the size of the cache: a removed file uses disk space while mapped."""
+        """Drop the oldest maps beyond the cache's size: while mapped, a removed file keeps its disk space."""
         excess = sum(len(mapped) for mapped in self._maps.values()) - self.cache.cache_bytes
         for shard in list(self._maps)[:-1]:
             if excess <= 0:
@@ -159,7 +159,7 @@ def _is_needed(info: FileInfo) -> bool:
 
 
 def _copy(store: Store, info: FileInfo, path: Path) -> None:
-    """Copy a file that the manifest lists, unless an intact copy is here; later code checks no SHA-256."""
+    """Copy a file of the manifest, unless an intact copy is here; only this function checks its SHA-256."""
     is_here = path.is_file() and path.stat().st_size == info.size_bytes
     if is_here and sha256_of(path) == info.sha256:
         return

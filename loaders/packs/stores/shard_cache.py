@@ -43,7 +43,7 @@ class ShardCache:
             (folder / inside).mkdir(parents=True, exist_ok=True)
 
     def protect(self, owner: tuple[int, int], names: frozenset[str]) -> None:
-        """Have these shards removed last, instead of those that `owner`, (loader, stream), named before."""
+        """Have these shards removed last, in place of those that `owner` (loader, stream) named before."""
         with self._lock:
             self._protected[owner] = names
 
@@ -122,7 +122,7 @@ class ShardCache:
             partial.unlink(missing_ok=True)
 
     def _reserve(self, partial: Path, info: FileInfo) -> None:
-        """Make room, and reserve it with a file of the full size, so that two fetches never share it."""
+        """Make room, and reserve it with a file of the full size, so that no other fetch takes it."""
         root = self.folder.parent
         while True:
             with locked(root / "lock"):

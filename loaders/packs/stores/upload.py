@@ -59,7 +59,7 @@ def read_remote_manifest(url: str) -> Manifest | None:
 
 
 def upload_pack(staging: Path, url: str, manifest: Manifest) -> None:
-    """Upload all files but the shards, which are there already; the manifest is last. Remove local files."""
+    """Upload all files but the shards, which are there already, the manifest last; remove the local files."""
     for folder in (INDEX_FOLDER, LABELS_FOLDER, "."):
         for path in sorted((staging / folder).glob("*")):
             if path.is_file() and path.name != MANIFEST_NAME:
