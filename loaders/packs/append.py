@@ -91,7 +91,7 @@ def append_to_pack(options: PackOptions, progress: Progress | None = None) -> Ma
 
 
 def _refuse_known_keys(base: Pack, build: Path, splits: tuple[SplitSource, ...]) -> None:
-    """Refuse an image whose key is in the pack: it was appended before, or another image has its name."""
+    """Refuse an image whose key the pack has already, be it the same image or another of the same name."""
     for split in splits:
         if split.split not in base.splits:
             continue

@@ -134,7 +134,7 @@ def _tasks(listing: Path) -> Iterator[list[SourceItem]]:
 
 
 def _hashes(source: Source, item: SourceItem, near: bool) -> tuple[bytes | None, int]:
-    """Return the content hash, None if the file cannot be read, and the perceptual hash, 0 unless `near`."""
+    """Return the content hash (None if the file cannot be read) and the perceptual hash (0 unless `near`)."""
     if item.problem or (item.size_bytes > MAX_FILE_BYTES and not isinstance(source, PackSource)):
         return None, 0
     try:

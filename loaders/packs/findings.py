@@ -113,7 +113,7 @@ def perceptual_hashes(pack: Pack, workers: int, rows: NDArray[np.int64] | None =
         for place, row in enumerate(chosen[first : first + _ROWS_PER_TASK].tolist(), first):
             try:
                 hashes[place] = difference_hash(_gray(pack, row))
-            except ValueError:  # damaged after packing: `verify_pack` reports it, here it resembles no other
+            except ValueError:  # damaged after packing; its content hash makes it resemble no other image
                 hashes[place] = pack.columns.content_hash[row, 0]
 
     with ThreadPoolExecutor(max(1, workers)) as pool:

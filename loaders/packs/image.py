@@ -81,7 +81,7 @@ class ImagePolicy:
 
     @cached_property
     def keeps_sizes(self) -> bool:
-        """Tell whether images are copied at any size, so that packed files are about as large as inputs."""
+        """Tell whether images of any size are copied, so that packed files are about as large as inputs."""
         return self.copies and not self.limits_sizes
 
     @cached_property
@@ -287,7 +287,7 @@ def _finish(
         pixels: uint8 [H, W, 3], upright.
         action: what was done to the image so far.
         policy: image policy of the pack.
-        size: height and width of the full image, if it was shrunk while decoding.
+        size: height and width of the full image, if decoding has shrunk the image.
     """
     full = pixels.shape[:2] if size is None else size
     to = policy.geometry(*full)

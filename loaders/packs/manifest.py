@@ -59,7 +59,7 @@ class SplitRange:
 class SplitInfo:
     """One split: its name, its ranges (several after an append or a missing shard number) and its source.
 
-    `num_skipped` counts files whose names show that they are not images, such as notes; these are no inputs.
+    Files whose names show that they are not images, such as notes, are no inputs; `num_skipped` counts them.
     """
 
     name: str

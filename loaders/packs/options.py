@@ -16,14 +16,14 @@ from loaders.packs.sources.table_columns import ColumnOptions
 
 @dataclass(frozen=True)
 class PackOptions:
-    """What to pack and how.
+    """What to pack and how; `workers` and `executor` have no effect on the bytes of the pack.
 
     Attributes:
         out: folder of the pack.
         shard_format: "webdataset" or "ffcv".
         shard_size_mb: approximate size of a shard in 10^6 bytes.
-        workers: number of parallel processes or threads; 0 means one per available core. It changes no byte.
-        executor: "processes" on this machine, or "ray" for a Ray cluster. It changes no byte.
+        workers: number of parallel processes or threads; 0 means one per available core.
+        executor: "processes" on this machine, or "ray" for a Ray cluster.
         upload: URL to which the pack is uploaded; `out` is then the local folder in which it is prepared.
         columns: columns of lists and tables to use, and whether a label cell holds several labels.
     """

@@ -201,7 +201,7 @@ class Pack:
         return self.widened(table)
 
     def widened(self, table: LabelTable) -> LabelTable:
-        """Return a table, with the pack's number of classes if it was written before some were added."""
+        """Return a table; if it was written before classes were added, with the pack's number of classes."""
         is_older = len(self.manifest.classes) <= table.num_classes < len(self.classes)
         return replace(table, num_classes=len(self.classes)) if is_older else table
 

@@ -82,7 +82,7 @@ def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Mani
 
 
 def _remove_staging(options: PackOptions) -> None:
-    """Remove the local files of this command if it was killed after its upload; keep another command's."""
+    """Remove the local files of this same command if it was killed after its upload; keep other folders."""
     path = options.build / "command.json"
     if path.exists():
         with lock_pack(options.out):
@@ -162,7 +162,7 @@ def check_command(options: PackOptions, command: dict[str, Any]) -> None:
 
 def refuse_difference(out: Path | str, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raise `UserError` for the first option in which two commands differ."""
-    # A pack that is older than an option does not record it; this counts as the option left out.
+    # A pack that is older than an option does not record the option, which counts as not given.
     old = {**_OPTIONS_OF_BEFORE, **old}
     changed = [name for name in (*new, OWN_OPTIONS) if (old.get(name) or None) != (new.get(name) or None)]
     if changed:

@@ -104,7 +104,7 @@ def _unknown_files(folder: Path, records: list[ShardRecord], listed: set[str]) -
 
 
 def _shard_rows(pack: Pack) -> Any:
-    """Return int64 [num_shards + 1], the first row of each shard and the end; None if rows are unsorted."""
+    """Return int64 [num_shards + 1], each shard's first row and the number of rows; None if unsorted."""
     shard = pack.columns.shard
     if len(shard) == 0 or int(shard[-1]) >= pack.num_shards:
         return None

@@ -21,7 +21,7 @@ from loaders.packs.manifest import FileInfo
 from loaders.packs.shards.rows import Batch
 
 BLOCK_BYTES = 512
-_RECORD_BYTES = 20 * BLOCK_BYTES  # tar files end on a full record
+_RECORD_BYTES = 20 * BLOCK_BYTES  # the length of a tar is a multiple of a record
 _BUFFER_BYTES = 4 << 20
 _NAME_BYTES = 100
 _ZEROS = bytes(BLOCK_BYTES)

@@ -30,7 +30,7 @@ def read_at(descriptor: int, offset: int, num_bytes: int) -> bytes:
         UnreadableItem: the disk fails.
     """
     try:
-        if num_bytes > _LARGE_BYTES:  # a damaged header may have given it; `pread` would allocate all of it
+        if num_bytes > _LARGE_BYTES:  # may come from a damaged header, and `pread` would allocate all of it
             num_bytes = max(0, min(num_bytes, os.fstat(descriptor).st_size - offset))
         data = os.pread(descriptor, num_bytes, offset)
         while len(data) < num_bytes:

@@ -93,7 +93,7 @@ class ImageTableSource(NumberLabels):
         return notes
 
     def items(self) -> Iterator[SourceItem]:
-        """Yield the rows table by table, with one block of rows in memory."""
+        """Yield an item for each row, table by table; memory holds one block of rows."""
         columns = [c for c in (self._image, self._label, self._key, self._split_column) if c is not None]
         for file, path in self._paths.items():
             if read_schema(path).names != self._schema.names:

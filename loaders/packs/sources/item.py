@@ -14,7 +14,7 @@ from loaders.packs.reasons import BadImage, Reason
 
 # A larger file is no image for training, so it is not even read into memory.
 MAX_FILE_BYTES = 1 << 28
-UNKNOWN_BYTES = -1  # stands for the size of a file whose server does not report the size
+UNKNOWN_BYTES = -1  # the `size_bytes` of a file whose server reports no size
 _USUAL_BYTES = 100_000
 
 

@@ -34,7 +34,8 @@ def resolve_layout(source: str, options: ColumnOptions) -> tuple[str, list[str]]
         options: columns that the user chose.
 
     Raises:
-        UserError: the folder has several splits and no existing one is named, or it cannot be read as it is.
+        UserError: the folder has several splits and `source` names none of them, or the folder cannot be read
+            as it is.
     """
     folder, _, split = (source, "", "") if os.path.isdir(source) else source.partition("#")
     if not os.path.isdir(folder) or split.startswith("labels="):

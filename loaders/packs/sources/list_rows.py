@@ -22,8 +22,8 @@ def read_rows(path: Path, short: bool = False) -> Iterator[dict[str, Any]]:
     """Yield the rows of a list as dictionaries, a block in memory at a time.
 
     Commas, semicolons, tabs or bars may separate the cells of a .csv; blanks around cells are dropped, and an
-    empty cell is None. A .txt has no heading: each line is a path, or a path and a label, called `path` and
-    `label` here.
+    empty cell is None. A .txt has no heading: each line is a path, or a path and a label; its keys are `path`
+    and `label`.
 
     Args:
         path: the list.

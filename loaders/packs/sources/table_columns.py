@@ -70,8 +70,8 @@ def asked_column(where: str, names: Sequence[str], wanted: str, option: str) -> 
 def find_labels(where: str, names: Sequence[str], wanted: str | None, declared: Sequence[str]) -> str | None:
     """Return the column of labels; None if there is none.
 
-    This is `wanted` if it is given, else a column with a usual name, else a declared column, else a column
-    whose name ends like one of labels.
+    If `wanted` is given, only the column of this name counts. Otherwise a column with a usual name is taken,
+    else a declared column, else a column whose name has a usual ending.
 
     Args:
         where: path of the file, for messages.

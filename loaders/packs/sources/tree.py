@@ -146,7 +146,7 @@ class TreeListing:
         for entry in self._in_order():
             if entry.name.startswith(prefix):
                 folder, slash, name = entry.name.rpartition("/")
-                # A repeated member is not ambiguous: hashing its position keeps it from matching the first.
+                # A repeated member is not ambiguous: its position, which is unique, is hashed, not its path.
                 text = f"{count}" if entry.name == previous else f"{folder}{slash}{file_stem(name)}"
                 file.write(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest())
                 count, previous = count + 1, entry.name

@@ -24,7 +24,7 @@ _MAYBE_LABELS = ("txt", "label", "label.txt", "class", "cls.txt", "category", "t
 class WebDatasetSource(NumberLabels):
     """Samples of one or more shards; the label is in `.cls`, or in a field such as `label` of `.json`.
 
-    A `.txt` is taken as a caption, which img2dataset writes, unless the user chooses it as the label.
+    A `.txt` is taken as a caption, as in shards of img2dataset, unless the user chooses it as the label.
     """
 
     def __init__(self, paths: list[Path], options: ColumnOptions | None = None) -> None:
