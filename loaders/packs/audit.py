@@ -63,7 +63,6 @@ def compare_with_source(pack: Pack, first: SplitSource, *appended: SplitSource) 
     Inputs are matched by their keys. If an image's bytes were copied, its content hash is compared too.
 
     Args:
-        pack: the pack.
         first: the split, and the source from which it was made.
         appended: the same split with each source that was appended to it, in the order of appending.
 

@@ -53,8 +53,6 @@ def prepare_batch(
 
     Args:
         job: shard to write; its image policy must be one that copies.
-        source: source of the items.
-        items: items to pack.
         label_of: number of each class.
     """
     data, starts, good = _read(source, items)

@@ -183,7 +183,6 @@ def write_columns(
     """Write all columns from blocks of rows, holding one block in memory at a time.
 
     Args:
-        folder: folder of the pack.
         num_rows: rows of all blocks together.
         num_key_bytes: bytes of all keys together.
         blocks: one array per column for each block; `key_offset` starts at 0 in each block and has one entry

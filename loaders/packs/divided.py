@@ -57,7 +57,6 @@ def divide_listing(
     Args:
         listing: listing file of the whole source, in the format of `listing_lines`.
         parts: listing files to write, one for each split of the division.
-        source: the opened source.
         division: shares, seed, and whether near copies stay together.
         workers: number of threads that read.
 

@@ -54,7 +54,6 @@ def find_copies(pack: Pack, near: bool = False, workers: int = 1) -> Findings:
     """Find images that a pack holds more than once, by the content hashes of its index.
 
     Args:
-        pack: the pack.
         near: also decode every image and compare perceptual hashes.
         workers: number of threads that decode.
     """
@@ -100,7 +99,6 @@ def perceptual_hashes(pack: Pack, workers: int, rows: NDArray[np.int64] | None =
     darkens to the right there.
 
     Args:
-        pack: the pack.
         workers: number of threads that decode.
         rows: int64 [K]; all rows by default.
 

@@ -52,7 +52,6 @@ def join_parts(
     Args:
         target: folder for the files.
         options: what was packed; its build folder has the parts of all shards.
-        plan: the shards.
         recorded: options to record in the manifest.
         base: pack to which the parts are appended; its rows come first.
 

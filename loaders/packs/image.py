@@ -96,7 +96,7 @@ class ImagePolicy:
 
     @cached_property
     def copies(self) -> bool:
-        """Tell whether images within the limits keep their bytes."""
+        """Tell whether images that need no change of size keep their bytes."""
         return not self.encodes_all and self.encoding == "jpeg"
 
     def geometry(self, height: int, width: int) -> Geometry:
@@ -142,7 +142,6 @@ def prepare_image(data: bytes, policy: ImagePolicy) -> PreparedImage:
 
     Args:
         data: the file's bytes, in any format.
-        policy: image policy of the pack.
 
     Returns:
         The same bytes if they are a plain, upright JPEG that the policy copies; otherwise a new JPEG, or
@@ -229,8 +228,8 @@ def dct_factor(height: int, width: int, to_height: int, to_width: int) -> int:
     """Return the factor by which to shrink an image while decoding it, before it is resized to the target.
 
     The decoder's inverse DCT gives 1/2, 1/4 or 1/8 of the size for less work, but filters worse than the
-    resize that follows. The final JPEG loses less than 0.2 dB if the decoded image is at least twice as large
-    as the target, and several dB otherwise (docs/performance.md). Other fractions decode more slowly than the
+    resize that follows. The final JPEG loses less than 0.2 dB if the decoded sides are at least twice those
+    of the target, and several dB otherwise (docs/performance.md). Other fractions decode more slowly than the
     full size.
     """
     return factor_leaving(height, width, 2 * to_height, 2 * to_width)
@@ -286,7 +285,6 @@ def _finish(
     Args:
         pixels: uint8 [H, W, 3], upright.
         action: what was done to the image so far.
-        policy: image policy of the pack.
         size: height and width of the full image, if decoding has shrunk the image.
     """
     full = pixels.shape[:2] if size is None else size

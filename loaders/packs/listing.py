@@ -55,7 +55,6 @@ class ShardPlan:
     """One shard to be written: a run of consecutive lines of a split's listing.
 
     Attributes:
-        split: name of the split.
         number: number of the shard in its split.
         source: PATH of the split, as `resolve_layout` returns it.
         first_byte: where the run begins in the listing file.
@@ -81,7 +80,6 @@ class Plan:
 
     Attributes:
         classes: class names of the pack.
-        shards: the shards, in order.
         notes: what a user should know about the labels, one line each.
         skipped: number of files in each split whose names show that they are not images.
     """
@@ -106,7 +104,6 @@ def make_plan(options: PackOptions, base: Manifest | None = None) -> Plan:
     """List all splits, cut them into shards and write the plan; if a plan is there already, read it instead.
 
     Args:
-        options: what to pack.
         base: manifest of the pack to append to. Its classes keep their numbers, and new shards of its splits
             continue its shard numbers.
 
@@ -279,7 +276,6 @@ def listed(
     """Open a source, and list its inputs with the keys that packing would give them.
 
     Args:
-        split: a split and its source.
         columns: columns of lists and tables to use.
         within: folder for temporary files; the system's temporary folder by default.
 

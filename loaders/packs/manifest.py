@@ -90,7 +90,6 @@ class Manifest:
     """Content of `manifest.json`.
 
     Attributes:
-        format_version: version of the pack format.
         shard_format: "webdataset" (.tar) or "ffcv" (.beton).
         num_images: number of rows.
         num_inputs: number of inputs of the sources; equals `num_images` + `num_quarantined`.

@@ -42,7 +42,7 @@ class Split:
         self.row_ranges = row_ranges
         sizes = np.array([stop - first for first, stop in self.row_ranges], np.int64)
         self._stops = np.cumsum(sizes)
-        # For a position inside range i, position + self._shifts[i] is the row.
+        # For a position in range i, the row is position + self._shifts[i].
         self._shifts = np.array([first for first, _ in self.row_ranges], np.int64) - (self._stops - sizes)
 
     def __len__(self) -> int:

@@ -52,7 +52,6 @@ def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Mani
     """Pack all splits; an interrupted run resumes where it stopped.
 
     Args:
-        options: what to pack.
         progress: called with (inputs done, total inputs) at the start and after every shard.
 
     Returns:

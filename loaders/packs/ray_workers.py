@@ -20,7 +20,6 @@ def run_jobs_on_ray(jobs: Sequence[ShardJob], num_workers: int) -> Iterator[Shar
     machine must see the sources and the folder of the pack under the same paths.
 
     Args:
-        jobs: the shards to write.
         num_workers: CPUs of the cluster that is started on this machine; no effect on any other cluster.
 
     Raises:

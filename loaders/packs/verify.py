@@ -33,7 +33,6 @@ def verify_pack(folder: Path, workers: int = 1, progress: Progress | None = None
     """Compare a pack with its manifest.
 
     Args:
-        folder: folder of the pack.
         workers: number of threads that read and hash.
         progress: called with (shards done, total shards) after every shard.
 

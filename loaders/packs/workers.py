@@ -17,7 +17,6 @@ def run_jobs(jobs: Sequence[ShardJob], num_workers: int, in_threads: bool = Fals
     """Run all jobs and yield each when its shard is finished, in any order.
 
     Args:
-        jobs: the shards to write.
         num_workers: number of shards written at the same time.
         in_threads: use threads of this process, which start faster than processes; for work that mostly
             releases the GIL.

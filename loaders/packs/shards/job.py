@@ -47,8 +47,6 @@ class ShardJob:
 
     Attributes:
         options: what is packed and how; with `upload`, a shard's local copy is removed after its upload.
-        plan: the shard.
-        classes: class names of the pack.
         num_threads: number of threads that read and decode; it changes only the time.
         in_bulk: whether compiled code copies images batch by batch; it changes only the time.
     """

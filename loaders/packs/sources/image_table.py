@@ -50,7 +50,6 @@ class ImageTableSource(NumberLabels):
         Args:
             paths: .parquet or .arrow files with the same columns.
             split: take only the rows with this name in the split column; None takes all rows.
-            options: which columns to use.
 
         Raises:
             UserError: no column of images, no column of splits if `split` is given, or several candidates.

@@ -51,8 +51,6 @@ class LabeledSource(NumberLabels):
         Args:
             images: a folder or an archive.
             name: the source as the user gave it.
-            labels: the file of labels.
-            options: which columns of a list to use.
         """
         self._images, self._name, self._labels = images, name, labels
         self._options = options or ColumnOptions()

@@ -26,7 +26,6 @@ def read_rows(path: Path, short: bool = False) -> Iterator[dict[str, Any]]:
     and `label`.
 
     Args:
-        path: the list.
         short: whether a row of a .csv may lack its last cells, as spreadsheets leave out empty ones.
 
     Raises:

@@ -44,7 +44,6 @@ class PathListSource(NumberLabels):
             lists: the files, .csv, .tsv, .txt, .jsonl or .parquet; copies if the lists are remote.
             name: PATH of the lists as the user gave it.
             split: take only the rows with this name in the split column; None takes all rows.
-            options: which columns to use.
         """
         self._lists, self._name, self._split = lists, name, split
         self._options = options or ColumnOptions()

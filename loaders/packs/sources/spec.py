@@ -41,7 +41,6 @@ class SplitSource:
     """A split, the source of its images, and its own options.
 
     Attributes:
-        split: name of the split.
         source: PATH as the user gave it, see `open_source`.
         division: division of the images of the source among several splits; None if this split has all of
             them.

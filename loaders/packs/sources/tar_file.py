@@ -21,7 +21,6 @@ class TarSource(Source):
         """Open a tar.
 
         Args:
-            path: the .tar file.
             inside: folder inside the tar that is the root, see `TreeListing`.
             name: PATH that the user gave, for messages.
 

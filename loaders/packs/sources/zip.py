@@ -32,7 +32,6 @@ class ZipSource(Source):
         """Open a zip.
 
         Args:
-            path: the .zip file.
             inside: folder inside the zip that is the root, see `TreeListing`.
             name: PATH that the user gave, for messages.
 

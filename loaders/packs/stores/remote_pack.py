@@ -92,7 +92,6 @@ def open_remote_pack(url: str, options: StoreOptions) -> RemotePack:
 
     Args:
         url: URL of the folder that `tools/pack_dataset.py` wrote, in any store fsspec knows.
-        options: how to read the store.
 
     Returns:
         The pack; its columns are local and memory-mapped, and no shard has been fetched.

@@ -28,7 +28,6 @@ class ShardCache:
 
     Args:
         folder: folder of this pack, inside the cache folder.
-        store: source of the shards.
         cache_bytes: limit in bytes for all shards in the cache folder, of this pack and of others.
     """
 

@@ -70,7 +70,6 @@ class Store:
 
         Args:
             url: URL of the folder, such as "s3://bucket/packs/mine".
-            options: how to read the store.
 
         Raises:
             UserError: an unknown scheme, or one whose library is not installed.
