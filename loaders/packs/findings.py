@@ -137,8 +137,8 @@ def _gray(pack: Pack, row: int) -> NDArray[np.uint8]:
 def near_pairs(hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
     """Yield pairs of positions whose hashes differ in at most `NEAR_BITS` bits.
 
-    Positions with equal hashes form a chain: each is paired with the one before it. Two different hashes are
-    paired once, at the first position of each.
+    Positions with equal hashes form a chain: each is paired with the one before it. Two different hashes give
+    one pair, of the first position of each.
     """
     for rows in repeated_rows(hashes):
         yield from zip(rows[:-1].tolist(), rows[1:].tolist(), strict=True)

@@ -134,7 +134,10 @@ class LabeledSource(NumberLabels):
             )
 
     def _calling(self, labels: dict[str, Any]) -> Callable[[str], str]:
-        """Return the function from a file's path to its name in the list; of several, the best match."""
+        """Return the function that turns the path of a file into its name in the list.
+
+        Of several functions, the one that finds the most files is taken, the first of them on a tie.
+        """
         ways: tuple[Callable[[str], str], ...] = (
             _plain,
             lambda name: file_stem(_plain(name)),
