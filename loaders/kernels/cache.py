@@ -1,8 +1,8 @@
-"""How numba compiles kernels, and where they are kept for the next process.
+"""Decorators that compile kernels with numba, and the folder that caches the machine code.
 
-Numba compiles a kernel anew when the kernel's own file has changed, but does not see changes of inlined parts
-from other files. So each state of all kernels has a folder of its own, named after the sources, the versions
-of the compilers, and the processor.
+Numba recompiles a kernel if the file that defines it has changed, but does not notice changes of functions
+that are inlined from other files. So each version of the kernels has its own cache folder, whose name is a
+hash of all kernel sources, the versions of the compilers, and the processor.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from loaders.common.errors import UserError
 from loaders.common.locks import locked
 
 _SOURCES = Path(__file__).parent
-_UNUSED_S = 30 * 86_400.0  # a folder unused for so long is removed
+_UNUSED_S = 30 * 86_400.0  # folders that have been unused for longer are removed
 _DAY_S = 86_400.0
 config: Any = numba.config
 # Kernels are never passed to each other as values, so they need no C wrapper (`no_cfunc_wrapper`).
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
-# Kernels allocate nothing, so they count no references (`numba.extending.register_jitable` names the option):
-# where each row is a slice, counting took a tenth of the time. fastmath lets LLVM reorder sums and assume
-# finite values; on one machine the bytes still are always the same.
+# Kernels allocate nothing, so reference counting is off (`_nrt`, documented in
+# `numba.extending.register_jitable`); in kernels that slice every row, it took a tenth of the time. fastmath
+# lets LLVM reorder sums and assume finite values; on one machine the results are still always the same bytes.
 _FAST: dict[str, Any] = {**_OPTIONS, "_nrt": False, "fastmath": True}
 
 
 def _state() -> str:
-    """Return a name for everything that decides the machine code of kernels, except their arguments."""
+    """Return a hash of everything that decides the machine code of kernels, except their argument types."""
     digest = hashlib.blake2b(digest_size=12)
     for path in sorted(
         set(_SOURCES.rglob("*.py")) - set(_SOURCES.glob("device/*.py"))
@@ -52,7 +52,7 @@ def _state() -> str:
 
 
 def _open_folder() -> Path | None:
-    """Return the folder of this state, creating it if need be; None if no folder can be written."""
+    """Return the cache folder of this state, created if missing; None if no folder is writable."""
     with suppress(UserError, OSError):  # no home; a file system that is full or read-only
         base = Path(config.CACHE_DIR) if config.CACHE_DIR else cache_folder().parent
         folder = base / "sluice" / "kernels" / _state()
@@ -68,7 +68,7 @@ def _open_folder() -> Path | None:
 
 
 def _remove_unused(folder: Path) -> None:
-    """Remove the folders of earlier states that no process has started with for a month."""
+    """Remove the cache folders of states that no process has used for a month."""
     for old in folder.iterdir():
         if time.time() - old.stat().st_mtime > _UNUSED_S:
             shutil.rmtree(old, ignore_errors=True)
@@ -78,10 +78,10 @@ FOLDER = _open_folder()
 
 
 def _kept(**options: Any) -> Callable[[Any], Any]:
-    """Return a decorator that compiles a kernel and keeps it in `FOLDER`."""
+    """Return a decorator that compiles a kernel and caches it in `FOLDER`."""
 
     def decorate(function: Any) -> Any:
-        others = config.CACHE_DIR  # the folder of other users of numba stays as it is
+        others = config.CACHE_DIR  # restored below: other code that uses numba keeps its own cache folder
         try:
             config.CACHE_DIR = str(FOLDER or "")
             return numba.njit(cache=FOLDER is not None, **options)(function)
@@ -96,19 +96,20 @@ kernel = _kept(**_FAST)
 # For random numbers: strict arithmetic, so that every machine draws the same parameters.
 exact_kernel = _kept(**_OPTIONS)
 
-# For functions that only kernels call: they become part of the kernels. From Python they run uncompiled.
+# For functions that only kernels call: they are compiled into the kernels. From Python they run uncompiled.
 inlined = register_jitable(**_FAST)
 exact_inlined = register_jitable(**_OPTIONS)
 
 
 @contextmanager
 def first_use(*names: str) -> Iterator[None]:
-    """Open a block that calls kernels for the first time in this process: loads them, or compiles them.
+    """Return a context manager for a block that calls kernels for the first time in this process.
 
-    One line names what was never compiled here. Of several processes, one compiles and the others wait.
+    The calls load the kernels from the cache or compile them. One line on stderr names those that have to be
+    compiled. Of several processes, one compiles and the others wait.
 
     Args:
-        names: of what the block loads, in words.
+        names: what the block loads, in words for that line.
     """
     if FOLDER is None:
         _tell(names, "at every start: no cache folder can be written (set XDG_CACHE_HOME or NUMBA_CACHE_DIR)")

@@ -1,4 +1,4 @@
-"""Memory for kernels, operations that emit LLVM code, and C functions found by name."""
+"""Arrays for kernels, operations that emit LLVM code, and C functions linked by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _BYTES = types.Array(types.uint8, 1, "C")
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Return zeros that begin on a cache line: a 64-byte vector across two lines costs two accesses."""
+    """Return an array of zeros that starts on a cache-line boundary.
+
+    A 64-byte vector that straddles two cache lines costs two memory accesses.
+    """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.zeros(size + CACHE_LINE_BYTES, np.uint8)
     start = -memory.ctypes.data % CACHE_LINE_BYTES
@@ -27,21 +30,25 @@ def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a read-only view of an array, so that a kernel is compiled for one kind of array only."""
+    """Return a read-only view of an array.
+
+    Numba compiles a kernel separately for writeable and for read-only arrays; this leaves one kind.
+    """
     array = array.view()
     array.flags.writeable = False
     return array
 
 
 def operation(returned: Any, *taken: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Return a decorator that turns a function into an operation for kernels; the function emits LLVM code.
+    """Return a decorator that lets kernels call a function that emits LLVM code.
 
-    The function takes `context` (numba's), `builder`, `kinds` (numba's types of the arguments), and then each
-    value. It returns the value of the operation, if that has one. Kernels pass arguments by position.
+    The decorated function takes numba's `context`, llvmlite's `builder`, `kinds` (numba types of the
+    arguments), and then the LLVM value of each argument. It returns the LLVM value of the result; for a void
+    operation its return value is ignored. Kernels must pass arguments by position.
 
     Args:
-        returned: numba's type of the result.
-        taken: numba's types of the arguments; None where that is left to the kernel.
+        returned: numba type of the result.
+        taken: numba types of the arguments; None accepts any type.
     """
 
     def decorate(emit: Callable[..., Any]) -> Any:
@@ -63,12 +70,14 @@ def operation(returned: Any, *taken: Any) -> Callable[[Callable[..., Any]], Any]
 
 
 def c_function(name: str, returned: Any, *taken: Any) -> Any:
-    """Return a C function for kernels to call, found by name, so that the kernels can be kept on disk.
+    """Return a C function that kernels can call.
+
+    It is linked by name, not by address, so that compiled kernels can be cached on disk.
 
     Args:
-        name: of a function of this process, or of a library that llvmlite has loaded for good.
-        returned: numba's type of the result.
-        taken: numba's types of the arguments.
+        name: a function of this process, or of a library that llvmlite has loaded permanently.
+        returned: numba type of the result.
+        taken: numba types of the arguments.
     """
 
     @operation(returned, *taken)
@@ -80,7 +89,7 @@ def c_function(name: str, returned: Any, *taken: Any) -> Any:
 
 
 def declared(module: ir.Module, name: str, kind: ir.FunctionType) -> Any:
-    """Return the declaration of a function in an LLVM module; add it if it is missing."""
+    """Return the declaration of a function in an LLVM module, adding the declaration if it is missing."""
     try:
         return module.get_global(name)
     except KeyError:
@@ -103,14 +112,14 @@ def bytes_at(context, builder, kinds, address, size):
 
 
 def _word(context: Any, builder: Any, array_type: Any, array: Any, at: Any) -> Any:
-    """Return a pointer to eight bytes of an array of bytes."""
+    """Return an int64 pointer to element `at` of a uint8 array."""
     data = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [at]), _I64.as_pointer())
 
 
 @operation(types.uint64, None, types.int64)
 def load_le64(context, builder, kinds, array, at):
-    """Return eight bytes of a uint8 array from `at`, the first one lowest, as uint64; no bounds check."""
+    """Return array[at : at + 8] of a uint8 array as a little-endian uint64, without a bounds check."""
     value = builder.load(_word(context, builder, kinds[0], array, at))
     value.align = 1
     return value
@@ -118,7 +127,7 @@ def load_le64(context, builder, kinds, array, at):
 
 @operation(types.uint64, None, types.int64)
 def load_be64(context, builder, kinds, array, at):
-    """Return eight bytes of a uint8 array from `at`, the first one highest, as uint64; no bounds check."""
+    """Return array[at : at + 8] of a uint8 array as a big-endian uint64, without a bounds check."""
     value = builder.load(_word(context, builder, kinds[0], array, at))
     value.align = 1
     return builder.bswap(value)
@@ -126,5 +135,5 @@ def load_be64(context, builder, kinds, array, at):
 
 @operation(types.void, None, types.int64, types.uint64)
 def store_le64(context, builder, kinds, array, at, value):
-    """Write a uint64 as eight bytes of a uint8 array from `at`, the lowest first; no bounds check."""
+    """Write a uint64 to array[at : at + 8] of a uint8 array, little-endian, without a bounds check."""
     builder.store(value, _word(context, builder, kinds[0], array, at)).align = 1

@@ -1,8 +1,8 @@
-"""Counter-based random numbers: a value depends on its purpose, never on earlier draws.
+"""Counter-based random numbers: a value depends on the seed and a counter, never on earlier draws.
 
 Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). The key is the seed; the
-128-bit counter holds row, view, epoch, operation and block, so any thread, rank or resumed run finds the
-same number without any state.
+128-bit counter holds row, view, epoch, operation and block, so any thread, rank or resumed run computes the
+same number without shared state.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ _UNIT = 1.0 / 4294967296.0
 
 @exact_kernel
 def philox(c0, c1, c2, c3, k0, k1):
-    """Return the four 32-bit words (as uint64) of Philox4x32-10 for a counter and a key of 32-bit words."""
+    """Return the four output words of Philox4x32-10 for the counter c0 .. c3 and the key k0, k1.
+
+    All words are uint64 below 2^32.
+    """
     for _ in range(10):
         p0 = _M0 * c0
         p1 = _M1 * c2
@@ -46,8 +49,8 @@ def uniform4(seed, epoch, row, view, operation, block):
         epoch: int in [0, 2^32).
         row: int in [0, 2^48).
         view: int in [0, 2^16).
-        operation: int in [0, 2^16), the place of the operation in its policy.
-        block: int in [0, 2^16), to draw more than four numbers.
+        operation: int in [0, 2^16), index of the operation in its policy.
+        block: int in [0, 2^16); an operation that needs more than four numbers counts it up.
     """
     row64 = np.uint64(row)
     s = np.uint64(seed)

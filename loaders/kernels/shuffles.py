@@ -1,6 +1,6 @@
-"""Vectors whose lanes change places: table look-ups, and blocks of rows that become columns.
+"""Vector operations that move values between lanes: table look-ups, and blocks of rows that become columns.
 
-LLVM does not find these in plain loops. Arrays are indexed without any check, as in `loaders.kernels.simd`.
+LLVM does not recognise these in plain loops. Indices are not checked, as in `loaders.kernels.simd`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from loaders.kernels.simd import (
 
 @operation(FLOATS, None, types.intp, None, types.intp)
 def lookup_bytes(context, builder, kinds, array, at, order, place):
-    """Return array[at + order[place + lane]] as float32 per lane; both hold uint8, and orders are below 16.
+    """Return array[at + order[place + lane]] as float32 per lane.
 
-    A load and a permute with SSSE3; elsewhere sixteen scalar loads.
+    Both arrays are uint8, and the values of `order` are below 16. With SSSE3 the table is loaded once and
+    permuted; elsewhere this takes sixteen scalar loads.
     """
     byte, bytes16 = ir.IntType(8), ir.VectorType(ir.IntType(8), LANES)
     table = pointer_to(context, builder, kinds[0], array, at, byte)
@@ -57,7 +58,8 @@ def reverse(context, builder, kinds, value):
 def lookup(context, builder, kinds, array, at, index):
     """Return array[at + (index[lane] & 15)] per lane of a contiguous float32 array.
 
-    One load and one permute with AVX-512; elsewhere sixteen scalar loads, which only tests use.
+    This takes one load and one permute with AVX-512. Elsewhere it takes sixteen scalar loads; only tests call
+    it there.
     """
     pointer = pointer_to(context, builder, kinds[0], array, at, F32)
     if HAS_AVX512:
@@ -69,7 +71,7 @@ def lookup(context, builder, kinds, array, at, index):
 def lookup_wide(context, builder, kinds, array, at, index):
     """Return array[at + (index[lane] & 31)] per lane of a contiguous float32 array.
 
-    Two loads and one permute with AVX-512; twice `lookup` elsewhere.
+    This takes two loads and one permute with AVX-512, and twice the work of `lookup` elsewhere.
     """
     pointer = pointer_to(context, builder, kinds[0], array, at, F32)
     behind = builder.gep(pointer, [ir.Constant(I32, LANES)])
@@ -101,7 +103,8 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
     def mix(a: Any, b: Any, order: list[int]) -> Any:
         return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, 8), order))
 
-    # Neighbours within each half, then pairs of neighbours, then the halves: one instruction each.
+    # Interleave single values within each half, then pairs of values, then join halves: each `mix` is one
+    # instruction.
     singles = [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]
     doubles = [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]
     halves = [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]
@@ -112,7 +115,7 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
 
 @operation(types.void, None, types.intp, types.intp, None, types.intp)
 def rows_to_columns(context, builder, kinds, rows, at, pitch, columns, to):
-    """Copy eight values of eight rows, rows[at + k * pitch :], to columns[to + 8 * x + k], all float32."""
+    """Copy rows[at + k * pitch + x] to columns[to + 8 * x + k] for k and x below 8; both are float32."""
     rows_type, columns_type = kinds[0], kinds[3]
     eight = ir.VectorType(F32, 8)
     found = []
@@ -128,10 +131,11 @@ def rows_to_columns(context, builder, kinds, rows, at, pitch, columns, to):
 
 @operation(types.void, None, types.intp, None, types.intp, types.intp, types.intp)
 def columns_to_rows(context, builder, kinds, sums, at, rows, to, pitch, count):
-    """Finish eight columns: sums[at + 16 * x :] holds two halves of eight values of column x.
+    """Add up the partial sums of eight columns and write the totals as rows.
 
-    Their sums, clamped to [0, 255], go to rows[to + k * pitch + x] for k < `count`: eight per row, even if
-    the row is shorter. `sums` is overwritten.
+    For column x, sums[at + 16 * x :] holds two vectors of eight partial sums, one element per row. The totals
+    are clamped to [0, 255] and go to rows[to + k * pitch + x] for k < `count`. Each row is given eight
+    values, even if it is shorter. `sums` is overwritten.
     """
     sums_type, rows_type = kinds[0], kinds[2]
     eight = ir.VectorType(F32, 8)

@@ -1,10 +1,12 @@
-"""A small vocabulary of 16-lane vectors for numba kernels.
+"""Operations on 16-lane vectors for numba kernels.
 
-LLVM vectorises straight loops well, but not table look-ups, and its guards take half the time of per-row
-loops over a 96-pixel view. These intrinsics name the vector operations directly. Sixteen lanes are one
-AVX-512 register; on narrower machines LLVM splits them, so the code runs everywhere.
+LLVM vectorises plain loops well, but not table look-ups, and the checks that it puts before a vectorised loop
+take half the time of loops over the rows of a 96-pixel view. These intrinsics name the vector operations
+directly. Sixteen float32 lanes fill one AVX-512 register; for processors with shorter registers LLVM splits
+the vectors, so the code runs everywhere.
 
-Arrays are indexed from their first element without any check: callers leave `LANES` elements of slack.
+An index counts elements from the start of an array, of any shape, and is not checked. Vectors may reach past
+the elements that are used, so callers leave `LANES` elements of slack at the end.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ HAS_SSSE3 = bool(_HOST.get("ssse3"))
 
 
 class _Vector(types.Type):
-    """Numba type of a vector value; it lives in registers."""
+    """Numba type of a vector value, which lives in registers."""
 
 
 FLOATS = _Vector("float32x16")
@@ -44,14 +46,14 @@ class _VectorModel(models.PrimitiveModel):
 
 
 def pointer_to(context: Any, builder: Any, array_type: Any, array: Any, at: Any, element: Any) -> Any:
-    """Return a pointer to element `at` of an array, whose elements are read as type `element`."""
+    """Return a pointer to element `at` of an array whose elements are read as LLVM type `element`."""
     data = context.make_array(array_type)(context, builder, array).data
     base = builder.bitcast(data, element.as_pointer())
     return builder.gep(base, [at])
 
 
 def load_vector(builder: Any, pointer: Any, vector: Any, align: int) -> Any:
-    """Return the vector at a pointer."""
+    """Return the vector of LLVM type `vector` at a pointer that is aligned to `align` bytes."""
     value = builder.load(builder.bitcast(pointer, vector.as_pointer()))
     value.align = align
     return value
@@ -76,7 +78,7 @@ def splat(context, builder, kinds, value):
 
 @operation(FLOATS, types.float32, types.float32)
 def splat_pair(context, builder, kinds, first, second):
-    """Return float32 `first` in the lower half of the lanes and `second` in the upper."""
+    """Return float32 `first` in the lower half of the lanes and `second` in the upper half."""
     half = ir.VectorType(F32, LANES // 2)
     both = ir.Constant(I32V, list(range(LANES)))
     return builder.shuffle_vector(_splat(builder, first, half), _splat(builder, second, half), both)
@@ -114,7 +116,7 @@ def store(context, builder, kinds, array, at, value):
 
 
 def _to_element(builder: Any, value: Any, element: Any) -> Any:
-    """Convert float32 lanes to an array's elements; int16 arrays hold float16, uint16 arrays bfloat16."""
+    """Convert float32 lanes to the elements of an array; int16 arrays hold float16, uint16 ones bfloat16."""
     lanes = value.type.count
     if element == types.uint8:  # truncates
         ints = builder.fptosi(value, ir.VectorType(I32, lanes))
@@ -136,7 +138,7 @@ def _to_element(builder: Any, value: Any, element: Any) -> Any:
 def _write(
     context: Any, builder: Any, array_type: Any, array: Any, at: Any, value: Any, past_caches: bool
 ) -> None:
-    """Store all lanes at an address that is a multiple of LANES elements."""
+    """Store all lanes at array[at :], an address aligned to the size of LANES elements (64 bytes at most)."""
     vector = _to_element(builder, value, array_type.dtype)
     pointer = pointer_to(context, builder, array_type, array, at, vector.type.element)
     instruction = builder.store(vector, builder.bitcast(pointer, vector.type.as_pointer()))
@@ -149,11 +151,11 @@ def _write(
 def _write_some(
     context: Any, builder: Any, array_type: Any, array: Any, at: Any, value: Any, count: Any
 ) -> None:
-    """Store the first `count` lanes anywhere."""
+    """Store the first `count` lanes at array[at :], which needs no alignment."""
     vector = _to_element(builder, value, array_type.dtype)
     pointer = pointer_to(context, builder, array_type, array, at, vector.type.element)
     pointer = builder.bitcast(pointer, vector.type.as_pointer())
-    # By way of the stack, since LLVM takes minutes to compile a masked store of so many lanes.
+    # Copied by way of the stack, since LLVM takes minutes to compile a masked store of this many lanes.
     with builder.goto_entry_block():
         held = builder.alloca(vector.type)
     builder.store(vector, held)
@@ -173,9 +175,10 @@ def _splat(builder: Any, scalar: Any, vector: Any) -> Any:
 
 @operation(types.void, None, types.intp, FLOATS)
 def stream(context, builder, kinds, array, at, value):
-    """Write a vector past the caches to array[at : at + LANES] of float32, int16, uint16 or uint8.
+    """Write a vector to array[at : at + LANES], bypassing the caches.
 
-    The address must be a multiple of LANES elements.
+    Elements are float32, float16 (as int16), bfloat16 (as uint16) or uint8. The address must be aligned to
+    the size of LANES elements (64 bytes at most).
     """
     _write(context, builder, kinds[0], array, at, value, past_caches=True)
 
@@ -188,12 +191,15 @@ def put(context, builder, kinds, array, at, value):
 
 @operation(types.void, None, types.intp, FLOATS, types.intp)
 def store_some(context, builder, kinds, array, at, value, count):
-    """Write the first `count` lanes, at most all, to any place of an array of `stream`'s types."""
+    """Write the first `count` lanes (all, if `count` exceeds LANES) to array[at :].
+
+    Element types are those of `stream`; the address needs no alignment.
+    """
     _write_some(context, builder, kinds[0], array, at, value, count)
 
 
 def _interleave(builder: Any, r: Any, g: Any, b: Any) -> Any:
-    """Return r0 g0 b0 r1 g1 b1 ... of three vectors."""
+    """Return one vector r0 g0 b0 r1 g1 b1 ... from three."""
     pair = builder.shuffle_vector(r, g, ir.Constant(ir.VectorType(I32, 2 * LANES), list(range(2 * LANES))))
     fill = list(range(LANES)) + [0] * LANES
     wide = builder.shuffle_vector(b, b, ir.Constant(ir.VectorType(I32, 2 * LANES), fill))
@@ -203,7 +209,7 @@ def _interleave(builder: Any, r: Any, g: Any, b: Any) -> Any:
 
 @operation(types.void, None, types.intp, FLOATS, FLOATS, FLOATS)
 def stream_pixels(context, builder, kinds, array, at, r, g, b):
-    """Write LANES pixels of three channels past the caches, interleaved, to array[at :]; see `stream`."""
+    """Write LANES interleaved RGB pixels to array[at :], bypassing the caches; see `stream`."""
     value = _interleave(builder, r, g, b)
     _write(context, builder, kinds[0], array, at, value, past_caches=True)
 
@@ -217,7 +223,7 @@ def put_pixels(context, builder, kinds, array, at, r, g, b):
 
 @operation(types.void, None, types.intp, FLOATS, FLOATS, FLOATS, types.intp)
 def store_some_pixels(context, builder, kinds, array, at, r, g, b, count):
-    """Write the first `count` pixels of three channels, interleaved, to array[at :]."""
+    """Write the first `count` RGB pixels, interleaved, to array[at :]; see `store_some`."""
     value = _interleave(builder, r, g, b)
     elements = builder.mul(count, ir.Constant(count.type, 3))
     _write_some(context, builder, kinds[0], array, at, value, elements)
@@ -231,7 +237,7 @@ def add(context, builder, kinds, a, b):
 
 @operation(FLOATS, FLOATS, FLOATS, FLOATS)
 def multiply_add(context, builder, kinds, a, b, c):
-    """Return a * b + c, fused where the machine can."""
+    """Return a * b + c, as a fused multiply-add where the processor has one."""
     product = builder.fmul(a, b, flags=("contract",))
     return builder.fadd(product, c, flags=("contract",))
 

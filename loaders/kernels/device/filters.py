@@ -1,6 +1,6 @@
-"""The filters of views that are drawn on a device: which pixels a place of the view takes, and their means.
+"""Resampling filters for views on a device: the taps of each pixel, and weighted means over the taps.
 
-The counterpart of `loaders.kernels.views.resample`, and `rounded_means` of `loaders.kernels.views.rounded`.
+This is the counterpart of `loaders.kernels.views.resample`; `rounded_means` is that of `...views.rounded`.
 """
 
 from __future__ import annotations
@@ -10,22 +10,23 @@ from typing import Any
 import triton
 import triton.language as tl
 
-UNIT: tl.constexpr = tl.constexpr(2.0**22)  # of rounded weights
+UNIT: tl.constexpr = tl.constexpr(2.0**22)  # rounded weights are whole multiples of 1 / UNIT
 
-_jit: Any = triton.jit  # without types, as numba's
+_jit: Any = triton.jit  # untyped, like numba's decorators
 
 
 @_jit
 def clamp_byte(value):
-    """Return values cut off at 0 and 255."""
+    """Return values clamped to [0, 255]."""
     return tl.maximum(0.0, tl.minimum(value, 255.0))
 
 
 @_jit
 def taps_of(place, start, length, low, high, shift, flip, R, CUBIC: tl.constexpr):
-    """Return each pixel's first tap, number of taps and centre's distance from the first, and the scale.
+    """Return each pixel's first tap, its number of taps, the distance from that tap to its centre, and a factor.
 
-    The last two are float64.
+    The factor turns distances in source pixels into the filter's unit. The distance and the factor are
+    float64.
     """
     scale = length / R
     wide = tl.maximum(scale, 1.0)
@@ -51,8 +52,11 @@ def _weight(distance, CUBIC: tl.constexpr):
 
 @_jit
 def means(at, step, plane, taps, near, inverse, m, CUBIC: tl.constexpr):
-    """Return weighted means of three channels over taps that are `step` apart."""
-    r = tl.load(at, mask=m, other=0).to(tl.float32)  # of a tap that the filter does not reach
+    """Return weighted means of three channels over `taps` taps from `at` on, `step` elements apart.
+
+    `near` and `inverse` are the distance and the factor of `taps_of`; `m` masks pixels.
+    """
+    r = tl.load(at, mask=m, other=0).to(tl.float32)  # the result where all weights are zero
     g = tl.load(at + plane, mask=m, other=0).to(tl.float32)
     b = tl.load(at + 2 * plane, mask=m, other=0).to(tl.float32)
     total = _weight(near * inverse, CUBIC)
@@ -73,7 +77,7 @@ def means(at, step, plane, taps, near, inverse, m, CUBIC: tl.constexpr):
 
 @_jit
 def rounded_means(at, step, plane, taps, near, inverse, m, CUBIC: tl.constexpr):
-    """Return such means by Pillow's arithmetic: whole multiples of 2^-22 as weights, bytes as results."""
+    """Return the result of `means` by Pillow's arithmetic, in whole bytes; weights are multiples of 2^-22."""
     most = tl.max(tl.where(m, taps, 0))
     total = _weight(near * inverse, CUBIC)
     for t in range(1, most):

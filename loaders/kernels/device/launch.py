@@ -21,14 +21,14 @@ from loaders.kernels.views.codes import (
     STANDARDIZE,
 )
 
-BLOCK = 512  # pixels of a program
+BLOCK = 512  # pixels per program
 _OPTIONS: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": True}
 _WHOLE = (AFFINE, AUTOCONTRAST, BLUR, CONTRAST, EQUALIZE, SHARPNESS, STANDARDIZE)
 """Operations that begin a launch, since they need the whole view."""
 
 
 def import_kernels() -> Any:
-    """Return the module of the kernels.
+    """Return the module of the kernels, `loaders.kernels.device.views`.
 
     Raises:
         MissingBackendError: Triton is not installed.
@@ -44,11 +44,11 @@ def import_kernels() -> Any:
 
 
 class Parameters(NamedTuple):
-    """The numbers that a batch of views is drawn from, as sent to the device: about 200 bytes a view.
+    """The parameters of a batch of views, as sent to the device: about 200 bytes per view.
 
     Attributes:
         address: int64 [B], where each image's pixels begin.
-        place: int64 [B], where each view's rows lie in the memory between the first two launches.
+        place: int64 [B], where each view's rows begin in the buffer between the first two launches.
         box: float64 [B, 4]; window: int32 [B, 4]; shift: int32 [B, 2]; flip: int32 [B]; codes: int32 [B, P];
             args: float32 [B, P]: see `loaders.views.draw.ViewParameters`.
         sizes: int32 [B, 2], height and width of each image.
@@ -76,9 +76,9 @@ def plan(codes: NDArray[np.int32]) -> NDArray[np.int32]:
         codes: int32 [B, P], in the order of application.
 
     Returns:
-        int32 [S, B, 2]: for each launch the slot of the operation that it begins with and the slot that it
-        stops at. The first launch begins with none. A blur takes two launches; the first stops at the blur
-        itself. -1 where a view is finished.
+        int32 [S, B, 2]: for each launch the slot of the operation that it begins with, and the slot before
+        which it stops. The first launch begins with no operation (-1). A blur takes two launches; the first
+        of them has the blur's slot in both places. Both are -1 for a view that is already finished.
     """
     batch, slots = codes.shape
     number = np.arange(slots, dtype=np.int32)
@@ -102,7 +102,7 @@ def plan(codes: NDArray[np.int32]) -> NDArray[np.int32]:
 def rows_needed(
     box: NDArray[np.float64], window: NDArray[np.int32], resolution: int, cubic: bool
 ) -> NDArray[np.int32]:
-    """Return int32 [B, 2], the first row of the image that the filter reaches, and the number of rows."""
+    """Return int32 [B, 2], the first row of the image that the filter can reach, and the number of rows."""
     support = (2.0 if cubic else 1.0) * np.maximum(box[:, 2] / resolution, 1.0)
     first = np.maximum(np.floor(box[:, 0] - support).astype(np.int64), window[:, 0])
     first = np.minimum(first, window[:, 2] - 1)
@@ -122,14 +122,13 @@ def parameters_of(
 
     Args:
         address: int64 [B], where each image's pixels begin on the device.
-        heights: int64 [B], of the images; widths: int64 [B].
+        heights, widths: int64 [B], size of each image.
         drawn: `ViewParameters` of B views.
-        resolution: side of the views.
         cubic: bicubic instead of bilinear.
     """
     rows = rows_needed(drawn.box, drawn.window, resolution, cubic)
     sizes = rows[:, 1].astype(np.int64) * 3 * resolution
-    slots = max(1, drawn.codes.shape[1])  # a kernel may look at the first
+    slots = max(1, drawn.codes.shape[1])  # kernels may read the first slot
     codes, args = np.zeros((len(address), slots), np.int32), np.zeros((len(address), slots), np.float32)
     codes[:, : drawn.codes.shape[1]], args[:, : drawn.args.shape[1]] = drawn.codes, drawn.args
     arrays: tuple[NDArray[Any], ...] = (
@@ -140,11 +139,11 @@ def parameters_of(
 
 
 class Extent(NamedTuple):
-    """Facts of a batch that the host knows, so that the device need not be asked.
+    """Sizes of a batch that the host knows, so that it need not read them from the device.
 
     Attributes:
-        rows: most rows that an image needs.
-        between: float32 values between the first two launches.
+        rows: largest number of rows that a view needs of its image.
+        between: number of float32 values between the first two launches.
         equalizes: whether any view is equalised.
     """
 
@@ -164,10 +163,10 @@ class Layout(NamedTuple):
     """How images and views lie in memory.
 
     Attributes:
-        resolution: R.
-        channels_last: [B, R, R, 3] instead of [B, 3, R, R].
-        cubic: filter.
-        interleaved: the images are [H, W, 3] instead of [3, H, W].
+        resolution: R, side of a view in pixels.
+        channels_last: views are [B, R, R, 3] instead of [B, 3, R, R].
+        cubic: the filter is bicubic instead of bilinear.
+        interleaved: images are [H, W, 3] instead of [3, H, W].
         rounded: resample as Pillow does, in whole bytes.
     """
 
@@ -188,20 +187,18 @@ def draw_views(
     kernels: Any,
     allocate: Callable[..., Tensor] = torch.empty,
 ) -> int:
-    """Queue the launches that draw a batch of views; nothing waits.
+    """Queue the launches that draw a batch of views, without waiting for them.
 
     Args:
-        p: on the device.
-        extent: of these parameters.
-        layout: of images and views.
-        gain: float32 [3], with `bias` the normalisation.
-        bias: float32 [3].
+        p: parameters on the device.
+        extent: extent of these parameters.
+        gain, bias: float32 [3], the normalisation: out = value * gain + bias.
         out: [B * 3 * R * R], the finished views: float32, float16, bfloat16 or uint8 (truncated).
-        kernels: module `loaders.kernels.device.views`.
-        allocate: as `torch.empty`.
+        kernels: the module that `import_kernels` returns.
+        allocate: takes the arguments of `torch.empty`.
 
     Returns:
-        How many kernels were launched.
+        The number of kernels launched.
     """
     side, batch, slots = layout.resolution, len(p.address), p.codes.shape[1]
     size, device = side * side, out.device

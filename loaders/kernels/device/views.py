@@ -1,20 +1,21 @@
-"""Views drawn on a device: two launches that resample, and one for each operation that needs the whole view.
+"""Draw views on a device: two launches that resample, and one for each operation that needs the whole view.
 
-The counterpart of `loaders.kernels.views`, with the same arithmetic. `across` resamples the image's rows.
-`down` resamples the columns of that and applies the pointwise operations that follow. Each `advance` begins
-with an operation that needs the whole view (statistics, neighbours, other places; a blur takes two) and goes
-on to the next such operation. The host plans where each launch begins and ends: `launch.plan`.
+This is the counterpart of `loaders.kernels.views`, with the same arithmetic. `across` resamples the image's
+rows. `down` resamples the columns of the result and applies the pointwise operations that follow. Each launch
+of `advance` begins with an operation that needs statistics of the view or other pixels than its own, and
+stops before the next such operation; a blur takes two launches. The host plans where each launch begins and
+ends: `launch.plan`.
 
-A program works on a block of one view's pixels. Statistics are added up within each block, and the blocks'
-sums in a fixed order: a view does not depend on which program ends first.
+A program processes a block of one view's pixels. Statistics are summed within each block, and the sums of the
+blocks are added in a fixed order, so a view does not depend on which program ends first.
 
-Arguments of several kernels, B views of R x R pixels with P slots of operations:
+Arguments of several kernels, for B views of R x R pixels with P slots of operations:
     codes int32 [B, P], args float32 [B, P]: see `loaders.kernels.views.codes`.
-    stage int32 [B, 2]: slot of the operation to begin with, and slot to stop at, P at the end. Both are the
-        same for the first half of a blur; both are -1 where the view is finished.
+    stage int32 [B, 2]: slot of the operation to begin with, and slot to stop before, P at the end. The two
+        are equal for the first half of a blur; both are -1 for a view that is already finished.
     partial float32 [B, blocks, 6], counts int32 [B, blocks, 3, 256]: statistics of each block.
     view float32 [B, 3, R, R]: values in [0, 255] between launches.
-    out: the finished views, with `pixel_step` and `channel_step` elements from one to the next.
+    out: the finished views; pixels are `pixel_step` elements apart, channels `channel_step`.
     gain, bias float32 [3]: out = value * gain + bias.
 """
 
@@ -44,11 +45,11 @@ AFFINE: tl.constexpr = tl.constexpr(numbers.AFFINE)
 CUTOUT: tl.constexpr = tl.constexpr(numbers.CUTOUT)
 STANDARDIZE: tl.constexpr = tl.constexpr(numbers.STANDARDIZE)
 
-PARTS: tl.constexpr = tl.constexpr(6)  # of the statistics of a block
+PARTS: tl.constexpr = tl.constexpr(6)  # statistics per block
 HALF: tl.constexpr = tl.constexpr(numbers.HALF)
 ROUNDING: tl.constexpr = tl.constexpr(numbers.ROUNDING)
 
-_jit: Any = triton.jit  # without types, as numba's
+_jit: Any = triton.jit  # untyped, like numba's decorators
 _kernel: Any = triton.jit(do_not_specialize=("P", "R", "pixel_step", "channel_step"))
 
 
@@ -64,9 +65,9 @@ def across(
         sizes: int32 [B, 2], H and W.
         box, window, shift, flip: see `loaders.views.draw.ViewParameters`; flip is int32.
         rows: int32 [B, 2], first row of the image that is needed, and the number of rows.
-        place: int64 [B], where a view begins in `half`.
+        place: int64 [B], where each view begins in `half`.
         half: float32, out: [3, rows, R] of each view.
-        R: side of the view.
+
     """
     v = tl.program_id(0)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -97,7 +98,7 @@ def down(
     R, pixel_step, channel_step, CUBIC: tl.constexpr, ROUNDED: tl.constexpr, EQUALIZES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Resample the columns of `half` and begin the operations; arguments: see `across` and the module."""
+    """Resample the columns of `half` and apply the first operations; for arguments see `across`, the module."""
     v = tl.program_id(0)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     m = i < R * R
@@ -181,7 +182,7 @@ def _go_on(
     v, i, m, y, x, r, g, b, codes, args, P, begin, end, view, partial, counts, out, gain, bias,
     R, pixel_step, channel_step, EQUALIZES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Apply slots begin .. end; write finished pixels, or unfinished ones and statistics for slot `end`."""
+    """Apply slots begin .. end - 1; write finished pixels, or else unfinished ones and statistics for `end`."""
     for k in range(begin, end):
         r, g, b = _pointwise(tl.load(codes + v * P + k), args + v * P + k, y, x, r, g, b)
     first = v.to(tl.int64) * 3 * R * R
@@ -249,7 +250,7 @@ def _mirror(j, R):
 
 @_jit
 def _blur(source, place, step, i, m, sigma, R):
-    """Blur along an axis: `place` is the pixel's place on it, `step` the elements from pixel to pixel."""
+    """Blur along an axis: `place` is the pixel's index on it, `step` the elements from pixel to pixel."""
     radius = tl.minimum(tl.ceil(3.0 * sigma.to(tl.float64)).to(tl.int32), R - 1)
     plane = R * R
     r, g, b = _three(source + i, plane, m)
@@ -306,7 +307,7 @@ def _sharpen(source, i, y, x, m, factor, R):
 
 @_jit
 def _stretch(part, blocks, channel):
-    """Map the extremes of a channel to [0, 255]; a constant channel stays."""
+    """Map the range of a channel's values to [0, 255]; leave a constant channel as it is."""
     low, high = 255.0, 0.0
     for k in range(blocks):
         low = tl.minimum(low, tl.load(part + k * PARTS))
@@ -318,7 +319,7 @@ def _stretch(part, blocks, channel):
 
 @_jit
 def _standardize(part, blocks, channel, size, eps, BLOCK: tl.constexpr):
-    """Join the blocks' means and squared deviations by the formula of Chan, Golub and LeVeque 1983."""
+    """Standardise a channel; combine the blocks by the formula of Chan, Golub and LeVeque 1983."""
     mean, squares = _nothing(), _nothing()
     for k in range(blocks):
         mean += tl.load(part + k * PARTS).to(tl.float64) * tl.minimum(BLOCK, size - k * BLOCK) / size
@@ -335,7 +336,10 @@ def _nothing():
 
 @_jit
 def _equalize(count, blocks, channel):
-    """Equalise as PIL does: the step leaves out the last occupied value; a single value stays."""
+    """Equalise a channel as PIL does.
+
+    The step leaves out the pixels of the highest value; a channel of a single value stays as it is.
+    """
     value = tl.arange(0, 256)
     found = tl.zeros([256], tl.int32)
     for k in range(blocks):
@@ -352,7 +356,7 @@ def advance(
     source, known, found, codes, args, P, stage, view, partial, counts, out, gain, bias,
     R, pixel_step, channel_step, EQUALIZES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Apply the operation at which a view has stopped, and go on to the next stop.
+    """Apply the operation at which a view has stopped, and all that follow up to the next stop.
 
     Args:
         source: float32 [B, 3, R, R], the views as the last launch left them.

@@ -1,8 +1,8 @@
-"""Decoding JPEGs of the usual kind (`markers`) into channel planes, bit for bit like libjpeg-turbo.
+"""Decode JPEGs of the usual kind (see `markers`) into channel planes, bit for bit like libjpeg-turbo.
 
 This is a third faster than libjpeg-turbo, since codes are looked up two at a time and reading ends with the
-last row that is wanted. Other kinds, and files that may be damaged, are left to libjpeg-turbo, which decides.
-So refusing a file costs time and never an image.
+last wanted row. Files of other kinds, and files that may be damaged, are refused and left to libjpeg-turbo,
+so a refusal costs time but never an image.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ from loaders.kernels.jpeg.markers import (
 )
 from loaders.kernels.simd import LANES
 
-_NARROWEST = 5  # pixels across; libjpeg-turbo enlarges the colours of narrower images in another way
-# Columns of the planes of samples: where the sample of the image's first row and column would be, and bytes
-# from one row to the next.
+_NARROWEST = 5  # pixels; libjpeg-turbo enlarges the chroma of narrower images differently
+# Columns of `places`, which has a row per plane of samples: where the image's top left sample would be, even
+# if it is not decoded, and bytes from one row to the next.
 _FIRST, _STRIDE = 0, 1
 _MAX_ROW_PX = 65_536
 
 
-# What a thread keeps from one image to the next: tables, which files often share, and scratch. As a record it
-# is one argument and compiles in half the time: numba takes a tuple of arrays apart in every function.
+# What a thread keeps from one image to the next: tables, which files often share, and scratch. One record as
+# an argument halves the compile time, since numba unpacks a tuple of arrays in every function.
 BASELINE = np.dtype(
     [
         ("tables", np.uint64, (4 * ROWS,)),
@@ -78,7 +78,7 @@ BASELINE = np.dtype(
         ("factors", np.int16, (4 * 64,)),
         ("coefficients", np.int16, (COEFFICIENTS,)),
         ("sums", np.int16, (_MAX_ROW_PX,)),
-        ("raws", np.uint8, (4, RAW_BYTES)),  # the tables of codes that were built last
+        ("raws", np.uint8, (4, RAW_BYTES)),  # the Huffman tables that were built last
         ("colours", np.uint8, (2, _MAX_ROW_PX)),
         ("narrow", np.uint8, (3 * LANES,)),
     ]
@@ -86,17 +86,17 @@ BASELINE = np.dtype(
 
 
 def make_baseline() -> NDArray[np.void]:
-    """Allocate the record of one thread: BASELINE [1]."""
+    """Allocate the state of one thread, BASELINE [1]."""
     return np.zeros(1, BASELINE)
 
 
 def scan_bytes(size: int) -> int:
-    """Return the bytes of scratch for the codes of a file of `size` bytes."""
+    """Return the bytes of scratch needed for the entropy-coded data of a file of `size` bytes."""
     return size + SLACK
 
 
 def sample_bytes(height: Any, width: Any) -> Any:
-    """Return the most bytes of scratch that the samples of an image need."""
+    """Return the most bytes of scratch that the samples of an image can need."""
     return 3 * (height + 15) * (width + 15) + LANES
 
 
@@ -105,14 +105,14 @@ def decode_baseline(data, height, width, region, base, scan, samples, planes):
     """Decode a region of one image; return whether that was possible.
 
     Args:
-        data: uint8, the file, which ends with the end mark of a JPEG.
-        height, width: that the image should have.
-        region: int64 [4], top, left, height and width of the part that is wanted.
+        data: uint8, the file, which must end with the end-of-image marker.
+        height, width: expected size; an image of another size is refused.
+        region: int64 [4], top, left, height and width of the wanted part.
         base: a record of `BASELINE`.
         scan: uint8 [>= scan_bytes(len(data))], scratch.
         samples: uint8 [>= sample_bytes(height, width)], scratch.
-        planes: uint8 [>= 3 * pixels of the region], out: red, green and blue, one behind the other; or empty,
-            if only the samples are wanted (`decode_samples`).
+        planes: uint8 [>= 3 * pixels of the region], out: red, green and blue, one after the other; empty if
+            only the samples are wanted (`decode_samples`).
     """
     at, num_components, num_blocks = read_header(
         data, np.int64(0), len(data), base.facts, base.frame, base.units, base.tables_at
@@ -126,7 +126,7 @@ def decode_baseline(data, height, width, region, base, scan, samples, planes):
         return False
     h, v = base.frame[0, H], base.frame[0, V]
     across, down = num_units(base.facts, base.frame)
-    # Units that hold the region and the colours beside it.
+    # Units that hold the region and the chroma values beside it, which enlarging the chroma needs.
     wide, high = 2 + h, 2 + v
     first, last = max(region[1] - 2, 0) >> wide, min(((region[1] + region[3] + 1) >> wide) + 1, across)
     top, bottom = max(region[0] - 2, 0) >> high, min(((region[0] + region[2] + 1) >> high) + 1, down)
@@ -142,7 +142,7 @@ def decode_baseline(data, height, width, region, base, scan, samples, planes):
         )  # fmt: skip
         if not is_good or bits_left(base.state, size) < 0:
             return False
-        # The last row of a unit waits for the colours of the next.
+        # With v == 2, the last row of pixels of a unit needs chroma of the next unit.
         ready = end if row == bottom - 1 else min(end, ((row + 1) << high) - (v - 1))
         for y in range(done, ready):
             to, plane = (y - region[0]) * region[3], region[2] * region[3]
@@ -153,13 +153,14 @@ def decode_baseline(data, height, width, region, base, scan, samples, planes):
 
 @kernel
 def decode_samples(data, height, width, region, base, scan, samples, places):
-    """Decode an image as it is stored, luma and two colours; return whether that was possible.
+    """Decode an image into luma and chroma planes as stored; return whether that was possible.
 
     Args:
         region: int64 [4], 0, 0, height, width.
         base: BASELINE [1].
+        samples: uint8 [>= sample_bytes(height, width)], out.
         places: int64 [3, 2], out: where in `samples` each component begins, and bytes from row to row.
-        data, height, width, scan, samples: as in `decode_baseline`.
+        data, height, width, scan: as in `decode_baseline`.
     """
     done = decode_baseline(data, height, width, region, base[0], scan, samples, samples[:0])
     for c in range(3):
@@ -170,7 +171,10 @@ def decode_samples(data, height, width, region, base, scan, samples, places):
 
 @inlined
 def _bring_tables(data, base):
-    """Build those tables of a file that are not there yet; return whether all are legal."""
+    """Build the Huffman tables that differ from those built last; return whether all are legal.
+
+    Copy the quantisation tables.
+    """
     for slot in range(4):
         at = base.tables_at[slot]
         if at:
@@ -178,7 +182,7 @@ def _bring_tables(data, base):
                 base.factors[64 * slot + PLACES[i]] = data[at + i]
         at = base.tables_at[CODES + slot]
         size = table_size(data, at) if at else 0
-        # The counts come first, so tables of different lengths differ in them.
+        # The first 16 bytes decide the size, so a table of another size differs there.
         if at == 0 or same_bytes(data, at, base.raws[slot], size):
             continue
         base.raws[slot, :] = 0
@@ -192,7 +196,7 @@ def _bring_tables(data, base):
 
 @inlined
 def _lay_out(base, num_components, num_blocks, top, first, down, across, room):
-    """Place each component's plane of samples and each block of a unit; return whether the planes fit."""
+    """Lay out the planes of samples and the blocks of a unit; return whether the planes fit into `room`."""
     begin = 0
     for c in range(num_components):
         stride, high = 8 * base.frame[c, H] * across, 8 * base.frame[c, V]
@@ -217,7 +221,7 @@ def _lay_out(base, num_components, num_blocks, top, first, down, across, room):
 
 @inlined
 def _write_row(base, num_components, y, left, count, samples, planes, to, plane):
-    """Write `count` pixels of row y of the image from column `left` on."""
+    """Write `count` pixels of row y of the image, from column `left` on, to the three planes."""
     at = base.places[0, _FIRST] + y * base.places[0, _STRIDE] + left
     if num_components == 1:
         for c in range(3):

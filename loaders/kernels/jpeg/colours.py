@@ -1,9 +1,9 @@
-"""From luma and colours as a JPEG stores them to red, green and blue, bit for bit like libjpeg-turbo.
+"""Convert luma and chroma of a JPEG to red, green and blue, bit for bit like libjpeg-turbo.
 
-Colours of half the size are brought to full size by a triangle filter: a pixel lies a quarter of a step from
-one value and three quarters from the next. Columns come first, and there is one rounding at the end.
+Chroma of half the size is enlarged by a triangle filter: a pixel lies a quarter of a step from one value and
+three quarters from the next. The vertical direction comes first, and there is one rounding at the end.
 
-Source: ITU-T T.871 (JFIF), section 7, with 16 bits behind the point.
+Source: ITU-T T.871 (JFIF), section 7, with 16 fractional bits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from loaders.kernels.cache import inlined
 from loaders.kernels.memory import operation
 from loaders.kernels.simd import LANES
 
-# Factors in units of 1 / 65536, split into a whole number and a rest of at most 16 bits.
+# Factors, split into a whole number and a remainder in units of 1 / 65536.
 _RED, _RED_WHOLE = 91881 - 65536, 1  # 1.402
 _GREEN_RED, _GREEN_RED_WHOLE = 65536 - 46802, -1  # -0.71414
 _GREEN_BLUE = -22554  # -0.34414
@@ -44,7 +44,7 @@ def _load(builder: Any, place: Any, kind: Any, align: int) -> Any:
 
 @operation(types.void, None, _AT, _AT, None, _AT)
 def _sum_rows(context, builder, kinds, samples, near, far, sums, to):
-    """Write 3 samples[near + i] + samples[far + i] to sums[to + i], LANES of them."""
+    """Write 3 samples[near + i] + samples[far + i] to sums[to + i] for i < LANES."""
     rows = []
     for at in (near, far):
         place = _place(context, builder, kinds[0], samples, at)
@@ -56,7 +56,7 @@ def _sum_rows(context, builder, kinds, samples, near, far, sums, to):
 
 @operation(types.void, None, _AT, _AT, _AT, None, _AT)
 def _round_sums(context, builder, kinds, sums, at, bias, shift, out, to):
-    """Write (sums[at + i] + bias) >> shift to out[to + i], LANES of them."""
+    """Write (sums[at + i] + bias) >> shift to out[to + i] for i < LANES."""
     value = _load(builder, _place(context, builder, kinds[0], sums, at), _SHORTS, 2)
     bias, shift = (_splat(builder, value) for value in (bias, shift))
     value = builder.trunc(builder.lshr(builder.add(value, bias), shift), _BYTES)
@@ -68,8 +68,8 @@ def _round_sums(context, builder, kinds, sums, at, bias, shift, out, to):
 def _double_sums(context, builder, kinds, sums, at, even, odd, shift, out, to):
     """Enlarge LANES sums to twice as many bytes.
 
-    out[to + 2 i] = (3 s[i] + s[i - 1] + even) >> shift and out[to + 2 i + 1] = (3 s[i] + s[i + 1] + odd) >>
-    shift, where s = sums[at :].
+    With s = sums[at :] and i < LANES, out[to + 2 i] = (3 s[i] + s[i - 1] + even) >> shift, and
+    out[to + 2 i + 1] = (3 s[i] + s[i + 1] + odd) >> shift.
     """
     steps = (builder.add(at, ir.Constant(at.type, step)) for step in (-1, 0, 1))
     before, here, behind = (
@@ -89,7 +89,7 @@ def _double_sums(context, builder, kinds, sums, at, even, odd, shift, out, to):
 
 
 def _splat(builder: Any, value: Any) -> Any:
-    """Return an int64 in every lane of int16."""
+    """Return a vector of int16 with an int64, truncated, in every lane."""
     value = builder.trunc(value, ir.IntType(16))
     one = builder.insert_element(ir.Constant(_SHORTS, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(one, one, _constant(_INTS, 0))
@@ -129,15 +129,19 @@ def _convert(context, builder, kinds, luma, y, blue, cb, red, cr, planes, to, pl
 
 @inlined
 def enlarge_row(samples, first, stride, height, width, y, left, count, h, v, sums, out):
-    """Write a colour of `count` pixels of row y from column `left` on; return where in `out` it begins.
+    """Write one chroma channel of `count` pixels of row y from column `left` on.
 
     Args:
-        samples: uint8, the colour: row r, column c at first + r * stride + c. Valid are the rows and columns
-            of the pixels and, where the image has them, one before and one after; LANES more behind.
-        height, width: of the colour in the whole image.
-        h, v: pixels of a value across and down, 1 or 2, not both 1.
+        samples: uint8, the stored channel: row r, column c is at first + r * stride + c. It must hold the
+            rows and columns of the pixels, one more on each side where the image has it, and LANES bytes of
+            slack.
+        height, width: size of the stored channel of the whole image.
+        h, v: pixels per stored value across and down, 1 or 2, not both 1.
         sums: int16 [>= count + 2 LANES], scratch.
         out: uint8 [>= count + 2 LANES].
+
+    Returns:
+        The index in `out` of the first pixel.
     """
     near = first + (y >> (v - 1)) * stride
     far = near
@@ -147,7 +151,7 @@ def enlarge_row(samples, first, stride, height, width, y, left, count, h, v, sum
             far += step * stride
     begin, end = left >> (h - 1), ((left + count - 1) >> (h - 1)) + 1
     low, high = max(begin - 1, 0), min(end + 1, width)
-    # The value of column `begin` stands at 1. With one row, a sum is four times the value.
+    # sums[1] belongs to column `begin`. If near and far are the same row, a sum is four times the value.
     for x in range(low, high, LANES):
         _sum_rows(samples, near + x, far + x, sums, 1 + x - begin)
     if h == 1:
@@ -169,9 +173,9 @@ def convert_row(samples, at, blue, cb, red, cr, count, planes, to, plane, narrow
     """Write `count` pixels of a row to three planes.
 
     Args:
-        samples: uint8, luma from `at` on; blue, red: uint8, Cb and Cr from `cb` and `cr` on; LANES more
-            behind each.
-        planes: uint8, out: from `to`, `to` + `plane` and `to` + 2 `plane` on.
+        samples: uint8, luma from index `at` on, followed by LANES bytes of slack.
+        blue, red: uint8, Cb and Cr from the indices `cb` and `cr` on, with the same slack.
+        planes: uint8, out: red, green and blue begin at `to`, `to` + `plane` and `to` + 2 `plane`.
         narrow: uint8 [3 * LANES], scratch.
     """
     if count < LANES:
@@ -181,5 +185,5 @@ def convert_row(samples, at, blue, cb, red, cr, count, planes, to, plane, narrow
                 planes[to + c * plane + x] = narrow[c * LANES + x]
         return
     for start in range(0, count, LANES):
-        i = min(start, count - LANES)  # the last block may repeat some pixels
+        i = min(start, count - LANES)  # the last block may overlap the one before it
         _convert(samples, at + i, blue, cb + i, red, cr + i, planes, to + i, plane)

@@ -1,7 +1,7 @@
-"""Decoding rows of a pack into channel planes in one call.
+"""Decode many rows of a pack into channel planes in one call.
 
-Our own code decodes JPEGs of the usual kind; libjpeg-turbo decodes others and those that may be damaged. Both
-give the same bytes. Pixels are taken as they are.
+Our own decoder takes JPEGs of the usual kind; libjpeg-turbo takes all others and those that may be damaged.
+Both give the same bytes. Rows stored as raw pixels are only split into channels.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ FOUND_DAMAGE, FOUND_SIZE, FOUND_BYTES, FOUND_ENCODING, FOUND_ALTERED = range(1, 
 
 @inlined
 def _ends(data):
-    """Tell whether the bytes end in the end marker of a JPEG, and so have not been cut."""
+    """Tell whether the bytes end with the end-of-image marker, so that the file has not been cut short."""
     return len(data) >= 2 and data[-2] == 0xFF and data[-1] == 0xD9
 
 
 @inlined
 def split_channels(pixels, count, planes):
-    """Turn `count` RGB pixels into three planes, one behind the other."""
+    """Split `count` RGB pixels into three planes, one after the other."""
     red, green, blue = planes[:count], planes[count : 2 * count], planes[2 * count : 3 * count]
     for i in range(count):
         red[i] = pixels[3 * i]
@@ -43,7 +43,10 @@ def split_channels(pixels, count, planes):
 
 @inlined
 def _decode_jpeg(jpeg, data, height, width, region, copy, pixels, found):
-    """Decode one image into `pixels`, and write into `region` which part was decoded."""
+    """Decode one image by libjpeg-turbo into `pixels`.
+
+    Write the part that was decoded to `region`, and a failure to `found`.
+    """
     address, size = np.uintp(data.ctypes.data), len(data)
     if read_header(jpeg, address, np.uintp(size)) != 0:
         found[0] = FOUND_DAMAGE
@@ -60,7 +63,7 @@ def _decode_jpeg(jpeg, data, height, width, region, copy, pixels, found):
     if is_part:
         place = np.uint64(region[1]) | np.uint64(region[0]) << np.uint64(32)
         extent = np.uint64(region[3]) | np.uint64(region[2]) << np.uint64(32)
-        is_part = set_region(jpeg, place, extent) == 0  # unusual sampling can only be decoded whole
+        is_part = set_region(jpeg, place, extent) == 0  # images of unusual sampling can only be decoded whole
     if not is_part:
         set_region(jpeg, np.uint64(0), np.uint64(0))
         region[0], region[1], region[2], region[3] = 0, 0, height, width
@@ -92,23 +95,22 @@ def decode_all(
     planes,
     found,
 ):
-    """Decode rows `first` .. K one behind the other; see `loaders.backends.decoding.Decoder.decode`.
+    """Decode rows `first` .. K - 1 one after the other; see `loaders.backends.decoding.Decoder.decode`.
 
     Args:
-        handle: of a decompressor.
+        handle: handle of a `Decompressor`.
         addresses, sizes, encodings, heights, widths, regions, whole: as in
             `loaders.backends.decoding.EncodedRows`.
-        first: row to begin with.
-        starts: int64 [K], where each row begins in `planes`; entries behind `first` are written.
+        starts: int64 [K], where each row begins in `planes`; entries after `first` are written.
         base: `BASELINE` [1].
-        scan: uint8, scratch for the codes of the largest JPEG (`scan_bytes`).
-        copy: uint8, scratch for small JPEGs and `AHEAD` bytes more.
+        scan: uint8, scratch for the entropy-coded data of the largest JPEG (`scan_bytes`).
+        copy: uint8, scratch for a small JPEG and `AHEAD` bytes more.
         pixels: uint8, scratch for the samples of the largest image (`sample_bytes`).
         planes: uint8, out.
-        found: int64 [3], written if a row fails: a value of FOUND_..., and the value found.
+        found: int64 [3], out: a value of FOUND_... if a row fails, and the values found; else zeros.
 
     Returns:
-        The row that failed, or K.
+        The index of the row that failed, or K.
     """
     jpeg = np.uintp(handle)
     for i in range(first, len(addresses)):
@@ -117,7 +119,7 @@ def decode_all(
         is_done = False
         if not whole[i]:
             found[0] = FOUND_ALTERED
-        elif starts[i] + length > len(planes) or length > len(pixels):  # never: the caller has made room
+        elif starts[i] + length > len(planes) or length > len(pixels):  # cannot happen: the caller makes room
             found[0] = FOUND_SIZE
         elif encodings[i] == ENCODING_JPEG:
             is_done = len(data) <= len(scan) - SLACK and decode_baseline(

@@ -1,7 +1,7 @@
-"""Decoding the Huffman codes of a baseline JPEG's blocks into coefficients, two at a time.
+"""Decode the Huffman codes of a baseline JPEG's blocks into coefficients, two at a time.
 
-A table is looked up by the next ten bits. Most often they hold two whole symbols with their magnitudes, so
-one look-up gives two coefficients and the number of bits that these took.
+The next ten bits index a table. Most often they hold two whole symbols with their magnitudes, so one look-up
+gives two coefficients and the number of bits that these took.
 
 Source: ITU-T T.81, annex F.2.2.
 """
@@ -16,24 +16,29 @@ from loaders.kernels.memory import load_be64, store_le64
 
 PEEK_BITS = 10
 ROWS = 1 << PEEK_BITS
-COEFFICIENTS = 72  # int16 of a block, and a place for coefficients past its end
-END = 128  # an end of block is an advance by so many coefficients
-# An entry of a DC table, or of an AC table where a magnitude does not fit into the look-up:
-# 0 (8 bits), bits taken (8), bits of the magnitude (8), advance (8).
-# Any other entry of an AC table: bits taken by both symbols (8), by the first (8), advance by the first (8),
-# by both (8), value of the first (16), of the second (16). Where only one fits, it stands in both places.
-# An entry of 0: a longer code, or no code.
+COEFFICIENTS = 72  # int16 values: the 64 of a block, and room for those past its end
+END = 128  # the end-of-block symbol advances by this many coefficients
+# Fields of a table entry from the lowest bit up, with their numbers of bits.
+# In a DC table, and in an AC table if a magnitude does not fit into the look-up: 0 (8), bits taken (8), bits
+# of the magnitude (8), advance (8).
+# Otherwise in an AC table: bits taken by both symbols (8), by the first (8), advance by the first (8), by
+# both (8), value of the first (16), of the second (16); if only one symbol fits, the fields of both describe
+# it. An entry of 0 stands for a code that is longer than the look-up, or for no code.
+# Offsets in `codes`, for code lengths 1 to 16: the last code (-1: none); what to add to a code to get the
+# index of its symbol.
 _LAST, _PLACE = 0, 17
-_MOST = 8191  # a larger mean comes from damage; there libjpeg-turbo's sums wrap in their own way
-_BEHIND = 2 * END  # places that an advance past the end of a block can reach
-# Where the coefficients of a scan stand in a block; those past its end share one unused place.
+_MOST = 8191  # a larger mean comes from damage, and libjpeg-turbo's sums overflow differently there
+_BEHIND = 2 * END  # positions past the end of a block that an advance can reach
+# Row-major position in a block of each coefficient of the zigzag order; coefficients past its end share one
+# unused position.
 PLACES = np.array(
     sorted(range(64), key=lambda i: (i // 8 + i % 8, (i // 8 if (i // 8 + i % 8) % 2 else i % 8)))
     + [64] * _BEHIND,
     np.int64,
 )
-# Columns of `blocks`: tables, component, where the samples of the first unit go, steps to those of the next
-# unit across and down, bytes from one row of samples to the next, place of the quantisation steps.
+# Columns of `blocks`: slots of the DC and the AC table, component, where the samples of the first unit go,
+# offsets to those of the next unit across and down, bytes from one row of samples to the next, where the
+# quantisation steps begin.
 (
     BLOCK_DC,
     BLOCK_AC,
@@ -48,13 +53,13 @@ PLACES = np.array(
 
 @inlined
 def build_entropy_table(raw, is_ac, table, codes, single):
-    """Build the look-up table for a table of a DHT segment; return whether that table is legal.
+    """Build the look-up table of a Huffman table; return whether the Huffman table is legal.
 
     Args:
-        raw: uint8, 16 counts and the symbols.
-        is_ac: symbols are run and size, else sizes alone.
-        table: uint64 [ROWS], result.
-        codes: int32 [34], result, for codes that are longer than the look-up.
+        raw: uint8, the Huffman table as in a DHT segment: 16 counts and the symbols.
+        is_ac: whether a symbol holds run and size, as in AC tables, or only a size.
+        table: uint64 [ROWS], out.
+        codes: int32 [34], out, for codes that are longer than the look-up.
         single: uint64 [ROWS], scratch.
     """
     code, place = 0, 0
@@ -87,7 +92,7 @@ def build_entropy_table(raw, is_ac, table, codes, single):
 
 @inlined
 def _entry(symbol, length, is_ac):
-    """Return the entry of one symbol; 0 if baseline JPEG does not have the symbol."""
+    """Return the entry of a symbol whose code has `length` bits; 0 if baseline JPEG has no such symbol."""
     run, size = (symbol >> 4, symbol & 15) if is_ac else (0, symbol)
     if size > (10 if is_ac else 11) or (is_ac and size == 0 and run != 0 and run != 15):
         return np.uint64(0)
@@ -97,7 +102,7 @@ def _entry(symbol, length, is_ac):
 
 @inlined
 def _pair(single, peek):
-    """Return the entry for two symbols, or for one if only one fits."""
+    """Return the entry of the one or two symbols in the bits `peek`; `single` holds one symbol per entry."""
     entry = np.int64(single[peek])
     taken, size, advance = entry >> 8 & 255, entry >> 16 & 255, entry >> 24
     if entry == 0 or taken > PEEK_BITS:
@@ -115,14 +120,14 @@ def _pair(single, peek):
 
 @inlined
 def _magnitude(peek, taken, size):
-    """Return the value of the last `size` of the first `taken` bits of a look-up."""
+    """Return the coefficient whose magnitude is the last `size` of the first `taken` bits of a look-up."""
     bits = peek >> (PEEK_BITS - taken) & ((1 << size) - 1)
     return bits if size == 0 or bits >> (size - 1) else bits - (1 << size) + 1
 
 
 @inlined
 def _longer(raw, codes, bits, is_ac):
-    """Return the entry of a code that is longer than the look-up; 0 for no code."""
+    """Return the entry of a code that is longer than the look-up; 0 if the bits begin with no code."""
     for length in range(PEEK_BITS + 1, 17):
         code = np.int64(bits >> np.uint64(64 - length))
         if code <= codes[_LAST + length]:
@@ -140,7 +145,7 @@ def begin_scan(state, previous, coefficients):
 
 @inlined
 def bits_left(state, size):
-    """Return how many bits of a scan of `size` bytes have not been taken; negative past its end."""
+    """Return how many bits of a scan of `size` bytes are still to be decoded; negative past its end."""
     return 8 * (size - np.int64(state[2])) + np.int64(state[1])
 
 
@@ -163,21 +168,19 @@ def decode_units(
     factors,
     samples,
 ):
-    """Decode minimum coded units 0 .. num_units of a row and transform those of first .. last.
+    """Decode a row of minimum coded units, and write the samples of units first .. last - 1.
 
     Args:
-        data: uint8 [size + SLACK], a scan from `unstuff`.
-        size: its bytes.
-        state: uint64 [3], bits loaded and not yet taken, their number, and bytes loaded.
-        num_units: of a row.
-        first, last: units whose samples are wanted.
-        blocks: int64 [num_blocks, 8], see `BLOCK_...`.
-        num_blocks: of a unit.
-        row: of units, counted from the first row that is wanted.
-        raws: uint8 [4, 272], the tables' segments; codes: int32 [4, NUM_CODES]; tables: uint64 [4 * ROWS].
-        previous: int64 [3], last DC coefficient of each component.
+        data: uint8 [size + SLACK], a scan as `unstuff` writes it.
+        size: bytes of the scan.
+        state: uint64 [3], bits loaded and not yet taken, their number, and bytes loaded; updated.
+        num_units: units in the row.
+        blocks: int64 [num_blocks, 8], the blocks of a unit; see `BLOCK_...`.
+        row: index of this row of units, counted from the first row whose samples are wanted.
+        raws: uint8 [4, 272], the Huffman tables; codes: int32 [4, NUM_CODES]; tables: uint64 [4 * ROWS].
+        previous: int64 [3], last DC coefficient of each component; updated.
         coefficients: int16 [COEFFICIENTS], scratch, zero before each block.
-        factors: int16 [4 * 64], quantisation steps, row by row.
+        factors: int16 [4 * 64], quantisation steps of four tables, row-major.
         samples: uint8, out.
 
     Returns:
@@ -187,10 +190,10 @@ def decode_units(
     bits, count, at = state[0], state[1], np.int64(state[2])
     for unit in range(num_units):
         for b in range(num_blocks):
-            # Unsigned positions spare the test for an index from the end.
+            # Unsigned indices spare numba's test for negative ones.
             block = blocks[np.uint64(b)]
             slot = np.uint64(block[BLOCK_DC])
-            # At least 56 bits from here on; bits that are loaded twice are the same both times.
+            # Load until there are at least 56 bits; those loaded twice are the same both times.
             bits |= load_be64(data, at) >> count
             at += np.int64((np.uint64(63) - count) >> np.uint64(3))
             count |= np.uint64(56)
@@ -244,7 +247,7 @@ def decode_units(
                     coefficients[np.uint64(PLACES[near - np.uint64(1)])] = np.int16(entry >> np.uint64(32))
                     coefficients[np.uint64(PLACES[reach - np.uint64(1)])] = np.int16(entry >> np.uint64(48))
                     taken, k = entry & np.uint64(63), reach
-                if near >= np.uint64(64):  # the first symbol ended the block: the second is the next block's
+                if near >= np.uint64(64):  # the first symbol ended the block, so the second is not in it
                     taken = entry >> np.uint64(8) & np.uint64(31)
                     k = near
                 bits <<= taken
@@ -265,7 +268,7 @@ def decode_units(
 
 @inlined
 def _value(bits, taken, size):
-    """Return the value of the last `size` of the first `taken` bits."""
+    """Return the coefficient whose magnitude is the last `size` of the first `taken` bits."""
     rest = bits << (taken - size)
     value = np.int64(rest >> (np.uint64(63) - size) >> np.uint64(1))
     # A magnitude that begins with 0 is negative.
@@ -274,7 +277,7 @@ def _value(bits, taken, size):
 
 @inlined
 def _fill_block(value, samples, to, stride):
-    """Write a block that has only a mean."""
+    """Write the samples of a block whose only coefficient is the DC, with its dequantised value."""
     byte = min(max((np.int64(np.int16(4 * value)) + 16) >> 5, -128), 127) + 128
     word = np.uint64(byte) * np.uint64(0x0101010101010101)
     for y in range(8):

@@ -1,8 +1,8 @@
-"""Walking through the Huffman codes of baseline JPEG without making a pixel.
+"""Check the Huffman codes of a baseline JPEG without decoding pixels.
 
-For the next thirteen bits, a table tells how many of them are whole symbols with their magnitudes, and how
-many coefficients these cover. Most blocks take a few look-ups. Anything doubtful is refused here and left to
-libjpeg-turbo, which decides; so refusing costs time and never an image.
+The next thirteen bits index a table, whose entry tells how many of them are whole symbols with their
+magnitudes and how many coefficients these symbols cover. Most blocks take a few look-ups. A file in doubt is
+refused here and then checked by libjpeg-turbo, so a refusal costs time but never an image.
 """
 
 from __future__ import annotations
@@ -14,24 +14,26 @@ from loaders.kernels.memory import load_be64, load_le64, store_le64
 
 PEEK_BITS = 13
 ROWS = 1 << PEEK_BITS
-# So far past its end a scan that is cut off may be read: a block takes at most 64 symbols of 31 bits, 248
-# bytes; the rest is room for whole words.
+# Bytes past the end of a scan that may be read if the scan is cut off: a block takes at most 64 symbols of 31
+# bits, which are 248 bytes; the rest allows reading whole words.
 SLACK = 288
-# An entry: bits taken (4), coefficients covered (8 from bit 4), end of block (bit 15). 0: look closer.
-END = 1 << 11  # of an entry shifted right by 4
-# Rows of `codes`: per length 1 to 16 the last code (-1: none), then the place of its symbol.
+# A table entry: bits taken (4 bits), coefficients covered (8 bits from bit 4), end of block (bit 15). Entry
+# 0: the bits hold no whole symbol, or an illegal one.
+END = 1 << 11  # the end-of-block bit, in an entry shifted right by 4
+# Offsets in `codes`, for code lengths 1 to 16: the last code (-1: none); what to add to a code to get the
+# index of its symbol.
 LAST, PLACE = 0, 17
 
 
 @inlined
 def build_table(raw, is_ac, table, codes, scratch):
-    """Build the look-up table for a table of a DHT segment; return whether that table is legal.
+    """Build the look-up table of a Huffman table; return whether the Huffman table is legal.
 
     Args:
-        raw: uint8 [>= 16 + 256], 16 counts and the symbols.
-        is_ac: symbols are run and size, else sizes alone.
-        table: uint16 [ROWS], result.
-        codes: int32 [34], result, for codes that are longer than the look-up.
+        raw: uint8 [>= 16 + 256], the Huffman table as in a DHT segment: 16 counts and the symbols.
+        is_ac: whether a symbol holds run and size, as in AC tables, or only a size.
+        table: uint16 [ROWS], out.
+        codes: int32 [34], out, for codes that are longer than the look-up.
         scratch: uint16 [ROWS].
     """
     code, place = 0, 0
@@ -64,7 +66,10 @@ def build_table(raw, is_ac, table, codes, scratch):
 
 @inlined
 def _fill(raw, code, length, place, is_ac, table):
-    """Write the entry of one symbol to all places that begin with its code, if its bits fit."""
+    """Write the entry of one symbol to all rows whose index begins with its code.
+
+    Write nothing if code and magnitude do not fit into the index, or if the symbol is illegal.
+    """
     symbol = np.int64(raw[16 + place])
     run, size = (symbol >> 4, symbol & 15) if is_ac else (0, symbol)
     entry = length + size | (run + 1) << 4
@@ -79,7 +84,7 @@ def _fill(raw, code, length, place, is_ac, table):
 
 @inlined
 def _joined(single, peek):
-    """Return the entry of all whole symbols that some bits begin with."""
+    """Return the entry of all whole symbols in the bits `peek`; `single` holds one symbol per entry."""
     taken, covered = 0, 0
     while True:
         entry = np.int64(single[peek << taken & (ROWS - 1)])
@@ -92,7 +97,7 @@ def _joined(single, peek):
 
 @inlined
 def find_symbol(raw, codes, bits):
-    """Return the symbol that 16 bits begin with and the length of its code; length 0 for no code."""
+    """Return the symbol whose code the 16 bits begin with, and the length of the code; 0, 0 for no code."""
     for length in range(1, 17):
         code = bits >> (16 - length)
         if codes[LAST + length] >= 0 and code <= codes[LAST + length]:
@@ -102,22 +107,22 @@ def find_symbol(raw, codes, bits):
 
 @inlined
 def unstuff(data, at, stop, out):
-    """Copy a scan without the zeros behind its 0xFF bytes, up to the first marker.
+    """Copy a scan up to the first marker, leaving out the zero byte after each 0xFF byte.
 
     Args:
         data: uint8 [>= stop].
         at: first byte of the scan.
         stop: end of the file.
-        out: uint8 [>= stop - at + SLACK], result, followed by zeros.
+        out: uint8 [>= stop - at + SLACK], the copy, followed by SLACK zeros.
 
     Returns:
-        The number of bytes copied, and the position of the marker or the end.
+        The number of bytes copied, and the position of the marker, or `stop` if there is none.
     """
     size = 0
     while at < stop:
         if at + 8 <= stop:
             word = load_le64(data, at)
-            # Some byte is 0xFF where some byte of the complement is zero.
+            # A byte is 0xFF if that byte of the complement is zero; this is the usual test for a zero byte.
             has_ff = (~word - np.uint64(0x0101010101010101)) & word & np.uint64(0x8080808080808080)
             if has_ff == np.uint64(0):
                 store_le64(out, size, word)
@@ -142,26 +147,26 @@ def unstuff(data, at, stop, out):
 
 @inlined
 def walk_scan(data, size, num_units, blocks, num_blocks, raws, tables, codes):
-    """Walk through a scan; return whether it ends exactly behind its last block.
+    """Walk through a scan; return whether it is legal and ends exactly after its last block.
 
     Args:
-        data: uint8 [size + SLACK], the scan from `unstuff`.
-        size: its bytes.
-        num_units: minimum coded units.
-        blocks: int64 [num_blocks, 3], for each block of a unit, first the slots of its DC and AC table.
-        num_blocks: blocks of a unit.
-        raws: uint8 [4, 272], the tables' segments.
+        data: uint8 [size + SLACK], a scan as `unstuff` writes it.
+        size: bytes of the scan.
+        num_units: minimum coded units of the image.
+        blocks: int64 [num_blocks, 3], the blocks of a unit; the first columns are the slots of the DC and the
+            AC table.
+        raws: uint8 [4, 272], the Huffman tables.
         tables: uint16 [4 * ROWS].
         codes: int32 [4, 34].
     """
     bits, count, at = np.uint64(0), np.uint64(0), np.int64(0)
     for _ in range(num_units):
         for block in range(num_blocks):
-            # Unsigned positions spare the test for an index from the end.
+            # Unsigned indices spare numba's test for negative ones.
             table = np.uint64(blocks[np.uint64(block), 0]) << np.uint64(PEEK_BITS)
             k = 0
             while k < 64:
-                # At least 56 bits from here on; bits that are loaded twice are the same both times.
+                # Load until there are at least 56 bits; those loaded twice are the same both times.
                 bits |= load_be64(data, at) >> count
                 at += np.int64((np.uint64(63) - count) >> np.uint64(3))
                 count |= np.uint64(56)
@@ -178,14 +183,17 @@ def walk_scan(data, size, num_units, blocks, num_blocks, raws, tables, codes):
                 table = np.uint64(blocks[np.uint64(block), 1]) << np.uint64(PEEK_BITS)
             if at > size + 8:
                 return False
-    # The rest of the last byte is padding; a whole byte left would mean that no block used it.
+    # Less than a byte may be left: the padding of the last byte.
     left = 8 * (size - at) + np.int64(count)
     return 0 <= left < 8
 
 
 @inlined
 def _one_symbol(raw, codes, bits, k):
-    """Return the bits of one symbol with its magnitude, and the next coefficient; 0 bits if it is bad."""
+    """Return the bits that a symbol and its magnitude take, and the index of the next coefficient.
+
+    The index is END + k after an end of block. Return 0, 0 for an illegal symbol.
+    """
     symbol, length = find_symbol(raw, codes, np.int64(bits >> np.uint64(48)))
     if length == 0:
         return 0, 0

@@ -1,9 +1,9 @@
 """The inverse cosine transform of a block of 8 x 8 coefficients, bit for bit like libjpeg-turbo's `islow`.
 
 Source: ITU-T T.81, annex A.3.3; Loeffler, Ligtenberg and Moschytz, "Practical fast 1-D DCT algorithms with 11
-multiplications" (ICASSP 1989). Constants have 13 bits behind the point; columns keep two bits more than
-rows, and both passes round to nearest. Values between the passes saturate at 16 bits and sums of two wrap, as
-in libjpeg-turbo; only damaged files reach that range.
+multiplications" (ICASSP 1989). Constants have 13 fractional bits. The first pass, along columns, leaves two
+extra bits, which the second removes; both round to nearest. Values between the passes saturate at 16 bits,
+and the sum of two of them wraps, as in libjpeg-turbo; only damaged files reach that range.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _fixed(value: float) -> int:
     return round(value * (1 << _POINT_BITS))
 
 
-# cos and sin of multiples of pi / 16 as the paper combines them.
+# Sums of cosines of multiples of pi / 16, as the paper combines them.
 _C541, _C765, _C1847 = _fixed(0.541196100), _fixed(0.765366865), _fixed(1.847759065)
 _C1175, _C1961, _C390 = _fixed(1.175875602), _fixed(1.961570560), _fixed(0.390180644)
 _C899, _C298, _C1501 = _fixed(0.899976223), _fixed(0.298631336), _fixed(1.501321110)
@@ -38,12 +38,12 @@ def _lanes(order: list[int]) -> ir.Constant:
 
 
 def _paired(builder: Any, x: Any, y: Any) -> Any:
-    """Return x0 y0 x1 y1 ... of two vectors of eight."""
+    """Return one vector x0 y0 x1 y1 ... from two vectors of eight int16."""
     return builder.shuffle_vector(x, y, _lanes([i + 8 * half for i in range(8) for half in range(2)]))
 
 
 def _weighted(builder: Any, pairs: Any, first: int, second: int) -> Any:
-    """Return x * first + y * second for each pair, as eight int32."""
+    """Return x * first + y * second for each pair x y, as eight int32."""
     weights = ir.Constant(_PAIRS, [first, second] * 8)
     if HAS_AVX2:
         kind = ir.FunctionType(_INTS, [_PAIRS, _PAIRS])
@@ -65,7 +65,7 @@ def _saturated(builder: Any, value: Any, low: int, high: int) -> Any:
 
 
 def _one_pass(builder: Any, rows: list[Any], shift: int) -> list[Any]:
-    """Transform along the list of eight vectors of int16 and round `shift` bits away."""
+    """Transform across a list of eight int16 vectors, lane by lane, and round off the low `shift` bits."""
     middle = _paired(builder, rows[2], rows[6])
     point, half = ir.Constant(_INTS, [_POINT_BITS] * 8), ir.Constant(_INTS, [1 << (shift - 1)] * 8)
     ends = builder.add(rows[0], rows[4]), builder.sub(rows[0], rows[4])
@@ -96,7 +96,7 @@ def _one_pass(builder: Any, rows: list[Any], shift: int) -> list[Any]:
 
 
 def _unpacked(builder: Any, x: Any, y: Any, kind: Any, upper: int) -> Any:
-    """Interleave the lower or upper half of x with that of y, both read as vectors of `kind`."""
+    """Interleave the lower (or `upper`) half of x with the same half of y, both read as vectors of `kind`."""
     x, y = builder.bitcast(x, kind), builder.bitcast(y, kind)
     first = kind.count // 2 if upper else 0
     order = [first + i + kind.count * side for i in range(kind.count // 2) for side in range(2)]
@@ -119,7 +119,7 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
 
 
 def _rows_of_bytes(builder: Any, columns: list[Any]) -> list[Any]:
-    """Turn eight columns of int16 into eight rows of bytes, saturated and moved by 128, two rows a vector."""
+    """Turn eight columns of int16 into rows of bytes, saturated and raised by 128, two rows per vector."""
     both = _lanes(list(range(16)))
     packed = []
     for i in range(4):
@@ -140,12 +140,9 @@ def transform_block(context, builder, kinds, coefficients, factors, at, out, to,
 
     Args:
         context, builder, kinds: see `operation`.
-        coefficients: int16 [>= 64], quantised, row by row.
-        factors: int16, the 64 quantisation steps from `at` on, row by row.
-        at: int64.
-        out: uint8.
-        to: int64.
-        stride: int64.
+        coefficients: int16 [>= 64], quantised, row-major.
+        factors: int16, the 64 quantisation steps from index `at` on, row-major.
+        stride: bytes from one row of `out` to the next.
     """
     arrays = (kinds[0], coefficients), (kinds[1], factors), (kinds[3], out)
     data = [context.make_array(kind)(context, builder, array).data for kind, array in arrays]

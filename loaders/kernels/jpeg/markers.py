@@ -1,6 +1,6 @@
-"""Reading the markers in front of a JPEG's scan, for JPEGs of the usual kind.
+"""Read the markers before the scan of a JPEG of the usual kind.
 
-The usual kind has markers in a legal form, one interleaved scan of an 8-bit baseline frame in gray or YCbCr,
+A JPEG of the usual kind has legal markers, an 8-bit baseline frame in gray or YCbCr, one interleaved scan,
 and no restart intervals. All other files are left to libjpeg-turbo.
 
 Source: ITU-T T.81, annex B.
@@ -12,17 +12,18 @@ import numpy as np
 
 from loaders.kernels.cache import inlined
 
-HEIGHT, WIDTH, CLEAN, HAS_EXIF = 0, 1, 2, 3  # of the facts of a file
-RAW_BYTES = 16 + 256  # of a table of codes: the number of codes of each length, then their symbols
-NUM_TABLES = 8  # of a file: four of quantisation steps, four of codes
-MAX_BLOCKS = 10  # of a unit, by the standard; 6 in the usual kind
-NUM_CODES = 34  # for each length 1 to 16 the last code (-1: none), then the place of its symbol
-# Rows of the frame: id, horizontal and vertical sampling, quantisation table of a component.
+HEIGHT, WIDTH, CLEAN, HAS_EXIF = 0, 1, 2, 3  # indices into the facts of a file
+RAW_BYTES = 16 + 256  # of a Huffman table: the number of codes of each length, then the symbols
+NUM_TABLES = 8  # of a file: four quantisation tables, four Huffman tables
+MAX_BLOCKS = 10  # of a minimum coded unit by the standard; at most 6 in the usual kind
+NUM_CODES = 34  # length of an array of codes; see `huffman.LAST`
+# Columns of the frame, which has a row per component: id, horizontal and vertical sampling factor,
+# quantisation table.
 _ID, H, V, QUANT = 0, 1, 2, 3
-# Columns of the blocks of a unit: slot of the DC table, slot of the AC table (slots: DC 0, DC 1, AC 0, AC 1),
-# component.
+# Columns of the blocks of a unit: slot of the DC table, slot of the AC table, component. The slots are DC 0,
+# DC 1, AC 0 and AC 1.
 DC_SLOT, AC_SLOT, COMPONENT = 0, 1, 2
-CODES = 4  # in `tables_at`, where tables of codes begin, behind four quantisation tables
+CODES = 4  # index of the first Huffman table in `tables_at`, after four quantisation tables
 _MAX_SIDE_PX = 65_500
 
 
@@ -31,15 +32,16 @@ def read_header(data, first, stop, facts, frame, blocks, tables_at):
     """Read the markers of one file up to its scan.
 
     Args:
-        data: uint8 [>= stop], the file from `first` on.
-        facts: int64 [4], out: height, width, unused, whether there is EXIF data.
+        data: uint8 [>= stop], holds the file from index `first` to `stop`.
+        facts: int64 [4], out: height, width, 0, whether there is EXIF, XMP or ICC data.
         frame: int64 [3, 4], out, a row per component.
         blocks: int64 [MAX_BLOCKS, 3], out.
         tables_at: int64 [NUM_TABLES], out: where in `data` the 64 steps of each quantisation table and the 16
-            counts of each table of codes begin, 0 for none.
+            counts of each Huffman table begin, 0 for none.
 
     Returns:
-        Where the scan begins, the number of components and the blocks of a unit; 0, 0, 0 for an unusual file.
+        Index of the first entropy-coded byte, number of components, number of blocks per unit; 0, 0, 0 for an
+        unusual file.
     """
     nothing = 0, 0, 0
     facts[:] = 0
@@ -81,7 +83,7 @@ def read_header(data, first, stop, facts, frame, blocks, tables_at):
 @inlined
 def same_bytes(data, at, other, size):
     """Tell whether data[at : at + size] is other[:size]."""
-    for i in range(size):  # noqa: SIM110 - numba knows no generators as arguments
+    for i in range(size):  # noqa: SIM110 - numba does not support generators as arguments
         if data[at + i] != other[i]:
             return False
     return True
@@ -89,7 +91,7 @@ def same_bytes(data, at, other, size):
 
 @inlined
 def table_size(data, at):
-    """Return the bytes of a table of codes whose counts begin at `at`."""
+    """Return the size in bytes of the Huffman table whose counts begin at `at`."""
     size = 16
     for i in range(16):
         size += data[at + i]
@@ -98,18 +100,18 @@ def table_size(data, at):
 
 @inlined
 def num_units(facts, frame):
-    """Return the number of units that a file has across and down."""
-    across, down = 2 + frame[0, H], 2 + frame[0, V]  # of 8 or 16 pixels: a shift by 3 or 4
+    """Return the number of minimum coded units across and down."""
+    across, down = 2 + frame[0, H], 2 + frame[0, V]  # a unit of 8 or 16 pixels is a shift by 3 or 4
     return (facts[WIDTH] + (1 << across) - 1) >> across, (facts[HEIGHT] + (1 << down) - 1) >> down
 
 
 @inlined
 def _is_harmless(data, marker, body, end, facts):
-    """Tell whether a segment leaves unchanged how the file is decoded."""
+    """Tell whether a segment has no effect on decoding; set `HAS_EXIF` if its content must be looked at."""
     size = end - body
     if marker == 0xE0 and size >= 5 and _word(data, body) == 0x4A464946:  # JFIF
         return size >= 14 and data[body + 5] == 1
-    # EXIF and XMP may say that the image is to be turned; decoders warn of a broken ICC profile.
+    # EXIF and XMP may ask to rotate the image; decoders warn of a broken ICC profile.
     if (marker == 0xE1 and size >= 4 and _word(data, body) in (0x45786966, 0x68747470)) or (
         marker == 0xE2 and size >= 4 and _word(data, body) == 0x4943435F
     ):
@@ -122,7 +124,7 @@ def _is_harmless(data, marker, body, end, facts):
 
 @inlined
 def _word(data, at):
-    """Return the 32-bit number at a place, highest byte first."""
+    """Return the big-endian 32-bit number at index `at`."""
     word = np.int64(0)
     for i in range(4):
         word = word << 8 | data[at + i]
@@ -144,7 +146,7 @@ def _find_quants(data, at, end, tables_at):
 
 @inlined
 def _find_codes(data, at, end, tables_at):
-    """Note where a segment's tables of codes begin; return whether the segment is usual."""
+    """Note where a segment's Huffman tables begin; return whether the segment is usual."""
     if at == end:
         return False
     while at < end:
@@ -161,7 +163,7 @@ def _find_codes(data, at, end, tables_at):
 
 @inlined
 def _read_frame(data, at, end, facts, frame):
-    """Read an 8-bit frame of usual sampling; return its number of components, 0 if it is unusual."""
+    """Read the frame header; return the number of components, 0 if the frame is unusual."""
     if end - at < 6 or data[at] != 8:
         return 0
     num_components = np.int64(data[at + 5])
@@ -192,7 +194,7 @@ def _read_frame(data, at, end, facts, frame):
 
 @inlined
 def _read_scan(data, at, end, num_components, frame, blocks, tables_at):
-    """Read the header of the only scan; return its blocks per unit, 0 if it is unusual."""
+    """Read the header of the only scan; return the number of blocks per unit, 0 if the scan is unusual."""
     if end - at != 4 + 2 * num_components or data[at] != num_components:
         return 0
     num_blocks = 0

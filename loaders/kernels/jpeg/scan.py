@@ -1,8 +1,8 @@
-"""Telling, for many JPEG files in one call, which are certainly whole baseline files.
+"""Find out, for many JPEG files in one call, which are certainly complete baseline files.
 
-"Clean" means: of the usual kind (`markers`), with entropy-coded data that ends exactly with its last block
-and the end mark behind it. libjpeg-turbo decodes a clean file without a warning. All other files, and those
-whose Huffman tables change from file to file, are not clean here and left to libjpeg-turbo.
+A "clean" file is of the usual kind (see `markers`), and its entropy-coded data ends exactly with its last
+block, followed by the end-of-image marker. libjpeg-turbo decodes a clean file without a warning. All other
+files are left to libjpeg-turbo, and so are small files whose Huffman tables differ from file to file.
 
 Source: ITU-T T.81, annexes B and F.
 """
@@ -35,9 +35,9 @@ _LARGE_BYTES = 131_072
 
 @dataclass
 class ScanTables:
-    """Huffman tables of the files seen last, so that files with the same tables do not build them again.
+    """The Huffman tables built last, so that the next files with the same tables need not build them again.
 
-    Each thread needs its own. Four tables: DC 0, DC 1, AC 0, AC 1.
+    Each thread needs an instance of its own. The four tables are DC 0, DC 1, AC 0 and AC 1.
     """
 
     raws: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((4, RAW_BYTES), np.uint8))
@@ -50,16 +50,16 @@ class ScanTables:
 
 
 def scan_jpegs(data: NDArray[np.uint8], starts: NDArray[np.int64], tables: ScanTables) -> NDArray[np.int64]:
-    """Look at many files.
+    """Find the size of each file, and whether it is clean.
 
     Args:
         data: uint8 [total], the files one after the other.
         starts: int64 [N + 1], where each file begins, and the end of the last one.
-        tables: of the files before.
+        tables: tables of earlier files; updated.
 
     Returns:
-        int64 [N, 4]: height, width, whether the file is clean, whether it has EXIF data; zeros where it is
-        not clean.
+        int64 [N, 4]: height, width, whether the file is clean, whether it has EXIF, XMP or ICC data; zeros
+        for a file that is not clean.
     """
     facts = np.zeros((len(starts) - 1, 4), np.int64)
     t, data = tables, read_only(data)
@@ -90,15 +90,16 @@ def _scan_all(data, starts, facts, raws, seen, tables, codes, frame, blocks, tab
 
 @inlined
 def _bring_tables(data, is_large, tables_at, raws, seen, tables, codes):
-    """Build those tables of a file that are not there yet; return whether all can be used.
+    """Build the tables of a file that differ from those built last; return whether all can be used.
 
-    Tables of a small file are built when they come a second time: one small file would not repay the cost.
+    A table of a small file is built only when it comes a second time in a row, since building it costs more
+    than one small file saves.
     """
     is_known = True
     for slot in range(4):
         at = tables_at[CODES + slot]
         size = table_size(data, at) if at else 0
-        # The counts come first, so tables of different lengths differ in them.
+        # The first 16 bytes decide the size, so a table of another size differs there.
         if at == 0 or same_bytes(data, at, raws[slot], size):
             continue
         is_new = not same_bytes(data, at, seen[slot], size)

@@ -1,7 +1,7 @@
 """libjpeg-turbo: the library, its state for one thread, and decoding from Python.
 
-The library comes with the wheel `turbojpeg`. Other wheels hide their copy, or offer only the interface of
-libjpeg, whose errors must not return to their caller: compiled Python cannot arrange that.
+The library comes with the wheel `turbojpeg`. Other wheels hide their copy of the library, or offer only the
+interface of libjpeg, whose error handler must not return to its caller; compiled Python cannot provide one.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ _NO_REALLOC = 2
 _WARNING = 0
 _STOP_ON_WARNING = 0
 _SCAN_LIMIT = 13
-MAX_SCANS = 500  # a progressive image of a few kilobytes can ask for hours of work
-IMAGE_WIDTH, IMAGE_HEIGHT = 5, 6  # parameters of an image whose header was read
-SUBSAMPLING, HALF_COLOURS = 4, 2  # parameter of the colours' size, and its value for half both ways
-RGB, GRAY, CMYK = 0, 6, 11  # forms of pixels
+MAX_SCANS = 500  # without a limit, a progressive image of a few kilobytes can take hours
+IMAGE_WIDTH, IMAGE_HEIGHT = 5, 6  # parameters that reading a header sets
+SUBSAMPLING, HALF_COLOURS = 4, 2  # parameter for chroma subsampling, and its value for 4:2:0
+RGB, GRAY, CMYK = 0, 6, 11  # pixel formats
 _CHANNELS = {RGB: 3, GRAY: 1, CMYK: 4}
-# libjpeg-turbo decodes the last bytes of its input more slowly, 512 for each of up to ten blocks of a unit:
-# most of a small image. With so many bytes appended, which are never looked at, no byte of the image is last.
+# libjpeg-turbo decodes the last bytes of its input more slowly: 512 for each of up to ten blocks of a unit,
+# which is most of a small image. So this many bytes, which are never decoded, are appended to the image.
 AHEAD = 5120
-SMALL_BYTES = 64 << 10  # a JPEG of at most so many is copied before it is decoded
+SMALL_BYTES = 64 << 10  # a JPEG of at most this size is copied, with `AHEAD` bytes appended
 _MARK_OF_THE_END = b"\xff\xd9"
 
 
 class ScalingFactor(Structure):
-    """A fraction of the size, as the library takes it."""
+    """The struct of the library for a fraction of the image size."""
 
     _fields_ = (("numerator", c_int), ("denominator", c_int))
 
@@ -72,7 +72,7 @@ for _name, _returned, _taken in (
     _function = getattr(library, _name)
     _function.restype, _function.argtypes = _returned, _taken
 
-# Calls of a microsecond keep the interpreter's lock: giving it up costs several, and another thread takes it.
+# Calls of a microsecond keep the GIL (PyDLL): getting it back from another thread would cost several.
 quick = PyDLL(PATH)
 for _name, _arguments in (
     ("tj3DecompressHeader", [c_void_p, c_void_p, c_size_t]),
@@ -81,14 +81,14 @@ for _name, _arguments in (
     ("tj3SetScalingFactor", [c_void_p, ScalingFactor]),
 ):
     getattr(quick, _name).argtypes = _arguments
-_ROOM_BYTES = 8192**2  # gray, 65,535 pixels a side (the most of a JPEG), at 1/8 size
+_ROOM_BYTES = 8192**2  # gray, 65,535 pixels a side (the limit of JPEG), at 1/8 size
 
 
 class _State:
     """State of the library for one thread, freed with this object.
 
     Attributes:
-        handle: first argument of the library's functions.
+        handle: pointer to the state, first argument of the library's functions.
     """
 
     def __init__(self, kind: int) -> None:
@@ -99,7 +99,7 @@ class _State:
 
 
 class Compressor(_State):
-    """State for encoding into the caller's memory, with colours of half the size."""
+    """State for encoding into the caller's memory, with 4:2:0 chroma subsampling."""
 
     def __init__(self) -> None:
         """Allocate the state."""
@@ -109,13 +109,13 @@ class Compressor(_State):
 
 
 class Decompressor(_State):
-    """State for decoding; too many scans are errors, and so are warnings, unless told otherwise."""
+    """State for decoding. More than `MAX_SCANS` scans are an error; so are warnings by default."""
 
     def __init__(self, is_strict: bool = True) -> None:
         """Allocate the state.
 
         Args:
-            is_strict: warnings are errors.
+            is_strict: whether warnings are errors.
         """
         super().__init__(_DECOMPRESS)
         self._is_strict = is_strict
@@ -131,20 +131,19 @@ class Decompressor(_State):
     def decode(
         self, data: bytes | NDArray[np.uint8], factor: int = 1, form: int = RGB, max_pixels: int | None = None
     ) -> NDArray[np.uint8]:
-        """Decode a JPEG; what counts as damaged is the same as for the loaders.
+        """Decode a JPEG. With `is_strict`, the same files count as damaged as in the loaders.
 
         Args:
-            data: the file.
             factor: 1, 2, 4 or 8, by which both sides shrink.
             form: RGB, GRAY or CMYK.
-            max_pixels: of the whole image; more are refused.
+            max_pixels: limit for height x width before shrinking.
 
         Returns:
             uint8 [H, W, channels of `form`].
 
         Raises:
             ValueError: damage, or too many pixels; the text is the library's. A decompressor that has met
-                a damaged header refuses every image after it: take another.
+                a damaged header refuses every later image: replace it.
         """
         source = np.frombuffer(data, np.uint8)
         size = len(source)
@@ -168,16 +167,16 @@ class Decompressor(_State):
 
 
 class Checker(Decompressor):
-    """State for finding the errors of JPEGs, the same as those of `Decompressor.decode`.
+    """State for checking JPEGs. It finds the same errors as `Decompressor.decode`.
 
-    All entropy-coded data is read, but only the gray component is made, at 1/8 size.
+    It reads all entropy-coded data, but computes only the gray component at 1/8 size.
     """
 
     def __init__(self, room: Array[c_char]) -> None:
         """Allocate the state.
 
         Args:
-            room: memory for the largest image at 1/8 size; its content means nothing afterwards.
+            room: memory for the largest image at 1/8 size; used as scratch.
         """
         super().__init__()
         quick.tj3SetScalingFactor(self.handle, ScalingFactor(1, 8))
@@ -185,10 +184,10 @@ class Checker(Decompressor):
         self._room, self._to, self._copied = room, addressof(room), self._copy.ctypes.data
 
     def check(self, data: bytes) -> None:
-        """Decode a JPEG.
+        """Check a JPEG.
 
         Raises:
-            ValueError: damage; the text is the library's. Take another checker then.
+            ValueError: damage; the text is the library's. Replace the checker then.
         """
         size = len(data)
         source: bytes | int = data
@@ -206,7 +205,7 @@ class _Local(threading.local):
 
     def __init__(self) -> None:
         self.decompressor = Decompressor()
-        # This reserves addresses; only the pages that an image touches take memory.
+        # This only reserves addresses; a page takes memory once an image touches it.
         self.room = (c_char * _ROOM_BYTES).from_buffer(mmap(-1, _ROOM_BYTES))
         self.checker = Checker(self.room)
 
@@ -217,7 +216,7 @@ _local = _Local()
 def decode_jpeg(data: bytes | NDArray[np.uint8], factor: int = 1, form: int = RGB) -> NDArray[np.uint8]:
     """Decode a JPEG with this thread's decompressor, warnings as errors; see `Decompressor.decode`.
 
-    Packing, showing and verifying all decode here, so that they agree with the loaders on what is damaged.
+    Packing, showing and verifying use this function, so that they agree with the loaders on what is damaged.
     """
     try:
         return _local.decompressor.decode(data, factor, form)
@@ -227,7 +226,7 @@ def decode_jpeg(data: bytes | NDArray[np.uint8], factor: int = 1, form: int = RG
 
 
 def check_jpeg(data: bytes) -> None:
-    """Decode a JPEG for its errors only; see `Checker`."""
+    """Raise ValueError if a JPEG is damaged; see `Checker`."""
     try:
         _local.checker.check(data)
     except ValueError:
@@ -236,7 +235,7 @@ def check_jpeg(data: bytes) -> None:
 
 
 def factor_leaving(height: int, width: int, to_height: int, to_width: int) -> int:
-    """Return the largest factor by which decoding can shrink an image and leave both sides long enough."""
+    """Return the largest `factor` of `Decompressor.decode` that leaves at least to_height and to_width."""
     factor = 8
     while factor > 1 and (height < factor * to_height or width < factor * to_width):
         factor //= 2

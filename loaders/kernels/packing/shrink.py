@@ -1,9 +1,9 @@
-"""Shrinking an image with an antialiasing filter, in vectors that need no look-up.
+"""Shrink images with an antialiasing filter, by vector operations that need no table look-ups.
 
-Eight rows of the result are made at a time. First rows are blended, sixteen bytes of each source row at once,
-all channels alike, and turned, so that the eight values of a column lie side by side. Then columns are
-blended: a tap is one load for eight rows. Weights are multiples of 2^-16, so the first pass has no rounding,
-and the second is fused: every machine gives the same bytes.
+Eight rows of the result are computed at a time. First, source rows are blended, sixteen bytes at once
+whatever their channels, and transposed, so that the eight values of a column are adjacent. Then columns are
+blended, where one load is a tap for eight rows. Weights are multiples of 2^-16, so the first pass is exact in
+float32; the second uses fused multiply-adds. So every machine gives the same bytes.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _ROWS = 8
 _F32 = ir.FloatType()
 
 
-MIN_ROW_BYTES = 16  # of the source: a whole vector
-# Columns of the facts of a plane: values of a source row, values of a pixel, where the result begins; for the
-# rows, where their tables of first pixels and of weights begin, taps of a pixel, and the number of rows; then
-# the same for the columns.
+MIN_ROW_BYTES = 16  # least size of a source row: a whole vector
+# Columns of `facts`: values per source row, values per pixel, where the result begins. Then come four numbers
+# for the rows: where their table of first pixels and their table of weights begin, taps per pixel, number of
+# rows. Four such numbers for the columns follow.
 PLANE_VALUES, PLANE_CHANNELS, PLANE_OUT, PLANE_ROWS, PLANE_COLUMNS = 0, 1, 2, 3, 7
 
 
@@ -43,7 +43,7 @@ class Side(NamedTuple):
         length: source pixels.
         size: output pixels.
         scale: source pixels per output pixel.
-        num_places: output pixels with padding, which repeats the last one.
+        num_places: output pixels including padding, which repeats the last one.
     """
 
     length: int
@@ -53,12 +53,10 @@ class Side(NamedTuple):
 
 
 class Plane(NamedTuple):
-    """One plane of an image, or an image whose channels lie side by side, and how it shrinks.
+    """How one plane of an image, or an image with interleaved channels, shrinks.
 
     Attributes:
-        rows: how the rows shrink.
-        columns: how the columns shrink.
-        num_channels: values of a pixel.
+        num_channels: values per pixel.
     """
 
     rows: Side
@@ -67,7 +65,7 @@ class Plane(NamedTuple):
 
     @property
     def num_values(self) -> int:
-        """Values in a row of the source; at least `MIN_ROW_BYTES`."""
+        """Values per row of the source, which must be `MIN_ROW_BYTES` or more."""
         return self.columns.length * self.num_channels
 
     @property
@@ -77,14 +75,14 @@ class Plane(NamedTuple):
 
 
 class ShrinkPlan(NamedTuple):
-    """Tables for shrinking some planes, the results one behind the other.
+    """Tables for shrinking some planes, whose results are stored one after the other.
 
     Attributes:
         facts: int64 [P, 11], a row per plane, with the columns `PLANE_...`.
         first: int64, all tables of first source pixels.
         weights: float32, all tables of weights.
-        num_floats: float32 of scratch for eight rows of the widest plane.
-        num_bytes: uint8 of scratch, likewise.
+        num_floats: size of the float32 scratch, enough for eight rows of the widest plane.
+        num_bytes: size of the uint8 scratch, likewise.
         ends: where the result of each plane ends.
     """
 
@@ -98,7 +96,7 @@ class ShrinkPlan(NamedTuple):
 
 @cache
 def _load_kernels() -> None:
-    """Load or compile the kernels once, before threads do so in each other's way."""
+    """Load or compile the kernels once, before several threads do it at the same time."""
     with first_use("shrinking"):
         side = np.array([[16.0, 8.0, 2.0, 8.0]])
         first, weights = np.empty(8, np.int64), np.empty(48, np.float32)
@@ -109,7 +107,7 @@ def _load_kernels() -> None:
 
 @lru_cache(maxsize=512)
 def plan_shrinking(planes: tuple[Plane, ...]) -> ShrinkPlan:
-    """Return the plan that shrinks these planes."""
+    """Return the tables for shrinking these planes; recent plans are cached."""
     _load_kernels()
     sides = [side for plane in planes for side in (plane.rows, plane.columns)]
     num_places = sum(side.num_places for side in sides)
@@ -144,13 +142,14 @@ def shrink_planes(
     floats: NDArray[np.float32],
     sums: NDArray[np.uint8],
 ) -> None:
-    """Resize some planes as Pillow does with its Hamming filter, rounding once.
+    """Resize some planes as Pillow does with its Hamming filter, but round only once.
 
     Args:
-        out: uint8 [>= plan.ends[-1]], results, one behind the other.
+        out: uint8 [>= plan.ends[-1]], out, the results one after the other.
         data: uint8, holds the sources.
-        places: int64 [P, 2], where each source begins, and the bytes from one of its rows to the next.
-        plan: of P planes.
+        places: int64 [P, 2], where each source begins in `data`, and the bytes from one of its rows to the
+        next.
+        plan: plan of P planes.
         floats: float32 [>= plan.num_floats], scratch.
         sums: uint8 [>= plan.num_bytes], scratch.
     """
@@ -161,9 +160,8 @@ def shrink_hamming(pixels: NDArray[np.uint8], height: int, width: int) -> NDArra
     """Resize one image as `shrink_planes` does.
 
     Args:
-        pixels: uint8 [H, W, 3], contiguous, at least 6 wide.
-        height: rows of the result.
-        width: columns of the result.
+        pixels: uint8 [H, W, 3], contiguous, W at least 6.
+        height, width: size of the result.
 
     Returns:
         uint8 [height, width, 3], contiguous.
@@ -183,12 +181,12 @@ def _hamming_taps(sides, first, weights, num_taps, sums):
     """Fill the tables of Pillow's Hamming filter.
 
     Args:
-        sides: float64 [S, 4], source pixels, output pixels, source pixels per output pixel, and entries of
-            the table; entries behind the last output pixel repeat that pixel's entry.
-        first: int64, out: the first source pixel of each entry, for all sides one behind the other.
-        weights: float32, out: likewise, the weight of each tap, a multiple of 2^-16.
-        num_taps: int64 [S], out: taps of an entry.
-        sums: float64 [>= taps of an entry], scratch.
+        sides: float64 [S, 4], rows of `Side`: source pixels, output pixels, source pixels per output pixel,
+            and entries of the table; entries after the last output pixel repeat that pixel's entry.
+        first: int64, out: the first source pixel of each entry, one side after the other.
+        weights: float32, out: the weights of each entry's taps, multiples of 2^-16, in the same order.
+        num_taps: int64 [S], out: taps per entry.
+        sums: float64 [>= taps per entry], scratch.
     """
     at, weight_at = 0, 0
     for s in range(len(sides)):
@@ -207,7 +205,8 @@ def _hamming_taps(sides, first, weights, num_taps, sums):
                     wave = math.sin(angle) / angle if distance != 0 else 1.0
                     total += wave * (0.54 + 0.46 * math.cos(angle))
                 sums[t] = total
-            # Running sums are rounded, so that weights add up to 1 and no error gathers over many taps.
+            # The running sums are rounded, not the weights, so that the weights add up to 1 and errors do not
+            # accumulate over many taps.
             before = 0.0
             for t in range(count):
                 here = np.rint(sums[t] / total * _UNIT)
@@ -220,13 +219,16 @@ def _hamming_taps(sides, first, weights, num_taps, sums):
 
 @exact_inlined
 def _window(place, length, size, scale, reach):
-    """Return the first source pixel that an output pixel is made of, and the pixel behind the last."""
+    """Return the range of source pixels that contribute to an output pixel, its end excluded."""
     center = (min(place, size - 1) + 0.5) * scale
     return max(0, int(center - reach + 0.5)), min(length, int(center + reach + 0.5))
 
 
 def _folded(builder: Any, count: Any, start: Any, step: Callable[[Any, Any], Any]) -> Any:
-    """Return code for `value = step(k, value)` over k in 0 .. count, from `start` on; count is at least 1."""
+    """Emit a loop that sets value = step(k, value) for k = 0 .. count - 1, and return the last value.
+
+    The first value is `start`; `count` must be at least 1.
+    """
     before = builder.block
     loop, behind = builder.append_basic_block("fold"), builder.append_basic_block("folded")
     builder.branch(loop)
@@ -280,8 +282,8 @@ def _blend(source: Any, lanes: int, rounds: bool) -> Any:
     return blend
 
 
-_blend_bytes = _blend(ir.IntType(8), _LANES, rounds=False)  # sixteen blended bytes as float32
-_blend_columns = _blend(_F32, _ROWS, rounds=True)  # the eight bytes of a blended column, rounded
+_blend_bytes = _blend(ir.IntType(8), _LANES, rounds=False)  # blends sixteen bytes to float32
+_blend_columns = _blend(_F32, _ROWS, rounds=True)  # blends eight float32 of a column to rounded bytes
 
 
 @operation(types.void, None, types.intp, None, types.intp, types.intp)
@@ -301,7 +303,9 @@ def _bytes_to_rows(context, builder, kinds, columns, at, out, to, pitch):
         place = builder.gep(source, [builder.add(at, ir.Constant(at.type, 8 * x))])
         v.append(builder.load(builder.bitcast(place, whole.as_pointer())))
         v[-1].align = 1
-    for _ in range(2):  # first columns 0, 2 and 1, 3, then columns 0 to 3: lower rows, upper rows
+    # Interleave columns 0 and 2, and 1 and 3, then all four: first rows 0 to 3, then rows 4 to 7.
+    # Columns 4 to 7 likewise.
+    for _ in range(2):
         v = [interleaved(builder, v[2 * i], v[2 * i + 1], 16, high) for i in range(2) for high in range(2)]
     low, high = ([builder.bitcast(v[i], words) for i in (n, n + 2)] for n in (0, 1))
     rows = [interleaved(builder, a, b, 4, which) for a, b in (low, high) for which in range(2)]
@@ -333,7 +337,7 @@ def _shrink_plane(data, begin, stride, facts, first, weights, floats, sums, out)
     for top in range(0, height, _ROWS):
         members = min(_ROWS, height - top)
         for block in range(0, num_values, _LANES):
-            i = min(block, num_values - _LANES)  # the last block may repeat some values
+            i = min(block, num_values - _LANES)  # the last block may overlap the one before it
             for k in range(members):
                 row = begin + first[row_at + top + k] * stride + i
                 _blend_bytes(
@@ -353,7 +357,7 @@ def _shrink_plane(data, begin, stride, facts, first, weights, floats, sums, out)
 
 @exact_inlined
 def _write_rows(sums, out, to, size, members):
-    """Turn finished columns into rows of the result."""
+    """Transpose finished columns into `members` rows of the result."""
     if members == _ROWS and size >= _ROWS:
         for x in range(0, size, _ROWS):
             i = min(x, size - _ROWS)

@@ -1,4 +1,4 @@
-"""Members of a tar for many images in one call; the bytes are those of `loaders.packs.shards.tar_shard`."""
+"""Write the tar members of many images in one call, with the bytes of `loaders.packs.shards.tar_shard`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _LABEL_BYTES = 20
 
 
 def members_bound(num_data_bytes: int, num_name_bytes: int, num_images: int) -> int:
-    """Return the most bytes that the members of `num_images` images take."""
-    # Two headers, two long names with headers and ends, the label, and the padding of each part.
+    """Return the most bytes that the tar members of `num_images` images can take."""
+    # Per image: two headers, two long names with their headers, the label, and the padding of each part.
     return num_data_bytes + 2 * num_name_bytes + num_images * 10 * _BLOCK
 
 
@@ -34,20 +34,20 @@ def add_members(
     """Write `<key>.jpg` and, where there is a label, `<key>.cls` for each image.
 
     Args:
-        out: uint8 [>= members_bound()], result.
+        out: uint8 [>= members_bound()], out.
         data: uint8 [total], the images one after the other.
         starts: int64 [N + 1], where each begins in `data`.
         keys: uint8 [total], the keys in UTF-8.
         key_starts: int64 [N + 1], where each begins in `keys`.
         labels: int64 [N], -1 for none.
-        headers: uint8 [2, 512], of a file and of a long name, without name, size and checksum.
+        headers: uint8 [2, 512], headers of a file and of a long name, without name, size and checksum.
 
     Returns:
         The bytes written, and int64 [N, 3]: offset of each image in `out`, offset of its label, and bytes of
         the label (0 for none).
     """
     places = np.zeros((len(labels), 3), np.int64)
-    name = np.empty(int(np.diff(key_starts).max(initial=0)) + 5, np.uint8)  # a suffix and a zero byte
+    name = np.empty(int(np.diff(key_starts).max(initial=0)) + 5, np.uint8)  # with suffix and zero byte
     sums = headers.astype(np.int64).sum(axis=1) + 8 * ord(" ")
     digits = np.empty(_LABEL_BYTES, np.uint8)
     data, keys, headers = read_only(data), read_only(keys), read_only(headers)
@@ -81,7 +81,7 @@ def _add_all(out, data, starts, keys, key_starts, labels, headers, sums, name, d
 
 @inlined
 def _write_digits(digits, value):
-    """Write a number at the end of `digits`; return where it begins."""
+    """Write a number in decimal to the end of `digits`; return the index of its first digit."""
     first = _LABEL_BYTES
     while True:
         first -= 1
@@ -93,7 +93,7 @@ def _write_digits(digits, value):
 
 @inlined
 def _add_header(out, at, name, name_size, size, headers, sums):
-    """Write a member's header, after a header for a long name if need be; return the place behind it."""
+    """Write a member's header, after a member for its name if that is long; return the index after it."""
     if name_size > _NAME_BYTES:
         at = _one_header(out, at, headers[1], sums[1], headers[1], 0, name_size + 1)
         name[name_size] = 0
@@ -103,7 +103,7 @@ def _add_header(out, at, name, name_size, size, headers, sums):
 
 @inlined
 def _one_header(out, at, header, total, name, name_size, size):
-    block = out[at : at + _BLOCK]  # a place in a slice needs no test for an index from the end
+    block = out[at : at + _BLOCK]  # in a slice, numba knows that the loop's index is not negative
     for j in range(_BLOCK):
         block[j] = header[j]
     for j in range(name_size):
@@ -122,7 +122,7 @@ def _one_header(out, at, header, total, name, name_size, size):
 
 @inlined
 def _add_data(out, at, data, first, size):
-    """Copy a member's bytes and fill its last block with zeros; return the place behind it."""
+    """Copy a member's bytes and pad its last block with zeros; return the index after the block."""
     filled = (size + _BLOCK - 1) // _BLOCK * _BLOCK
     blocks, source = out[at : at + filled], data[first:]
     for j in range(size):

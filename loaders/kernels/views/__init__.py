@@ -1,1 +1,1 @@
-"""Fused numba kernels: from decoded pixels to a finished view in few traverses of the pixels."""
+"""Fused numba kernels: from decoded pixels to a finished view in few passes over the pixels."""

@@ -1,4 +1,4 @@
-"""Separable Gaussian blur on planar float32 pixels; taps are cut at three standard deviations."""
+"""Separable Gaussian blur of planar float32 pixels, truncated at three standard deviations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from loaders.kernels.simd import LANES, add, load, multiply_add, splat, store, z
 def fill_gaussian(sigma, resolution, weights):
     """Write the weights of taps 0 (centre), 1, 2, ... to `weights` and return the radius.
 
-    The two-sided kernel sums to 1. The radius is ceil(3 sigma), less where the view is too small for it.
+    The two-sided kernel sums to 1. The radius is ceil(3 sigma), but at most resolution - 1.
     """
     radius = min(int(np.ceil(3.0 * sigma)), resolution - 1)
     total = 0.0
@@ -29,7 +29,8 @@ def fill_gaussian(sigma, resolution, weights):
 def _blur_line(source, at, plane, step, resolution, radius, weights, out, to, out_plane):
     """Write out[to + x] = sum over t of weights[|t|] * source[at + x + t * step] for a row of three channels.
 
-    The channels lie `plane` and `out_plane` apart; three independent sums keep the arithmetic units busy.
+    The channels lie `plane` (source) and `out_plane` (out) apart. Three independent sums keep the arithmetic
+    units busy.
     """
     for x in range(0, resolution, LANES):
         w = splat(weights[0])
@@ -55,7 +56,7 @@ def _reflected(y, resolution):
 
 @inlined
 def _blur_edge_row(source, plane, resolution, radius, weights, y, out, to):
-    """Write row y of one channel, whose taps cross the upper or lower border, to out[to:]."""
+    """Blur one channel vertically for a row y whose taps cross the upper or lower border; write out[to :]."""
     for x in range(0, resolution, LANES):
         total = multiply_add(splat(weights[0]), load(source, plane + y * resolution + x), zeros())
         for t in range(1, radius + 1):
@@ -77,10 +78,10 @@ def _pad_row(source, at, resolution, radius, padded, to):
 
 @inlined
 def blur_along_rows(source, step, start, resolution, radius, weights, padded, top, rows, out, plane):
-    """Blur the rows of a tile along themselves into rows top .. top + rows of the view `out`.
+    """Blur the rows of a tile horizontally, into the view `out` from row `top` on.
 
-    All rows are padded before the first is blurred: a vector load would have to wait for a recent store that
-    it overlaps.
+    All rows are padded before the first is blurred, since a vector load that overlaps a recent store has to
+    wait for it.
     """
     pitch = resolution + 2 * radius + LANES
     for channel in range(3):
@@ -94,7 +95,7 @@ def blur_along_rows(source, step, start, resolution, radius, weights, padded, to
 
 @inlined
 def blur_across_rows(source, plane, resolution, radius, weights, top, rows, out, step, start):
-    """Finish a blur: write rows top .. top + rows of the view `source` into a tile of `out`."""
+    """Blur the view `source` vertically: write `rows` rows from row `top` on to a tile of `out`."""
     for k in range(rows):
         y, to = top + k, start + k * resolution
         if radius <= y < resolution - radius:

@@ -1,7 +1,7 @@
-"""Turn random numbers into parameters, row by row, for every operation of a policy.
+"""Turn random numbers into the parameters of views, for every operation of a policy.
 
-`seed` is int64; `epochs` and `rows` are int64 [B]; `view` and `operation` belong to the address of a random
-number; the last arguments are the arrays of `ViewParameters` to write.
+`seed` is int64; `epochs` and `rows` are int64 [B]; `view` and `operation` are part of the counter of
+`uniform4`. The last arguments are arrays of `ViewParameters`, which the functions write.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from loaders.kernels.cache import exact_inlined, exact_kernel
 from loaders.kernels.random import uniform4
 from loaders.kernels.views.codes import AFFINE, BRIGHTNESS, CUTOUT, MAX_ARGUMENTS, NOISE, POSTERIZE
 
-_GEOMETRY = np.int64(0)  # number of the operation
-_FIRST, _SECOND = np.int64(0), np.int64(1)  # blocks of random numbers
-TILE_BLOCK = 16  # of the geometry's random numbers; a crop takes the blocks before it
+_GEOMETRY = np.int64(0)  # `operation` in the counter of the geometry's random numbers
+_FIRST, _SECOND = np.int64(0), np.int64(1)  # `block` in the counter
+TILE_BLOCK = 16  # first `block` of tiles; a crop takes the blocks before it
 
 
 @exact_kernel
 def draw_resized_crop(seed, epochs, rows, view, heights, widths, scale, log_ratio, box, window):
-    """Draw boxes like torchvision's RandomResizedCrop: ten tries, then the largest centred box that fits."""
+    """Draw boxes like torchvision's RandomResizedCrop: after ten failed tries, take a centred box."""
     for i in range(len(rows)):
         height, width = float(heights[i]), float(widths[i])
         found = False
@@ -50,7 +50,7 @@ def draw_resized_crop(seed, epochs, rows, view, heights, widths, scale, log_rati
 
 @exact_kernel
 def draw_centered(seed, epochs, rows, view, heights, widths, fraction, reach, box, window, shift):
-    """Centre a square box of `fraction` of the short side; shift the view by up to `reach` pixels."""
+    """Write centred square boxes of `fraction` of the short side; draw shifts of up to `reach` pixels."""
     for i in range(len(rows)):
         side = fraction * min(heights[i], widths[i])
         box[i, 0], box[i, 1] = (heights[i] - side) / 2, (widths[i] - side) / 2
@@ -64,9 +64,10 @@ def draw_centered(seed, epochs, rows, view, heights, widths, fraction, reach, bo
 
 @exact_kernel
 def draw_tile(seed, epochs, rows, view, cell_row, cell_column, grid, cell, side, box):
-    """Cut boxes down to a tile of one cell, `side` of its `cell` pixels, at a random whole-pixel place.
+    """Reduce boxes to a tile of `side` x `side` pixels at a random place in one cell of a grid.
 
-    The window stays: the filter's taps may still reach over the whole crop.
+    The box is divided into `grid` x `grid` cells of `cell` x `cell` pixels; tiles begin at whole pixels. The
+    window stays, so the taps of the filter may still reach over the whole crop.
     """
     number = cell_row * grid + cell_column
     for i in range(len(rows)):
@@ -79,7 +80,7 @@ def draw_tile(seed, epochs, rows, view, cell_row, cell_column, grid, cell, side,
 
 @exact_kernel
 def draw_flip(seed, epochs, rows, view, operation, p, flip):
-    """Toggle `flip` with probability p."""
+    """Toggle each row's `flip` with probability p."""
     for i in range(len(rows)):
         u0, _, _, _ = uniform4(seed, epochs[i], rows[i], view, operation, _FIRST)
         if u0 < p:
@@ -88,7 +89,10 @@ def draw_flip(seed, epochs, rows, view, operation, p, flip):
 
 @exact_kernel
 def draw_jitter(seed, epochs, rows, view, operation, p, low, high, slot, codes, args):
-    """Draw four factors in a random order into slots slot .. slot + 3."""
+    """With probability p, write the four operations of colour jitter in random order, from `slot` on.
+
+    Their factors are uniform in [low, high], float64 [4]; an operation whose range is empty is left out.
+    """
     for i in range(len(rows)):
         u0, u1, u2, u3 = uniform4(seed, epochs[i], rows[i], view, operation, _FIRST)
         factors = uniform4(seed, epochs[i], rows[i], view, operation, _SECOND)
@@ -109,7 +113,7 @@ def draw_jitter(seed, epochs, rows, view, operation, p, low, high, slot, codes, 
 
 @exact_kernel
 def draw_one(seed, epochs, rows, view, operation, p, code, low, high, slot, codes, args):
-    """Draw one operation with one uniform argument into `slot`."""
+    """With probability p, write an operation with an argument uniform in [low, high] to `slot`."""
     for i in range(len(rows)):
         u0, u1, _, _ = uniform4(seed, epochs[i], rows[i], view, operation, _FIRST)
         if u0 < p:
@@ -117,7 +121,7 @@ def draw_one(seed, epochs, rows, view, operation, p, code, low, high, slot, code
             args[i, slot] = low + u1 * (high - low)
 
 
-# Geometric operations of RandAugment; the others have their own codes.
+# Geometric operations of RandAugment, which become `AFFINE`; its other operations have codes in `codes`.
 ROTATE = 101
 SHEAR_X = 102
 SHEAR_Y = 103
@@ -127,12 +131,12 @@ TRANSLATE_Y = 105
 
 @exact_inlined
 def _write_matrix(kind, value, resolution, fill, args):
-    """Write the inverse map (view to source, from the centre) of one geometric operation."""
+    """Write the inverse map (view to source, relative to the centre) of one geometric operation."""
     a, b, c, d, e, f = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0
     if kind == ROTATE:
         angle = np.deg2rad(value)
         a, b, d, e = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
-    elif kind == SHEAR_X:  # about the upper left corner, like PIL's transform
+    elif kind == SHEAR_X:  # shears keep the upper left corner fixed, like PIL's transform
         b, c = value, 0.5 * value * resolution
     elif kind == SHEAR_Y:
         d, f = value, 0.5 * value * resolution
@@ -147,7 +151,7 @@ def _write_matrix(kind, value, resolution, fill, args):
 def draw_affine(
     seed, epochs, rows, view, operation, p, degrees, translate, resolution, fill, slot, codes, args
 ):
-    """Draw one warp: rotation about the centre, then translation."""
+    """With probability p, draw a warp: rotation about the centre, then translation."""
     for i in range(len(rows)):
         u0, u1, u2, u3 = uniform4(seed, epochs[i], rows[i], view, operation, _FIRST)
         if u0 >= p:
@@ -169,12 +173,13 @@ def draw_randaugment(
     seed, epochs, rows, view, operation, p, num_ops, kinds, ranges, first_level, num_levels, resolution, fill,
     slot, codes, args,
 ):  # fmt: skip
-    """Draw num_ops operations into blocks of `MAX_ARGUMENTS` slots.
+    """Draw `num_ops` operations, each with probability p, into blocks of `MAX_ARGUMENTS` slots.
 
     Args:
         kinds: int64 [K], codes of the operations to draw from.
-        ranges: float64 [K, 3], argument at magnitude 0, at magnitude 1, and whether it is signed.
-        num_levels: int, 0 for continuous magnitudes.
+        ranges: float64 [K, 3], argument at magnitude 0, at magnitude 1, and whether its sign is random.
+        first_level, num_levels: int, magnitudes are level / num_levels for first_level <= level < num_levels;
+            `num_levels` 0 draws continuous magnitudes.
     """
     for i in range(len(rows)):
         for number in range(num_ops):
@@ -199,7 +204,10 @@ def draw_randaugment(
 
 @exact_kernel
 def draw_cutout(seed, epochs, rows, view, operation, p, low, high, resolution, fill, slot, codes, args):
-    """Draw a square of side size * R at a uniform centre, cut off at the view's borders."""
+    """With probability p, draw a square at a uniform centre, clipped at the view's borders.
+
+    Its side is a fraction of the resolution, uniform in [low, high].
+    """
     for i in range(len(rows)):
         u0, u1, u2, u3 = uniform4(seed, epochs[i], rows[i], view, operation, _FIRST)
         if u0 >= p:
@@ -218,11 +226,11 @@ def draw_cutout(seed, epochs, rows, view, operation, p, low, high, resolution, f
 def draw_erasing(
     seed, epochs, rows, view, operation, p, scale, log_ratio, resolution, noise, fill, slot, codes, args
 ):
-    """Draw rectangles like torchvision's RandomErasing: of ten tries the first that leaves some of each side.
+    """Draw rectangles like torchvision's RandomErasing: the first of ten tries that is smaller than the view.
 
     Args:
         noise: bool, draw a key for noise instead of writing `fill`.
-        fill: float64 [3], of 255.
+        fill: float64 [3], on the scale of 255.
     """
     for i in range(len(rows)):
         u0, u1, u2, _ = uniform4(seed, epochs[i], rows[i], view, operation, _FIRST)

@@ -1,7 +1,7 @@
-"""Colour operations on a tile of planar float32 pixels in [0, 255], each one vectorised pass in cache.
+"""Colour operations on a tile of planar float32 pixels in [0, 255]; each is one vectorised pass in cache.
 
-Every function takes three float32 slices r, g, b of equal length and changes them in place. The arithmetic
-is torchvision's (v2 functional, float images), clamping included.
+The slices r, g, b (float32, of equal length) and `channel` are changed in place. The arithmetic is
+torchvision's (v2 functional, float images), clamping included.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _posterize(r, g, b, bits):
 
 @inlined
 def _stretch(channel, low, high):
-    """Map [low, high] to [0, 255]; a constant channel stays."""
+    """Map [low, high] to [0, 255]; leave a constant channel as it is."""
     varies = high > low + np.float32(ROUNDING)
     scale = _FULL / (high - low) if varies else _ONE
     origin = low if varies else _ZERO
@@ -147,14 +147,7 @@ def _look_up(channel, table):
 
 @inlined
 def apply_pointwise(code, argument, stats, r, g, b):
-    """Apply one colour operation to a tile.
-
-    Args:
-        code: of the operation.
-        argument: its argument.
-        stats: `Stats` of the image, for the operations that need them.
-        r, g, b: float32 slices of equal length, changed.
-    """
+    """Apply one colour operation to a tile; `stats` are the `Stats` of the whole view."""
     if code == BRIGHTNESS:
         _brightness(r, g, b, argument)
     elif code == CONTRAST:

@@ -1,10 +1,10 @@
-"""One view of one image: resample, colour chain, blur, normalise, in as few traverses as possible.
+"""Render a view of an image, from resampling to normalising, in as few traverses of its pixels as possible.
 
-The view is worked on in tiles of rows that fit the first-level cache. A traverse makes a tile (by
-resampling, by a spatial operation on the last traverse's view, or from that view itself) and applies every
-pointwise operation that follows. It ends in the final write, or where the whole view is needed: statistics,
-the horizontal half of a blur, another spatial operation. A Barlow view takes one to four traverses instead of
-the ten passes of its operations.
+The view is computed in tiles of rows that fit the first-level cache. A traverse makes each tile (by
+resampling, by a spatial operation on the view of the last traverse, or from that view itself) and applies all
+pointwise operations that follow. It ends with the final write, or where an operation needs the whole view:
+statistics, a blur, another spatial operation. A Barlow view takes one to four traverses; one pass for each of
+its operations would make ten.
 """
 
 from __future__ import annotations
@@ -44,25 +44,26 @@ from loaders.kernels.views.statistics import (
 )
 from loaders.kernels.views.streaming import streaming_pays
 
-TILE_PIXELS = 1536  # three float32 planes of it fill less than half of a 48 KiB first-level cache
+TILE_PIXELS = 1536  # three float32 planes of this size fill less than half of a 48 KiB first-level cache
 MAX_RADIUS = 64  # blur radius of the largest sigma that a policy allows, rounded up
-_FINISH = -1  # a traverse ends in this, or in an operation, by its code
-_RESAMPLE, _AGAIN = -1, -2  # a traverse takes its tiles from these, or from a spatial operation, by its code
+_FINISH = -1  # a traverse ends with the final write, or with an operation, given by its code
+# A traverse makes its tiles by resampling, from the last view, or by an operation, given by its code.
+_RESAMPLE, _AGAIN = -1, -2
 
 
 class Scratch(NamedTuple):
-    """Work space of one thread; every row that vectors write has `LANES` elements of slack behind it."""
+    """Work space of one thread; every row that vectors write is followed by `LANES` elements of slack."""
 
-    first: NDArray[np.int32]  # [2, P] first taps: rows, columns
-    weights: NDArray[np.float32]  # [2, T * P] tap weights: rows, columns
-    rounded: NDArray[np.int32]  # [2, P * T] the same as Pillow has them
-    base: NDArray[np.int32]  # [2 * P / LANES] blocks of columns
-    order: NDArray[np.uint8]  # [P] source columns of a block relative to its first
+    first: NDArray[np.int32]  # [2, P] first taps of rows and columns; P as in `resample`
+    weights: NDArray[np.float32]  # [2, T * P] tap weights of rows and columns
+    rounded: NDArray[np.int32]  # [2, P * T] the same by Pillow's arithmetic
+    base: NDArray[np.int32]  # [2 * P / LANES] smallest source index of each block of columns
+    order: NDArray[np.uint8]  # [P] source columns relative to the smallest of their block
     ring: NDArray[np.float32]  # [S * 3 * P] widened rows
     held: NDArray[np.int32]  # [S] numbers of the rows in `ring`
     axis: NDArray[np.float64]  # [3, P]
     line: NDArray[np.float32]  # [LINES * 3 * (widest crop + slack)], finite everywhere
-    columns: NDArray[np.float32]  # [LINES * 3 * (widest crop + slack)], the same turned
+    columns: NDArray[np.float32]  # [LINES * 3 * (widest crop + slack)], the same transposed
     sums: NDArray[np.float32]  # [3 * LINES * LANES]
     sums_of_bytes: NDArray[np.int32]  # [R] or more
     tile: NDArray[np.float32]  # [3 * (tile + slack)]
@@ -70,14 +71,14 @@ class Scratch(NamedTuple):
     padded: NDArray[np.float32]  # [3 * rows of a tile * (R + 2 * MAX_RADIUS + slack)]
     gaussian: NDArray[np.float32]  # [2, MAX_RADIUS]
     places: NDArray[np.int32]  # [R]
-    known: Stats  # of the view before the traverse
-    gathered: Stats  # of the view that the traverse makes
-    past_caches: bool  # write finished views past the caches
+    known: Stats  # statistics of the view before the traverse
+    gathered: Stats  # statistics of the view that the traverse makes
+    past_caches: bool  # whether the writing of finished views bypasses the caches
 
 
 @kernel
 def rows_of_tile(resolution):
-    """Return the rows of a tile: whole groups of resampled lines."""
+    """Return the number of rows of a tile, a multiple of `LINES`."""
     return max(1, TILE_PIXELS // (resolution * LINES)) * LINES
 
 
@@ -112,15 +113,15 @@ def make_scratch(resolution: int, taps: int, width: int) -> Scratch:
 
 
 def line_pitch(width: int, taps: int) -> int:
-    """Return the floats that one channel of a blended source row takes, with slack for vector loads."""
+    """Return the number of floats for one channel of a blended source row, with slack for vector loads."""
     return -(-(width + taps + 3 * LANES) // LANES) * LANES
 
 
 @inlined
 def _write_tile(source, at, step, count, gain, bias, channels_last, past_caches, out, size, to):
-    """Write count finished pixels of three channels from pixel `to` of the view on.
+    """Normalise `count` pixels of three channels and write them to the view from pixel `to` on.
 
-    Pixels that do not fill a vector are written lane by lane.
+    Whole aligned vectors are stored only if every vector of the view is whole and aligned.
     """
     r_gain, g_gain, b_gain = splat(gain[0]), splat(gain[1]), splat(gain[2])
     r_bias, g_bias, b_bias = splat(bias[0]), splat(bias[1]), splat(bias[2])
@@ -178,10 +179,8 @@ def render_view(
         box: float64 [4]; window: int32 [4]; shift: int32 [2]; flip: bool; codes: int32 [P];
             args: float32 [P]: see `ViewParameters`.
         cubic: bool, bicubic instead of bilinear.
-        rounded: bool, resample as Pillow does, in whole bytes; of views that are not shifted.
-        gain: float32 [3], with `bias` the normalisation: out = value * gain + bias.
-        bias: float32 [3].
-        scratch: a `Scratch` that is large enough.
+        rounded: bool, resample as Pillow does, in whole bytes; only for views that are not shifted.
+        gain, bias: float32 [3], the normalisation: out = value * gain + bias.
         resolution: int, R.
         channels_last: bool, write [R, R, 3] instead of [3, R, R].
         out: [3 * R * R], the finished view: float32, uint8 (truncated), or the bits of float16 (int16)
@@ -206,7 +205,7 @@ def render_view(
             next_radius = fill_gaussian(args[end], resolution, next_gaussian)
         if needs_statistics(stop):
             begin_statistics(gathered)
-        # A tile goes to a whole view's buffer only if a later traverse needs it again.
+        # Use the buffer of a whole view only if the tiles lie there already or a later traverse needs them.
         whole = source == _AGAIN or stop not in (_FINISH, BLUR)
         into, step = (work, view_plane) if whole else (scratch.tile, tile_plane)
         for top in range(0, resolution, rows_per_tile):
@@ -286,13 +285,13 @@ def render_chunk(
     channels_last,
     out,
 ):
-    """Render one view of each image of a chunk, without Python in between.
+    """Render one view of each image of a chunk in one call.
 
     Args:
-        planes: uint8, the images' channels as `Decoder.decode` leaves them, with slack behind the last.
-        starts: int64 [n], place of each image in `planes`.
+        planes: uint8, the images' channels as `Decoder.decode` leaves them, with slack at the end.
+        starts: int64 [n], where each image begins in `planes`.
         regions: int64 [n, 4], see `render_view`.
-        boxes: float64 [n, 4] and so on: the rows of `ViewParameters` that belong to the chunk.
+        boxes, windows, shifts, flips, codes, args: the rows of `ViewParameters` that belong to the chunk.
         out: [n, 3 * R * R], see `render_view`.
         cubic, rounded, gain, bias, scratch, resolution, channels_last: see `render_view`.
     """

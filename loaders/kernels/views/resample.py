@@ -1,28 +1,28 @@
 """Separable antialiased resampling from a decoded image to rows of a view.
 
 The filters follow PIL and torchvision (antialias=True): a triangle or Keys' cubic with a = -0.5, widened by
-the scale when shrinking, weights renormalised where the window cuts taps off. Flip and reflected shift are
-folded into the tables, so they cost nothing.
+the scale when shrinking, with weights renormalised where the window cuts taps off. Flip and reflected shift
+are folded into the tables, so they cost nothing.
 
-Tables of one axis, P = output pixels rounded up to `LANES`:
+Tables of one axis, where P is the number of output pixels rounded up to a multiple of `LANES`:
     first    int32 [P]      source index of each output's first tap
-    weights  float32 [T*P]  weight of tap t for output r at t * P + r; the table always holds one tap past
-                            the last, with weight zero
+    weights  float32 [T*P]  weight of tap t for output r at t * P + r; one tap of weight zero follows the
+                            last tap in use
 
-Outputs are worked on in blocks of `LANES`, over `LINES` rows of the view at a time. There are four ways:
+Output pixels are computed in blocks of `LANES`, for `LINES` rows of the view at a time, in one of four ways:
 
-- Copy: the view has the pixels of its box, as when it is only cropped and mirrored.
-- Widen: the view is no narrower than its box. A block looks at no more than `LANES` neighbours of a source
-  row, which one instruction permutes while they are bytes. So the horizontal pass comes first; its rows wait
-  in a ring for the vertical pass, which looks at each several times.
-- Look up: the view is narrower, and one instruction permutes a whole vector of floats (AVX-512). The vertical
-  pass comes first, and the horizontal pass looks its taps up in the blended rows. `base` int32
+- Copy: every pixel of the view is a pixel of the box, as when the image is only cropped and mirrored.
+- Widen: the view is about as wide as its box, or wider. For each tap, a block needs at most `LANES`
+  neighbouring bytes of a source row, which one instruction permutes. So the horizontal pass comes first. A
+  ring buffer keeps its rows for the vertical pass, which reads each of them several times.
+- Look up: the view is narrower, and one instruction can permute a whole vector of floats (AVX-512). The
+  vertical pass comes first, and the horizontal pass looks its taps up in the blended rows. `base` int32
   [2 * P / LANES] holds the smallest source index of each block and the number of windows of `LANES` that the
   block spans; `first` is rewritten relative to that index.
-- Turn: elsewhere the blended rows are turned, so that the values of a column lie side by side and a tap is a
-  plain load; the sums are turned back.
+- Transpose: the view is narrower, and there is no AVX-512. The blended rows are transposed, so that the
+  values of a column are adjacent and a tap is a plain load; the sums are transposed back.
 
-A fifth, for evaluation, is Pillow's own arithmetic: `loaders.kernels.views.rounded`.
+A fifth way, for evaluation, is Pillow's own arithmetic: `loaders.kernels.views.rounded`.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ from loaders.kernels.simd import (
 )
 from loaders.kernels.views.rounded import cubic_weight, round_rows, rounded_weights, triangle_weight
 
-LINES = 8  # rows of the view that are worked on together, as many as `rows_to_columns` turns
-SLOTS = 32  # widened rows that are kept
+LINES = 8  # rows of the view that are computed together, as many as `rows_to_columns` transposes
+SLOTS = 32  # widened rows that the ring keeps
 COPY, WIDEN, SHRINK, ROUND = range(4)
 
 
 def table_taps(scale: float, cubic: bool) -> int:
-    """Return how many taps a table must hold at `scale` source pixels per output pixel, with one to spare."""
+    """Return how many taps, with a spare one, a table must hold at `scale` source pixels per output pixel."""
     return math.ceil((2.0 if cubic else 1.0) * max(scale, 1.0)) * 2 + 2
 
 
@@ -72,12 +72,11 @@ def fill_taps(start, length, low, high, resolution, shift, flip, cubic, first, w
 
     Args:
         start: float64, where the box begins, in source pixels.
-        length: float64, its length.
-        low: int, first source index that taps may touch.
-        high: int, one past the last.
+        length: float64, length of the box, in source pixels.
+        low, high: int, range of source indices that taps may touch, without `high`.
         resolution: int, output pixels R.
         shift: int, output pixels by which the view is moved, |shift| < R; borders reflect.
-        flip: bool, mirror the axis.
+        flip: bool, whether to mirror the axis.
         cubic: bool, Keys' cubic instead of the triangle.
         first: int32 [P], out.
         weights: float32 [T * P], out.
@@ -89,7 +88,8 @@ def fill_taps(start, length, low, high, resolution, shift, flip, cubic, first, w
     support = (2.0 if cubic else 1.0) * max(scale, 1.0)
     nearest, counts, totals = axis[0], axis[1], axis[2]
     taps = 1
-    # Every output is a source pixel; all else that the filter reaches has no weight.
+    # True if every output pixel is a source pixel: all other pixels within the filter's reach have weight
+    # zero.
     copies = scale == 1.0 and start == int(start) and low <= start and start + length <= high
     for place in range(resolution):
         moved = abs((resolution - 1 - place if flip else place) + (-shift if flip else shift))
@@ -99,7 +99,7 @@ def fill_taps(start, length, low, high, resolution, shift, flip, cubic, first, w
             nearest[place], counts[place], totals[place] = 0.0, 1.0, 0.0
             continue
         center = start + (moved + 0.5) * scale
-        # A window narrower than the rounding would leave no tap: keep the pixel under the centre.
+        # Rounding and the limits could leave no tap at all: keep at least one.
         begin = min(max(low, int(center - support + 0.5)), high - 1)
         end = max(begin + 1, min(high, int(center + support + 0.5)))
         first[place] = begin
@@ -115,7 +115,7 @@ def fill_taps(start, length, low, high, resolution, shift, flip, cubic, first, w
             weight = weight if t < counts[place] else 0.0
             totals[place] += weight
             row[place] = weight
-    for place in range(resolution):  # a single tap outside the filter's reach carries all the weight
+    for place in range(resolution):  # if all weights are zero, the first tap gets all the weight
         counts[place] = totals[place]
         totals[place] = 1.0 / totals[place] if totals[place] != 0.0 else 0.0
     for t in range(taps):
@@ -126,14 +126,17 @@ def fill_taps(start, length, low, high, resolution, shift, flip, cubic, first, w
             row[place] = 0.0
     for place in range(resolution, padded):
         first[place] = first[resolution - 1]
-    for place in range(padded):  # taps are taken in pairs
+    for place in range(padded):  # the spare tap: `sum_columns` takes taps in pairs
         weights[taps * padded + place] = 0.0
     return taps
 
 
 @inlined
 def block_columns(first, padded, left, base):
-    """Rewrite `first` relative to its block's smallest index, which goes to `base` (relative to `left`)."""
+    """Fill `base` for looking up, and rewrite `first` relative to each block's smallest index.
+
+    `base` gets that index less `left`, and the number of windows that the block spans.
+    """
     for block in range(padded // LANES):
         lowest = first[block * LANES]
         for lane in range(1, LANES):
@@ -151,8 +154,8 @@ def block_columns(first, padded, left, base):
 def narrow_blocks(first, padded, left, base, order):
     """Return whether the first taps of every block span no more than `LANES` source columns.
 
-    If so, each block's smallest first tap less `left` goes to `base` int32 [P / LANES], and the distances of
-    the first taps from it to `order` uint8 [P].
+    Write each block's smallest first tap, less `left`, to `base` int32 [P / LANES], and the distances of the
+    first taps from the smallest to `order` uint8 [P].
     """
     for block in range(padded // LANES):
         lowest, highest = first[block * LANES], first[block * LANES]
@@ -169,7 +172,7 @@ def narrow_blocks(first, padded, left, base, order):
 
 @inlined
 def widen_row(planes, plane, start, base, order, weights, padded, taps, ring, to):
-    """Horizontal pass over a source row of three channels, planes[start :] to ring[to :], P floats each."""
+    """Run the horizontal pass over a source row, from planes[start :] to ring[to :]: P floats per channel."""
     for block in range(padded // LANES):
         place = block * LANES
         at = start + base[block]
@@ -186,7 +189,7 @@ def widen_row(planes, plane, start, base, order, weights, padded, taps, ring, to
 
 @inlined
 def blend_widened(ring, padded, height, first, weights, taps, y, resolution, out, step, to):
-    """Vertical pass for output row y: from the widened rows in the ring to a row of out, in [0, 255]."""
+    """Run the vertical pass for output row y, from the widened rows in the ring to `out`, in [0, 255]."""
     for place in range(0, resolution, LANES):
         r, g, b = zeros(), zeros(), zeros()
         for t in range(taps):
@@ -202,10 +205,10 @@ def blend_widened(ring, padded, height, first, weights, taps, y, resolution, out
 
 @inlined
 def blend_rows(planes, plane, width, height, left, count, first, weights, padded, taps, y, line, pitch, to):
-    """Vertical pass for output row y: source columns left .. left + count of three channels into `line`.
+    """Run the vertical pass for output row y, for `count` source columns from column `left` on.
 
     Args:
-        planes: uint8 [3 * plane], channels of the decoded image, `LANES` bytes of slack behind.
+        planes: uint8 [3 * plane + LANES], channels of the decoded image and slack.
         plane: int, bytes from one channel to the next.
         line: float32, out: channel c from to + c * pitch on.
     """
@@ -224,7 +227,7 @@ def blend_rows(planes, plane, width, height, left, count, first, weights, padded
 
 @inlined
 def _tap(line, at, index, windows):
-    """Return line[at + index] per lane; a block that shrinks spans several windows of `LANES`."""
+    """Return line[at + index] per lane, where `index` spans `windows` windows of `LANES`."""
     if windows == 1:
         return lookup(line, at, index)
     value = lookup_wide(line, at, index)
@@ -235,7 +238,7 @@ def _tap(line, at, index, windows):
 
 @inlined
 def gather_columns(line, pitch, start, first, base, weights, padded, taps, out, plane, at):
-    """Horizontal pass: three channels from line[start :] to a row out[c * plane + at :], in [0, 255]."""
+    """Run the horizontal pass over a row, from line[start :] to out[c * plane + at :], in [0, 255]."""
     for block in range(padded // LANES):
         place = block * LANES
         index = load_ints(first, place)
@@ -253,12 +256,10 @@ def gather_columns(line, pitch, start, first, base, weights, padded, taps, out, 
 
 @inlined
 def turn_lines(line, pitch, count, columns):
-    """Copy `LINES` blended rows of three channels so that the values of each column lie side by side.
+    """Transpose `LINES` blended rows of three channels with `count` values each.
 
     Args:
         line: float32, value x of channel c of row k at (3 * k + c) * pitch + x.
-        pitch: int.
-        count: int, values of a row.
         columns: float32, out: the same value at (c * pitch + x) * LINES + k.
     """
     for c in range(3):
@@ -270,15 +271,16 @@ def turn_lines(line, pitch, count, columns):
 def sum_columns(
     columns, pitch, left, first, weights, padded, taps, sums, members, resolution, out, plane, at
 ):
-    """Horizontal pass over `LINES` turned rows at once, two taps per vector.
+    """Run the horizontal pass over `LINES` transposed rows at once, with two taps per vector.
 
     Args:
         columns: float32, as `turn_lines` leaves it; column 0 is source column `left`.
         sums: float32 [3 * LINES * LANES], scratch.
-        members: int, rows that are written, `resolution` apart, from out[c * plane + at] on.
+        members: int, number of rows to write, `resolution` apart, from out[c * plane + at] on.
     """
     channel, block_sums = pitch * LINES, LINES * LANES
-    # From the right: the last block may be partial and write too much, which the row below then overwrites.
+    # From right to left: the last block may write past the end of a row, into the start of the next row,
+    # which a later block then overwrites.
     for place in range((resolution - 1) // LINES * LINES, -1, -LINES):
         for x in range(LINES):
             source = (first[place + x] - left) * LINES
@@ -297,19 +299,20 @@ def sum_columns(
 
 @inlined
 def copy_rows(planes, plane, width, first_rows, first, resolution, top, rows, out, step, start):
-    """Write rows top .. top + rows of a view whose tables have one tap each.
+    """Write `rows` rows, from row `top` on, of a view whose pixels have one tap each.
 
     Args:
-        planes: uint8 [3 * plane], channels of the decoded image, `LANES` bytes of slack behind.
+        planes: uint8 [3 * plane + LANES], channels of the decoded image and slack.
         plane: int, bytes from one channel to the next.
-        width: int, of the image.
+        width: int, bytes from one row of a channel to the next.
         first_rows: int32 [P], source row of each output row; first: int32 [P], the same for columns.
         out: float32 [3 * step], written from `start` on.
     """
     for k in range(rows):
         row, to = first_rows[top + k] * width, start + k * resolution
         for place in range(0, resolution, LANES):
-            # Neighbours in the view are neighbours in the image, or the same pixel.
+            # Source columns of neighbours differ by at most 1, so `LANES` pixels whose ends are LANES - 1
+            # apart are contiguous.
             begin, end = first[place], first[min(place + LANES, resolution) - 1]
             for c in range(3):
                 at = c * step + to + place
@@ -324,11 +327,10 @@ def copy_rows(planes, plane, width, first_rows, first, resolution, top, rows, ou
 
 @inlined
 def resample_rows(planes, height, width, extent, scratch, resolution, top, rows, out, step, start):
-    """Write rows top .. top + rows of the resampled view to three channels of `out`, `step` apart.
+    """Write `rows` rows of the resampled view, from row `top` on, to three channels of `out`, `step` apart.
 
     Args:
         planes: uint8 [3 * height * width + slack], the decoded region of the image.
-        height: int; width: int, of that region.
         extent: (left, count, row_taps, col_taps, way) of `prepare_tables`.
         scratch: `Scratch` with the tables.
         out: float32 [3 * step], written from `start` on.
@@ -345,7 +347,7 @@ def resample_rows(planes, height, width, extent, scratch, resolution, top, rows,
         return
     padded = -(-resolution // LANES) * LANES
     pitch = len(scratch.line) // (3 * LINES)
-    # Several rows per pass: a vector load would have to wait for a recent store that it overlaps.
+    # Each pass takes several rows, since a vector load that overlaps a recent store has to wait for it.
     for group in range(0, rows, LINES):
         members = min(LINES, rows - group)
         if way == WIDEN:
@@ -388,8 +390,9 @@ def resample_rows(planes, height, width, extent, scratch, resolution, top, rows,
 def prepare_tables(region, box, window, shift, flip, cubic, rounded, resolution, scratch):
     """Fill the tables of both axes and return (left, count, row_taps, col_taps, way).
 
-    `left` and `count` are the columns that the view needs of `region` (top, left, height, width), the part of
-    the image that was decoded. Weights are in the image's coordinates, so they do not depend on the region.
+    `region` (top, left, height, width) is the decoded part of the image; the view needs `count` of its
+    columns from column `left` on. Weights are computed in the image's coordinates, so they do not depend on
+    the region.
     """
     rows_first, columns_first = scratch.first[0], scratch.first[1]
     row_taps = fill_taps(

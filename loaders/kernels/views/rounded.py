@@ -1,8 +1,8 @@
-"""Resampling by Pillow's own arithmetic, to the last bit, for evaluation.
+"""Resample by Pillow's own arithmetic, bit for bit, for evaluation.
 
-Weights are whole multiples of 2^-22, rows come first, and each of the two passes ends in whole bytes (Pillow,
-src/libImaging/Resample.c). Pillow 13 begins with columns where an image is more than twice as high as wide,
-and differs there.
+Weights are whole multiples of 2^-22, the horizontal pass comes first, and each of the two passes rounds to
+whole bytes (Pillow, src/libImaging/Resample.c). Pillow 13 starts with the vertical pass if an image is more
+than twice as high as wide; only there its results differ.
 """
 
 from __future__ import annotations
@@ -12,25 +12,28 @@ import numpy as np
 from loaders.kernels.cache import inlined, kernel
 from loaders.kernels.simd import LANES
 
-BITS = 22  # of a rounded weight
+BITS = 22  # fractional bits of a rounded weight
 UNIT = 1 << BITS
-GROUP = 16  # rows of the image whose columns are rounded together
+GROUP = 16  # rows of the image in one horizontal pass
 
 
 def rows_kept(taps: int) -> int:
-    """Return how many rows have to be kept between the passes of a view whose tables hold `taps` taps."""
+    """Return the number of rows to keep between the two passes, for tables that hold `taps` taps."""
     return -(-taps // GROUP) * GROUP + GROUP
 
 
 @inlined
 def triangle_weight(x):
-    """Return what a pixel weighs at distance x, in output pixels or more: the bilinear filter."""
+    """Return the weight of the bilinear filter at distance x.
+
+    The unit of x is an output pixel when shrinking, a source pixel when enlarging.
+    """
     return max(0.0, 1.0 - abs(x))
 
 
 @inlined
 def cubic_weight(x):
-    """Return the same of the bicubic filter, Keys' with a = -0.5."""
+    """Return the weight of the bicubic filter, Keys' cubic with a = -0.5; x as in `triangle_weight`."""
     x = abs(x)
     near = (1.5 * x - 2.5) * x * x + 1.0
     far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
@@ -42,8 +45,8 @@ def rounded_weights(start, length, origin, high, resolution, flip, cubic, first,
     """Fill the weights of one axis in units of 2^-22.
 
     Args:
-        origin: int, what was taken from `first`, the result of `fill_taps`.
-        taps: int, its result.
+        origin: int, what was subtracted from `first` after `fill_taps` had filled it.
+        taps: int, returned by `fill_taps`.
         weights: int32, out: weight of tap t for output r at r * pitch + t.
         pitch: int, `taps` or more.
         start, length, high, resolution, flip, cubic: see `fill_taps`.
@@ -72,7 +75,7 @@ def _byte(total):
 
 @inlined
 def _turn_bytes(planes, start, width, rows, left, count, columns):
-    """Copy `GROUP` rows of a channel, or the `rows` there are, so that a column's values lie side by side."""
+    """Copy `GROUP` rows of a channel transposed; if only `rows` are left, repeat the last one."""
     for k in range(GROUP):
         row, column = planes[start + min(k, rows - 1) * width + left :], columns[k:]
         for x in range(count):
@@ -81,7 +84,7 @@ def _turn_bytes(planes, start, width, rows, left, count, columns):
 
 @kernel
 def round_rows(planes, height, width, extent, scratch, resolution, top, rows, out, step, start):
-    """Write rows top .. top + rows of a view by Pillow's arithmetic; see `resample_rows`."""
+    """Write `rows` rows of a view from row `top` on, by Pillow's arithmetic; see `resample_rows`."""
     left, count, row_taps, col_taps, _ = extent
     padded, slots = -(-resolution // LANES) * LANES, len(scratch.held)
     first_rows, first, ring, held, sums, columns = (

@@ -1,4 +1,4 @@
-"""Operations that depend on where a pixel lies: affine warp, sharpness, cutout, noise in a box."""
+"""Operations that depend on the position of a pixel: affine warp, sharpness, cutout, noise in a box."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from loaders.kernels.random import philox
 
 _ZERO = np.float32(0.0)
 _FULL = np.float32(255.0)
-_FULL_OF_WORD = np.float32(255.0 / 2.0**32)  # from a random word of 32 bits
+_FULL_OF_WORD = np.float32(255.0 / 2.0**32)  # scales a random word of 32 bits to [0, 255]
 
 
 @inlined
 def warp_rows(source, plane, resolution, args, top, rows, places, out, step, start):
-    """Write rows top .. top + rows of the warped view, nearest neighbour, `fill` outside the source.
+    """Write `rows` rows of the warped view from row `top` on: nearest neighbours, `fill` outside the source.
 
     Args:
-        source: float32 [3 * plane], the view before.
+        source: float32 [3 * plane], the view to warp.
         args: float32 [7], matrix and fill of `AFFINE`.
         places: int32 [R], scratch.
         out: float32 [3 * step], written from `start` on.
@@ -42,7 +42,10 @@ def warp_rows(source, plane, resolution, args, top, rows, places, out, step, sta
 
 @inlined
 def sharpen_rows(source, plane, resolution, factor, top, rows, out, step, start):
-    """Blend each pixel with the mean of its 3 x 3 block (the pixel itself weighs 5 of 13); borders stay."""
+    """Blend each pixel with the mean of its 3 x 3 block, in which the pixel itself weighs 5 of 13.
+
+    Write `rows` rows from row `top` on. Pixels at the border of the view stay as they are.
+    """
     rest = (np.float32(1.0) - factor) / np.float32(13.0)
     for channel in range(3):
         for k in range(rows):
@@ -63,7 +66,7 @@ def sharpen_rows(source, plane, resolution, factor, top, rows, out, step, start)
 
 @inlined
 def cut_out_rows(args, top, rows, resolution, into, step, start):
-    """Fill the part of a tile's rows that lies in the box of `CUTOUT` with the box's colour."""
+    """Fill the part of a tile that lies in the box of `CUTOUT` with the box's colour."""
     left, right = int(args[1]), int(args[3])
     for y in range(max(top, int(args[0])), min(top + rows, int(args[2]))):
         for channel in range(3):
@@ -74,9 +77,9 @@ def cut_out_rows(args, top, rows, resolution, into, step, start):
 
 @inlined
 def fill_noise_rows(args, top, rows, resolution, into, step, start):
-    """Fill the part of a tile's rows that lies in the box of `NOISE` with values uniform in [0, 255].
+    """Fill the part of a tile that lies in the box of `NOISE` with values uniform in [0, 255].
 
-    A pixel's values depend only on the key and the pixel's place in the view, not on the tiles.
+    A pixel's values depend only on the key and the pixel's position in the view, not on the tiles.
     """
     left, right = int(args[1]), int(args[3])
     nothing, key, other_key = np.uint64(0), np.uint64(args[4]), np.uint64(args[5])

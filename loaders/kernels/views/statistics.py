@@ -1,4 +1,4 @@
-"""Statistics of the whole view that some colour operations need: mean luma, extremes, histograms."""
+"""Statistics of the whole view that some colour operations need: luma, extremes, moments, histograms."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from loaders.kernels.cache import inlined
 from loaders.kernels.simd import LANES, highest, larger, load, lowest, smaller, splat
 from loaders.kernels.views.codes import AUTOCONTRAST, CONTRAST, EQUALIZE, HALF, STANDARDIZE
 
-_PARTS = 4  # counts in turn: an increment must wait for the last one of the same value
+_PARTS = 4  # histograms filled in turn, since an increment waits for the last one of the same counter
 
 
 class Stats(NamedTuple):
     """Statistics of one view, gathered tile by tile."""
 
-    mean: NDArray[np.float32]  # [1] luma, for CONTRAST
+    mean: NDArray[np.float32]  # [1] mean luma, for CONTRAST
     low: NDArray[np.float32]  # [3], for AUTOCONTRAST
     high: NDArray[np.float32]  # [3]
-    moments: NDArray[np.float64]  # [3, 3] number, mean, sum of squared deviations so far, for STANDARDIZE
+    moments: NDArray[np.float64]  # [number, mean, sum of squared deviations; 3] so far, for STANDARDIZE
     center: NDArray[np.float32]  # [3] mean, for STANDARDIZE
     spread: NDArray[np.float32]  # [3] standard deviation
-    counts: NDArray[np.int64]  # [3, 4, 256], for EQUALIZE; the four are summed at the end
+    counts: NDArray[np.int64]  # [3, _PARTS, 256], for EQUALIZE; the parts are summed at the end
     table: NDArray[np.float32]  # [3, 256], equalised value of each value
 
 
@@ -49,7 +49,7 @@ def needs_statistics(code):
 
 @inlined
 def begin_statistics(stats):
-    """Forget the last view."""
+    """Reset the statistics for a new view."""
     stats.mean[0] = 0.0
     for c in range(3):
         stats.low[c], stats.high[c] = 255.0, 0.0
@@ -116,7 +116,10 @@ def _add_extremes(channel, least, most):
 
 @inlined
 def _add_moments(channel, moments):
-    """Add by the formula of Chan, Golub and LeVeque 1983: deviations from the tile's own mean stay small."""
+    """Add a tile by the formula of Chan, Golub and LeVeque 1983, whose sums stay small.
+
+    Deviations are taken from the mean of the tile.
+    """
     total, squares = np.float32(0.0), np.float32(0.0)
     for i in range(len(channel)):
         total += channel[i]
@@ -141,7 +144,10 @@ def _count(channel, counts):
 
 @inlined
 def _fill_table(counts, table):
-    """Fill the table as PIL equalises: the step leaves out the last occupied value; a single value stays."""
+    """Fill the table as PIL's equalize does.
+
+    The step leaves out the pixels of the highest value; a channel of a single value stays as it is.
+    """
     total, last = 0, 0
     for value in range(256):
         for part in range(1, _PARTS):

@@ -1,4 +1,4 @@
-"""Whether finished views should go past the caches on this machine."""
+"""Measure whether finished views should bypass the caches on this machine."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from loaders.kernels.cache import kernel
 from loaders.kernels.memory import aligned_zeros
 from loaders.kernels.simd import LANES, put, splat, stream
 
-_PROBE_FLOATS = 2**23  # 32 MiB, a batch that no second-level cache holds
-_CLEARLY = 1.5  # times as fast: two threads share what one measures alone, so a small gain is none
+_PROBE_FLOATS = 2**23  # 32 MiB, more than a second-level cache holds
+_CLEARLY = 1.5  # least speed-up: threads share the bandwidth that one measures alone, so small gains vanish
 
 
 @kernel
@@ -34,11 +34,11 @@ def _put_all(out):
 
 @functools.cache
 def streaming_pays() -> bool:
-    """Measure, once per process, whether stores past the caches are clearly faster than plain ones.
+    """Measure, once per process, whether stores that bypass the caches are clearly faster than plain ones.
 
-    A batch is read long after it was written: a plain store first fetches the line from memory and then
-    pushes something useful out of the cache. Avoiding that gives three times the speed on one processor and
-    half the speed on another (docs/performance.md). The values written are the same.
+    A batch is read only long after it was written, but a plain store first fetches the cache line from memory
+    and then evicts something useful. Bypassing the caches is three times as fast on one processor and half as
+    fast on another (docs/performance.md). The values written are the same.
     """
     memory = aligned_zeros((_PROBE_FLOATS,), np.float32)
     return _least_seconds(_put_all, memory) > _CLEARLY * _least_seconds(_stream_all, memory)
