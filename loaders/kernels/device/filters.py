@@ -23,7 +23,7 @@ def clamp_byte(value):
 
 @_jit
 def taps_of(place, start, length, low, high, shift, flip, R, CUBIC: tl.constexpr):
-    """Return each pixel's first tap, its number of taps, the distance from that tap to its centre, and a factor.
+    """Return each pixel's first tap, number of taps, distance from the first tap to its centre, and a factor.
 
     The factor turns distances in source pixels into the filter's unit. The distance and the factor are
     float64.

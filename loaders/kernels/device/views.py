@@ -98,7 +98,7 @@ def down(
     R, pixel_step, channel_step, CUBIC: tl.constexpr, ROUNDED: tl.constexpr, EQUALIZES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Resample the columns of `half` and apply the first operations; for arguments see `across`, the module."""
+    """Resample the columns of `half` and apply the first operations; see `across` and the module's text."""
     v = tl.program_id(0)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     m = i < R * R
@@ -182,7 +182,7 @@ def _go_on(
     v, i, m, y, x, r, g, b, codes, args, P, begin, end, view, partial, counts, out, gain, bias,
     R, pixel_step, channel_step, EQUALIZES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Apply slots begin .. end - 1; write finished pixels, or else unfinished ones and statistics for `end`."""
+    """Apply slots begin .. end - 1; write finished pixels, or unfinished ones and statistics for `end`."""
     for k in range(begin, end):
         r, g, b = _pointwise(tl.load(codes + v * P + k), args + v * P + k, y, x, r, g, b)
     first = v.to(tl.int64) * 3 * R * R
