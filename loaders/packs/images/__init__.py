@@ -1,1 +1,1 @@
-"""What becomes of one image on its way into a pack."""
+"""How a single image is checked, decoded, resized and encoded on its way into a pack."""

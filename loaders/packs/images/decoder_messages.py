@@ -1,4 +1,4 @@
-"""Messages of decoders while they decode: kept with the image that they are about, not printed."""
+"""Collect the messages of decoders with the image that they decode, instead of printing them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 
 
 class _Listener:
-    """Routes Pillow's warnings to the thread that decodes; other warnings go where they went before.
+    """Routes Pillow's warnings to the thread that decodes; all other warnings go where they went before.
 
-    `warnings.catch_warnings` changes the whole process, so threads that decode at the same time share one.
+    `warnings.catch_warnings` affects the whole process, so threads that decode at the same time share one.
     """
 
     def __init__(self) -> None:
@@ -28,12 +28,12 @@ class _Listener:
         self._caught = warnings.catch_warnings()
 
     def enter(self) -> list[str]:
-        """Begin to listen for this thread; return the list that its messages go to."""
+        """Start listening for this thread; return the list to which its messages are appended."""
         with self._lock:
             if self._num_threads == 0:
                 self._caught = warnings.catch_warnings()
                 self._caught.__enter__()
-                # This holds also where warnings are errors: a pack must not depend on the environment.
+                # Override settings that turn warnings into errors: a pack must not depend on the environment.
                 warnings.filterwarnings("always", module=r"PIL(\.|$)|pillow_")
                 before = warnings.showwarning
 
@@ -80,7 +80,7 @@ def stderr_lines(messages: list[str]) -> Iterator[None]:
     """Collect what C libraries write to standard error inside the block, for one thread at a time.
 
     Args:
-        messages: gets the lines.
+        messages: list to which the lines are appended.
     """
     with _stderr_lock:
         try:

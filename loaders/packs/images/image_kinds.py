@@ -1,4 +1,4 @@
-"""The format of a file by its first bytes: the name of a format that is not read, and the remedy.
+"""Recognise formats by their signatures: those that are not read, and those that need another package.
 
 Sources of the signatures: the formats' own specifications, and the list of file(1).
 """
@@ -22,10 +22,10 @@ class _Kind(NamedTuple):
     """A format that is not read.
 
     Attributes:
-        at: position of its signature.
-        signature: first bytes of the format.
+        at: position of the signature; negative counts from the end of the file.
+        signature: bytes by which the format is recognised.
         name: name of the format, with its article.
-        remedy: how to make images of it.
+        remedy: what the user can do with such a file.
     """
 
     at: int
@@ -70,7 +70,7 @@ _KINDS = (
     _Kind(-18, b"TRUEVISION-XFILE.", "a Targa file", _CONVERT),
     _Kind(0, b"icns", "an icon of macOS", _CONVERT),
 )  # fmt: skip
-# Formats that are read, for files that their decoder does not take.
+# Formats that are read: a file with such a signature that its decoder refuses is damaged.
 _DAMAGED = (
     (0, b"\x89PNG", "PNG"),
     (0, b"GIF8", "GIF"),
@@ -82,7 +82,7 @@ _DAMAGED = (
 
 
 def unread_kind(data: bytes) -> BadImage:
-    """Return the message for a file that no decoder takes: the name of its format, or that it is no image."""
+    """Return the error for a file that no decoder takes; it names the format, if that is known."""
     for kind in _KINDS:
         at = kind.at if kind.at >= 0 else len(data) + kind.at
         if at >= 0 and data.startswith(kind.signature, at):
@@ -100,7 +100,7 @@ class Extra(NamedTuple):
     """A format whose decoder is a separate package.
 
     Attributes:
-        pillow_name: Pillow's name of the format once the package is installed.
+        pillow_name: Pillow's name for the format once the package is installed.
         name: common name of the format, with its article.
         package: what to install.
         register: registers the format with Pillow; raises ImportError without the package.

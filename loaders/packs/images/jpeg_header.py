@@ -1,4 +1,4 @@
-"""The few facts in a JPEG's markers that decide whether its bytes can be copied into a pack."""
+"""Read the few facts in a JPEG's markers that decide whether its bytes can be copied into a pack."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from loaders.packs.reasons import Reason
 _SOI, _EOI, _SOS, _APP1, _APP2, _APP14 = 0xD8, 0xD9, 0xDA, 0xE1, 0xE2, 0xEE
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _STANDALONE = frozenset(range(0xD0, 0xD8)) | {0x01}
-# Tables, comments and application data: segments that do not change the decoding.
+# Segments whose content is not read: tables, restart intervals, comments and most application data.
 _SKIPPED = frozenset({0xC4, 0xDB, 0xDD, 0xFE}) | frozenset(range(0xE0, 0xF0)) - {_APP1, _APP2, _APP14}
 _BASELINE_FRAMES = (0xC0, 0xC1)  # baseline and extended sequential, both Huffman-coded
 _ORIENTATION_TAG = 0x0112
 _NUMBER_BYTES = {1: 1, 3: 2, 4: 4}  # size in bytes of the TIFF types byte, short and long
 _XMP, _ICC = b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
-# The pattern by which Pillow finds it.
+# Pillow's own pattern for the orientation in XMP.
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 _RGB_IDS = b"RGB"
 _DHT, _DQT = 0xC4, 0xDB
 _BEGIN, _MARKER, _MAX_JUNK_BYTES = b"\xff\xd8", re.compile(rb"\xff[\xc0-\xfe]"), 256
-# Pixels per value of colour, across and down, that TurboJPEG's API has a name for.
+# Sampling factors of luma, across and down, that TurboJPEG's API has a name for if those of chroma are 1.
 _USUAL_SAMPLINGS = frozenset({0x11, 0x12, 0x21, 0x22, 0x14, 0x41})
 
 
@@ -33,7 +33,7 @@ class JpegError(ValueError):
     """
 
     def __init__(self, reason: Reason, text: str) -> None:
-        """Say what is wrong, and where."""
+        """Store the reason, and a message that says what is wrong and where."""
         super().__init__(text)
         self.reason = reason
 
@@ -44,11 +44,11 @@ class JpegHeader(NamedTuple):
     Attributes:
         height: pixels.
         width: pixels.
-        num_components: 1, 3 or 4 where it can be decoded.
-        precision: bits of a sample.
-        is_plain: baseline, 8 bit, gray or YCbCr of usual sampling, with tables of its own, so that
-            libjpeg-turbo, nvJPEG and FFCV all decode it to the same picture.
-        orientation: number in EXIF or XMP, 1 to 8; 1 where neither has one.
+        num_components: 1, 3 or 4 in a JPEG that can be decoded.
+        precision: bits per sample.
+        is_plain: whether it is baseline, 8 bit, gray or YCbCr of usual sampling, with its own tables, so that
+            libjpeg-turbo, nvJPEG and FFCV all decode it to the same image.
+        orientation: value in EXIF or XMP, 1 to 8; 1 if neither has one.
     """
 
     height: int
@@ -65,7 +65,7 @@ def is_jpeg(data: bytes) -> bool:
 
 
 def without_junk(data: bytes) -> bytes | None:
-    """Return a JPEG without the bytes before its first marker; None where there is no JPEG."""
+    """Return a JPEG without junk before or after its start-of-image marker; None if no JPEG is found."""
     if data[:2] == _BEGIN:
         found = _MARKER.search(data, 2, 2 + _MAX_JUNK_BYTES)
         return None if found is None else _BEGIN + data[found.start() :]
@@ -83,7 +83,7 @@ class _Metadata:
         self._profile_parts: list[tuple[int, int]] = []
 
     def add(self, marker: int, body: bytes) -> None:
-        """Read one segment."""
+        """Take the facts from one segment."""
         if marker == _APP1 and body.startswith(b"Exif\0\0"):
             self.exif += body[6:]  # a block that is too long for one segment goes on in the next
         elif marker == _APP1 and body.startswith(_XMP):
@@ -95,7 +95,7 @@ class _Metadata:
 
     @property
     def orientation(self) -> int:
-        """The orientation of EXIF, or of XMP where EXIF has none."""
+        """The orientation in EXIF, or in XMP if EXIF has none; 1 if both have none."""
         found = _exif_orientation(self.exif)
         if found is None and (match := _XMP_ORIENTATION.search(self.xmp)):
             found = int(match[1])
@@ -150,7 +150,7 @@ def parse_jpeg_header(data: bytes) -> JpegHeader:
         raise _cut(end)
     if frame is None:
         raise JpegError(Reason.DAMAGED, "no frame header before the first scan")
-    if not (has_codes and has_steps):  # a decoder may use those of the previous image
+    if not (has_codes and has_steps):  # a decoder may use the tables of the previous image
         frame = frame._replace(is_plain=False)
     if metadata is None:
         return frame
@@ -173,7 +173,7 @@ def _parse_frame(data: bytes, marker: int, body: int, stop: int) -> JpegHeader:
     precision, num_components = data[body], data[body + 5]
     is_plain = marker in _BASELINE_FRAMES and precision == 8
     if num_components == 3:
-        # Colours are sampled no more finely than luma, and luma is sampled in a way that every decoder knows.
+        # Both chroma components have sampling factors 1 x 1, and luma has factors that every decoder knows.
         are_usual = data[body + 10] == data[body + 13] == 0x11 and data[body + 7] in _USUAL_SAMPLINGS
         is_plain = is_plain and are_usual and data[body + 6 : body + 15 : 3] != _RGB_IDS
     else:
@@ -182,7 +182,7 @@ def _parse_frame(data: bytes, marker: int, body: int, stop: int) -> JpegHeader:
 
 
 def _exif_orientation(tiff: bytes) -> int | None:
-    """Return the orientation of an EXIF block; None if it has none or is unreadable, as viewers do."""
+    """Return the orientation in an EXIF block; None if it is absent or, as in viewers, unreadable."""
     order = {b"II": "little", b"MM": "big"}.get(tiff[:2])
     if order is None or len(tiff) < 8:
         return None

@@ -1,8 +1,9 @@
-"""JPEGs that decode with a warning, decoded as other readers decode them.
+"""Decode JPEGs that cause a warning, as other readers decode them.
 
 A JPEG that Pillow or libjpeg-turbo decodes is kept, unless it has lost pixels: if a file ends within its
-scan, decoders fill the rest with gray. Decoding twice, with different bytes behind the end, shows how much is
-lost: the file does not decide the pixels that differ.
+scan, decoders fill the rest with gray. To find how much is lost, the file is decoded twice, with different
+bytes
+appended: the pixels that differ are not determined by the file.
 
 Source: ITU-T T.81, annex B (markers) and G (progressive scans).
 """
@@ -19,7 +20,7 @@ from loaders.kernels.jpeg.turbojpeg import MAX_SCANS, Decompressor
 from loaders.packs.images.odd_formats import DecodedImage, decode_any
 from loaders.packs.reasons import BadImage, Reason
 
-MAX_LOST = 0.01  # largest share of the rows that may be lost
+MAX_LOST = 0.01  # largest share of the pixels that may be lost
 _END = b"\xff\xd9"
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -27,7 +28,7 @@ _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _STANDALONE = frozenset(range(0xD0, 0xD9)) | {0x01}
 _SOS, _EOI = 0xDA, 0xD9
-_UNIT_PX = 16  # the largest unit of the usual samplings
+_UNIT_PX = 16  # side of the largest minimum coded unit with usual subsampling
 
 
 class _Scans(NamedTuple):
@@ -36,7 +37,8 @@ class _Scans(NamedTuple):
     Attributes:
         stop: where the entropy-coded data of the last scan ends.
         num_scans: number of scans.
-        is_complete: every coefficient has all of its bits, according to the scan headers.
+        is_complete: whether the scan headers of a progressive JPEG cover every bit of every coefficient; True
+            for other JPEGs.
     """
 
     stop: int
@@ -48,12 +50,11 @@ def repair_jpeg(data: bytes, complaint: str, max_pixels: int) -> DecodedImage:
     """Decode a JPEG that a strict decoder complains about.
 
     Args:
-        data: the file.
-        complaint: message of the decoder.
+        complaint: message of that decoder.
         max_pixels: larger images are refused.
 
     Raises:
-        BadImage: it cannot be decoded, or more than a hundredth of its rows are lost.
+        BadImage: it cannot be decoded, or more than a hundredth of its pixels are lost.
     """
     scans = find_scans(data)
     if scans.num_scans > MAX_SCANS:
@@ -77,7 +78,10 @@ def repair_jpeg(data: bytes, complaint: str, max_pixels: int) -> DecodedImage:
 
 
 def lost_share(data: bytes, scans: _Scans, max_pixels: int) -> float:
-    """Return the share of its rows that a JPEG lacks; 1 where nothing can be decoded."""
+    """Return the share of its pixels that a JPEG lacks.
+
+    Return 1 if it has no scan or not all bits of its coefficients, and 0 if libjpeg-turbo refuses it.
+    """
     if not scans.num_scans or not scans.is_complete:
         return 1.0
     noise = np.random.Generator(np.random.PCG64(0)).integers(1, 255, (8, 48), np.uint8)
@@ -87,17 +91,17 @@ def lost_share(data: bytes, scans: _Scans, max_pixels: int) -> float:
     try:
         one, other = (decoder.decode(kept + end, max_pixels=max_pixels) for end in (_END, tail + _END))
     except ValueError:
-        return 0.0  # Pillow decides
+        return 0.0  # Pillow then decides
     return _differing_share(one, other)
 
 
 def _entropy_coded(data: bytes, scans: _Scans) -> bytes:
-    """Return a JPEG up to the end of its last scan, without half a marker or pair at the end."""
+    """Return a JPEG up to the end of its last scan, without trailing 0xFF bytes, which need a second byte."""
     return data[: scans.stop].rstrip(b"\xff")
 
 
 def _differing_share(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    """Return the share of the pixels from the first unit that differs, in scan order."""
+    """Return the share of the pixels that do not precede, in scan order, the first unit that differs."""
     differ = (one != other).any(axis=2)
     rows = np.flatnonzero(differ.any(axis=1))
     if not len(rows):
@@ -112,7 +116,7 @@ def _differing_share(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
 
 
 def find_scans(data: bytes) -> _Scans:
-    """Walk over the markers of a JPEG like a decoder, which skips bytes between markers."""
+    """Find the scans by walking over the markers like a decoder, which skips bytes between markers."""
     position, stop, count = 2, len(data), 0
     is_progressive, num_components = False, 0
     bits_left: dict[int, NDArray[np.int64]] = {}
@@ -143,7 +147,7 @@ def find_scans(data: bytes) -> _Scans:
 
 
 def _note_bits(heading: bytes, bits_left: dict[int, NDArray[np.int64]]) -> None:
-    """Note how many bits the coefficients of each component still lack after a scan, int64 [64]."""
+    """Store per component how many low bits its coefficients lack after a scan: int64 [64]."""
     count = heading[0] if heading else 0
     if len(heading) < 4 + 2 * count:
         return

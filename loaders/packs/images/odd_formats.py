@@ -18,7 +18,7 @@ from loaders.packs.images.png_chunks import ends, is_png, is_rgb_of_16_bit, with
 from loaders.packs.images.to_rgb import to_rgb
 from loaders.packs.reasons import BadImage, Reason
 
-# Bitmaps only: a packer does not run the interpreters that formats such as EPS and WMF need.
+# Only bitmaps: a packer must not run the interpreters that formats such as EPS and WMF need.
 FORMATS = (
     "JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "ICO", "PCX", "SGI", "DDS", "QOI",
 )  # fmt: skip
@@ -53,9 +53,9 @@ class DecodedImage(NamedTuple):
     Attributes:
         pixels: uint8 [H, W, 3], RGB, not yet turned upright.
         orientation: the EXIF value, 1 to 8, that the caller still has to apply.
-        is_rotated: the image is not stored upright, according to the file.
-        is_converted: the file is of another format or colour space than gray or YCbCr JPEG.
-        num_frames: frames of an animation, of which the first is decoded.
+        is_rotated: whether the file says that the image is not stored upright.
+        is_converted: whether the file is anything but a JPEG that Pillow opens as gray or RGB.
+        num_frames: number of frames of an animation, of which the first is decoded.
         messages: warnings of the decoder.
     """
 
@@ -68,10 +68,11 @@ class DecodedImage(NamedTuple):
 
 
 def decode_any(data: bytes, max_pixels: int) -> DecodedImage:
-    """Decode any bitmap to RGB: first frame, transparent parts on white, depths by `to_rgb`.
+    """Decode the first frame of any bitmap to RGB, by `to_rgb`.
 
     Raises:
-        BadImage: the data is no image, is damaged, has a format that is not read, or more than `max_pixels`.
+        BadImage: the data is not an image, is damaged, has a format that is not read, or has more than
+            `max_pixels` pixels.
     """
     extra = extra_of(data)
     formats = _known_formats() if extra is None else (extra.pillow_name,)
@@ -99,10 +100,10 @@ def _decode(data: bytes, formats: tuple[str, ...], max_pixels: int, messages: li
             raise BadImage(Reason.TOO_LARGE, f"{size}, over the limit of {max_pixels} in all")
         tagged = _orientation(image)
         frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
-        # libtiff writes its complaints to the terminal.
+        # libtiff writes its warnings to standard error.
         with stderr_lines(messages) if image.format == "TIFF" else nullcontext():
             image.load()
-        # Decoders of some formats turn the image themselves and mark it as turned.
+        # Decoders of some formats rotate the image themselves and then reset its orientation.
         orientation = _orientation(image)
         is_converted = image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L")
         pixels = to_rgb(image, is_rgb_of_16_bit(data))

@@ -1,6 +1,6 @@
-"""Shrinking a JPEG in its own planes: decoded, resized and encoded as luma and two colours.
+"""Shrink a JPEG in its own planes: luma and two chroma planes are decoded, resized and encoded.
 
-Colours are neither brought to full size nor turned into RGB and back, which saves a sixth of the time and
+Chroma is neither enlarged to full size nor converted to RGB and back, which saves a sixth of the time and
 costs nothing in quality (docs/performance.md).
 """
 
@@ -30,8 +30,8 @@ from loaders.kernels.jpeg.turbojpeg import quick as _quick
 from loaders.kernels.packing.shrink import MIN_ROW_BYTES, Plane, ShrinkPlan, Side, plan_shrinking
 from loaders.kernels.packing.shrink import shrink_planes as resize_planes
 
-_QUALITY = 3  # a parameter
-# Pixels per value of colour, down and across, by the library's number of a subsampling.
+_QUALITY = 3  # number of the parameter
+# Pixels per chroma value, down and across, by the library's number of a subsampling.
 _SHARED = {0: (1, 1), 1: (1, 2), 2: (2, 2), 4: (2, 1)}
 _KEPT_VALUES = 16 << 20
 _Addresses, _Strides = c_void_p * 3, c_int * 3
@@ -49,7 +49,7 @@ for _name, _taken in (
 
 
 class _Planes(NamedTuple):
-    """Luma and two colours in memory.
+    """Luma and two chroma planes in memory.
 
     Attributes:
         memory: uint8.
@@ -61,12 +61,12 @@ class _Planes(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """Three planes one behind the other, padded to whole units of colour as the library wants them.
+    """Three planes, one after the other. Luma is padded to whole chroma values, as the library requires.
 
     Attributes:
-        shared: pixels that share one colour value, down and across.
-        height: rows of a plane of colour.
-        width: columns of a plane of colour.
+        shared: pixels per chroma value, down and across.
+        height: rows of a chroma plane.
+        width: columns of a chroma plane.
     """
 
     shared: tuple[int, int]
@@ -75,12 +75,12 @@ class _Layout(NamedTuple):
 
     @classmethod
     def of(cls, height: int, width: int, shared: tuple[int, int]) -> _Layout:
-        """Lay out an image of this size."""
+        """Return the layout of an image of height x width pixels."""
         return cls(shared, -(-height // shared[0]), -(-width // shared[1]))
 
     @property
     def strides(self) -> tuple[int, int, int]:
-        """Bytes of a row of each plane."""
+        """Bytes per row of each plane."""
         return self.width * self.shared[1], self.width, self.width
 
     @property
@@ -91,7 +91,7 @@ class _Layout(NamedTuple):
         return luma, luma + colour, luma + 2 * colour
 
     def planes(self, memory: NDArray[np.uint8]) -> _Planes:
-        """Return planes of this layout."""
+        """Return the planes of this layout in `memory`."""
         return _Planes(memory, np.array([[0, *self.ends[:2]], self.strides]).T.copy())
 
 
@@ -104,16 +104,16 @@ class _Worker(threading.local):
         self.baseline = make_baseline()
         with first_use("decoding to planes"):
             file, region, places = np.zeros(1, np.uint8), np.zeros(4, np.int64), np.zeros((3, 2), np.int64)
-            file.flags.writeable = False  # as in all files
+            file.flags.writeable = False  # as with the data of files, so that numba compiles for one type
             decode_samples(file, 1, 1, region, self.baseline, file.copy(), file.copy(), places)
         self._memory: dict[str, NDArray[Any]] = {}
 
     def renew(self) -> None:
-        """Make a new decoder: after a damaged header the old one refuses every image."""
+        """Replace the decoder, which refuses every image after a damaged header."""
         self.decoder = Decompressor()
 
     def memory(self, name: str, size: int, kind: type[np.generic] = np.uint8) -> NDArray[Any]:
-        """Return memory for so many values; one name gets the same memory again, up to a usual size."""
+        """Return scratch for `size` values or more, the same memory for the same name unless it is large."""
         if size > _KEPT_VALUES:
             return np.empty(size, kind)
         if name not in self._memory or len(self._memory[name]) < size:
@@ -125,20 +125,18 @@ _worker = _Worker()
 
 
 def shrink_planes(data: bytes, factor: int, to_height: int, to_width: int, quality: int) -> bytes | None:
-    """Decode, resize with a Hamming filter and encode with colours of half the size, both ways.
+    """Decode a JPEG, resize it with a Hamming filter and encode it with 4:2:0 chroma subsampling.
 
-    Colours are never enlarged, which this filter would do worse than a decoder.
+    Chroma is never enlarged, which this filter would do worse than a decoder.
 
     Args:
         data: a JPEG in YCbCr.
         factor: 1, 2, 4 or 8, by which decoding shrinks.
-        to_height: rows of the result.
-        to_width: columns of the result.
+        to_height, to_width: size of the result.
         quality: JPEG quality of the result, 1 to 100.
 
     Returns:
-        The new JPEG; None where the decoder complains, and for very narrow images and unusual subsampling,
-        which other code handles.
+        The new JPEG; None if the decoder complains, the image is very narrow or its subsampling is unusual.
     """
     decoder = _worker.decoder.handle
     if _quick.tj3DecompressHeader(decoder, data, len(data)) != 0:
@@ -157,7 +155,7 @@ def shrink_planes(data: bytes, factor: int, to_height: int, to_width: int, quali
 
 
 def _resize(source: _Planes, plan: ShrinkPlan) -> NDArray[np.uint8]:
-    """Return the planes of the result, one behind the other."""
+    """Return the planes of the result, one after the other."""
     target = _worker.memory("target", plan.ends[-1])
     floats = _worker.memory("floats", plan.num_floats, np.float32)
     sums = _worker.memory("sums", plan.num_bytes)
@@ -167,11 +165,11 @@ def _resize(source: _Planes, plan: ShrinkPlan) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=512)
 def _plan(height: int, width: int, shared: tuple[int, int], to_height: int, to_width: int) -> ShrinkPlan:
-    """Return how the three planes shrink; the results are padded to whole units of colour."""
+    """Return how the three planes shrink; the resulting luma is padded to whole chroma values."""
     half = _SHARED[HALF_COLOURS]
     planes = []
     for plane in range(3):
-        # Pixels that share one colour value, down and across, before and after.
+        # Pixels per value of this plane, down and across, before and after.
         own = (shared, half) if plane else ((1, 1), (1, 1))
         rows, columns = (
             Side(

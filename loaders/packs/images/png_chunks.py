@@ -1,6 +1,7 @@
-"""A PNG without the chunks that do not affect its pixels.
+"""Remove the chunks of a PNG that do not affect its pixels.
 
-Pillow inflates every text and refuses an image whose texts are large. Texts that hold an orientation stay.
+Pillow inflates every text chunk and refuses an image whose texts are large. Texts that may hold an
+orientation stay.
 
 Source: W3C, Portable Network Graphics, third edition, chapters 5 and 11.
 """
@@ -21,17 +22,17 @@ def is_png(data: bytes) -> bool:
 
 
 def is_rgb_of_16_bit(data: bytes) -> bool:
-    """Tell whether a PNG has RGB of 16 bits a sample."""
+    """Tell whether data is an RGB PNG with 16 bits per sample."""
     return is_png(data) and data[_DEPTH_AT:_COLOUR_AT] == b"\x10" and data[_COLOUR_AT] == _RGB
 
 
 def ends(data: bytes) -> bool:
-    """Tell whether a PNG holds its end chunk, and so was not cut off."""
+    """Tell whether a PNG contains its end chunk, so that it was not cut off."""
     return b"IEND" in data[-64:] or b"IEND" in data
 
 
 def without_texts(data: bytes) -> bytes:
-    """Return a PNG without texts and colour profile; return other data, and an unusual PNG, unchanged."""
+    """Return a PNG without its text and colour-profile chunks, up to a chunk that is cut off."""
     position, end = len(SIGNATURE), len(data)
     pieces, first = [], 0
     while position + _FRAME_BYTES <= end:

@@ -1,4 +1,4 @@
-"""Shrinking decoded images while packing."""
+"""Sizes, cropping and shrinking of decoded images while packing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def fit_inside(height: int, width: int, max_side: int | None) -> tuple[int, int]
     longest = max(height, width)
     if max_side is None or longest <= max_side:
         return height, width
-    # Integer arithmetic, rounded half up: the same on every machine.
+    # Integer arithmetic, rounded half up, gives the same size on every machine.
     return tuple(max(1, (2 * side * max_side + longest) // (2 * longest)) for side in (height, width))  # type: ignore[return-value]
 
 
@@ -27,7 +27,7 @@ def fit_short_side(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 
 def crop_middle(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the central square of uint8 [H, W, 3]; an odd pixel is cut off on the right or below."""
+    """Return the central square of uint8 [H, W, 3]; an odd margin loses more on the right or below."""
     height, width = pixels.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -39,11 +39,10 @@ def resize_antialiased(pixels: NDArray[np.uint8], height: int, width: int) -> ND
 
     Args:
         pixels: uint8 [H, W, 3].
-        height: rows of the result.
-        width: columns of the result.
+        height, width: size of the result.
 
     Returns:
-        uint8 [height, width, 3]; the input itself where nothing changes.
+        uint8 [height, width, 3]; the input itself if it has this size already.
     """
     if pixels.shape[:2] == (height, width):
         return pixels
@@ -54,5 +53,5 @@ def resize_antialiased(pixels: NDArray[np.uint8], height: int, width: int) -> ND
         return np.asarray(image)
     from loaders.kernels.packing.shrink import shrink_hamming  # loads compiled code
 
-    # Pillow's arrays are read-only, a type of its own to numba: a copy is cheaper than to compile once more.
+    # Pillow's arrays are read-only, which is another type to numba; a copy is cheaper than compiling for it.
     return shrink_hamming(np.require(pixels, requirements=["C", "W"]), height, width)

@@ -1,4 +1,4 @@
-"""Small JPEG files of a pack's images, for pages."""
+"""Small JPEG files of a pack's images, for HTML pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _QUALITY = 80
 
 
 def thumbnail(pack: Pack, row: int, side: int = THUMBNAIL_PX) -> bytes:
-    """Return a JPEG file of the image of a row, whose longer side is at most `side` pixels.
+    """Return a JPEG file of a row's image, scaled down so that its longer side is at most `side` pixels.
 
     An image that was damaged after packing becomes a gray square; verifying reports it.
     """

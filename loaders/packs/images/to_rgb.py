@@ -1,7 +1,7 @@
-"""From a Pillow image of any mode to RGB of 8 bits a sample: transparent parts on white, depths by one scale.
+"""Convert a Pillow image of any mode to RGB with 8 bits per sample, with transparent parts on white.
 
-The scale depends on the mode of a file, never on the values of one image: unsigned integers are divided by
-the largest value of their type, floating-point samples must lie between 0 and 1. Samples whose range no
+The scale depends on the mode of a file, never on the values of its samples: unsigned integers are divided by
+the largest value of their type, and floating-point samples must lie between 0 and 1. Samples whose range no
 standard defines are refused.
 """
 
@@ -26,11 +26,11 @@ def to_rgb(image: Image.Image, is_16_bit: bool) -> NDArray[np.uint8]:
 
     Args:
         image: a loaded image.
-        is_16_bit: the image is an RGB PNG of 16 bits a sample; Pillow keeps the upper 8 bits of samples, but
-            all 16 of the transparent colour.
+        is_16_bit: whether the image is an RGB PNG with 16 bits per sample. Pillow keeps the upper 8 bits of
+            its samples, but all 16 bits of its transparent colour.
 
     Raises:
-        BadImage: samples without a stated range.
+        BadImage: the range of the samples is not stated, or floating-point samples lie outside 0 to 1.
         ValueError: Pillow does not convert this mode.
     """
     if image.mode in _SHORT_MODES or image.mode == "I":
@@ -87,7 +87,7 @@ def _from_fractions(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _scaled(values: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Return values from 0 to 1 as 0 to 255, rounded half up."""
+    """Scale values from [0, 1] to [0, 255], rounding half up."""
     return np.clip(np.floor(values * 255 + 0.5), 0, 255).astype(np.uint8)
 
 

@@ -1,6 +1,6 @@
-"""Classes that were named after packing, in a file beside the label tables.
+"""Class names that were added after packing, in a file beside the label tables.
 
-The manifest stays as it is, since runs identify a pack by its manifest; they go on as before.
+The manifest does not change, since runs identify a pack by its manifest and must still find it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CLASS_NAMES_PATH = f"{LABELS_FOLDER}/classes.json"
 
 
 def read_class_names(folder: Path) -> tuple[str, ...]:
-    """Return the class names that the pack in `folder` got after packing; none by default.
+    """Return the class names that the pack in `folder` got after packing, if any.
 
     Raises:
         UserError: the file is damaged.
@@ -48,7 +48,7 @@ def parse_class_names(raw: bytes, where: str) -> tuple[str, ...]:
 
 
 def joined_class_names(folder: Path, packed: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the classes of the pack in `folder`: first those from packing, then those named later.
+    """Return the classes of the pack in `folder`: those from packing, followed by those named later.
 
     Raises:
         UserError: the file is damaged, or belongs to another pack.
@@ -64,7 +64,7 @@ def joined_class_names(folder: Path, packed: tuple[str, ...]) -> tuple[str, ...]
 
 
 def write_class_names(folder: Path, names: tuple[str, ...]) -> None:
-    """Name the classes of the pack in `folder` for good; the classes that it has already come first."""
+    """Store the names of all classes of the pack in `folder`; its present classes must come first."""
     _checked(names, "classes")
     path = folder / CLASS_NAMES_PATH
     path.parent.mkdir(exist_ok=True)
@@ -72,10 +72,10 @@ def write_class_names(folder: Path, names: tuple[str, ...]) -> None:
 
 
 def class_names(given: Sequence[str]) -> tuple[str, ...]:
-    """Return class names, given one by one or in a text file with one per line.
+    """Return class names that are given one by one, or in a text file with one name per line.
 
     Args:
-        given: two names or more, or the path of such a file.
+        given: two names or more, or only the path of the file.
 
     Raises:
         UserError: no such file, fewer than two names, an empty name, or a name that comes twice.

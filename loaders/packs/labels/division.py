@@ -1,4 +1,4 @@
-"""Dividing images among splits: class by class, in given shares, with all copies of an image in one split."""
+"""Divide images among splits: class by class, in given shares, with all copies of an image in one split."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Division(NamedTuple):
 
     Attributes:
         names: names of the splits.
-        shares: share of each class that each split gets; they sum to 1.
-        seed: seed of the choice of images.
-        near: whether images that look the same stay together too.
+        shares: share of every class that each split gets; they sum to 1.
+        seed: seed for the choice of images.
+        near: whether images that look the same also stay in one split.
     """
 
     names: tuple[str, ...]
@@ -30,18 +30,18 @@ class Division(NamedTuple):
     near: bool = False
 
     def __str__(self) -> str:
-        """Return the shares as text, with what else decides the division: "0.8,0.2 (seed 0)"."""
+        """Return shares, seed and `near` as text, such as "0.8,0.2 (seed 0)"."""
         near = ", near copies together" if self.near else ""
         return f"{','.join(f'{share:g}' for share in self.shares)} (seed {self.seed}{near})"
 
 
 def parse_shares(text: str, num_parts: int, what: str) -> tuple[float, ...]:
-    """Parse shares such as "0.8,0.1,0.1"; a share left out at the end is the rest.
+    """Parse shares such as "0.8,0.1,0.1"; the last share may be left out and is then the rest.
 
     Args:
         text: numbers between 0 and 1, separated by commas.
-        num_parts: how many parts there are.
-        what: begins the message.
+        num_parts: number of parts.
+        what: begins the error message.
 
     Raises:
         UserError: a text that is no number, a wrong number of shares, or shares that do not sum to 1.
@@ -66,15 +66,12 @@ def parse_shares(text: str, num_parts: int, what: str) -> tuple[float, ...]:
 
 
 def joined_groups(num_images: int, hashes: NDArray[np.uint64], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the group of each image: images with equal hashes, and pairs, belong together.
+    """Return the group of each image, int64 [N] in [0, G): equal hashes and pairs share a group.
 
     Args:
         num_images: N.
-        hashes: uint64 [N, 2], of their contents.
-        pairs: int64 [P, 2], positions of images that look the same; they chain.
-
-    Returns:
-        int64 [N], numbers of groups in [0, G).
+        hashes: uint64 [N, 2], content hashes.
+        pairs: int64 [P, 2], positions of images that look the same; pairs with a common image are joined.
     """
     _, groups = np.unique(hashes, axis=0, return_inverse=True)
     groups = groups.reshape(num_images).astype(np.int64)
@@ -96,17 +93,17 @@ def divide(
     shares: Sequence[float],
     seed: int,
 ) -> NDArray[np.int64]:
-    """Give each image to a part; a pure function of contents, labels, shares and seed, not of names or order.
+    """Assign each image to a part, depending on contents, labels, shares and seed, but not on file names.
 
-    A group goes to one part as a whole, with the class of its first image. The groups of a class are taken in
-    the order of size and then of hash; each goes to the part that lacks most of its share. If a class has at
-    least as many groups as there are parts, every part gets one or more; otherwise the parts with the largest
-    shares get one each.
+    A group goes to one part as a whole, and counts as of the class of its first image. The groups of a class
+    are taken from large to small, those of equal size in the order of their hashes; each goes to the part
+    that lacks most images of its share. If a class has at least as many groups as there are parts, every part
+    gets one or more; otherwise the parts with the largest shares get one each.
 
     Args:
-        labels: int64 [N], -1 where an image has none; these are divided like a class.
+        labels: int64 [N], -1 for images without a label, which are divided like a class.
         groups: int64 [N], see `joined_groups`.
-        hashes: uint64 [N], of the contents.
+        hashes: uint64 [N], content hashes.
         shares: share of each of the P parts; they sum to 1.
         seed: at least 0.
 
@@ -116,7 +113,7 @@ def divide(
     groups = groups.astype(np.int64)
     _, first, inverse, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
     inverse = inverse.reshape(len(labels))
-    # The smallest hash of a group stands for the group, so that only its contents matter.
+    # A group is represented by its smallest hash, which depends only on the contents.
     smallest = np.full(len(sizes), np.iinfo(np.uint64).max, np.uint64)
     np.minimum.at(smallest, inverse, hashes)
     mixed = _mixed(smallest, seed)
@@ -136,7 +133,7 @@ def _fill(sizes: NDArray[np.int64], shares: Sequence[float]) -> NDArray[np.int64
         part[number] = place = max(range(len(lacks)), key=lacks.__getitem__)
         lacks[place] -= size
     counts = np.bincount(part, minlength=len(shares))
-    while len(sizes) >= len(shares) and (counts == 0).any():  # large groups have left a part without an image
+    while len(sizes) >= len(shares) and (counts == 0).any():  # large groups left a part empty
         number = int(np.flatnonzero(part == counts.argmax())[-1])
         part[number] = counts.argmin()
         counts = np.bincount(part, minlength=len(shares))
@@ -144,7 +141,7 @@ def _fill(sizes: NDArray[np.int64], shares: Sequence[float]) -> NDArray[np.int64
 
 
 def _quotas(count: int, shares: Sequence[float]) -> list[int]:
-    """Divide a number of images by largest remainder; if there are enough, each part gets at least one."""
+    """Divide `count` images by largest remainders; if there are enough, every part gets at least one."""
     exact = [count * share for share in shares]
     quotas = [int(value + 1e-9) for value in exact]
     by_rest = sorted(range(len(shares)), key=lambda i: quotas[i] - exact[i])
@@ -157,7 +154,7 @@ def _quotas(count: int, shares: Sequence[float]) -> list[int]:
 
 
 def _mixed(hashes: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """Hash values under a seed by the finalizer of SplitMix64 (Steele et al., 2014), to order them."""
+    """Return hashes mixed with a seed by the finalizer of SplitMix64 (Steele et al., 2014), for ordering."""
     value = hashes ^ np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -168,13 +165,13 @@ def _mixed(hashes: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
 def scarce_note(
     labels: NDArray[np.int64], parts: NDArray[np.int64], names: Sequence[str], classes: Sequence[str]
 ) -> str | None:
-    """Name the classes that are missing in a part; None if no class is.
+    """Return a note that names the classes missing in some part; None if there are none.
 
     Args:
-        labels: int64 [N], -1 where an image has none.
-        parts: int64 [N], what `divide` returned.
-        names: names of the P parts.
-        classes: names; a label is an index into them.
+        labels: int64 [N], indices into `classes`, -1 for images without a label.
+        parts: int64 [N], as returned by `divide`.
+        names: names of the parts.
+        classes: names of the classes.
     """
     known = labels >= 0
     counts = np.zeros((len(classes), len(names)), np.int64)

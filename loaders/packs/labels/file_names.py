@@ -1,4 +1,4 @@
-"""Finding the rows of a pack by the names of the files that they were packed from."""
+"""Find the rows of a pack by the names of the files that they were packed from."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ _SHOWN = 3
 
 
 class RowNames:
-    """Finds a row of a pack by a part of its path that no other row has.
+    """Finds rows of a pack by the paths of their files, of which a unique part suffices.
 
-    A name finds the row whose path ends with it, such as `IMG_1.jpg` or `cat/IMG_1.jpg`, or whose path it
-    ends with, such as `/home/me/photos/cat/IMG_1.jpg`; the suffix of an image may be left out. So does a key.
+    A name may be the end of the row's path, such as `IMG_1.jpg` or `cat/IMG_1.jpg`, or a longer path that
+    ends with the row's path, such as `/home/me/photos/cat/IMG_1.jpg`. The suffix of the file may be left out.
+    The key of a row is a name, too.
     """
 
     def __init__(self, pack: Pack, row_ranges: Sequence[tuple[int, int]]) -> None:
@@ -29,18 +30,18 @@ class RowNames:
                 self._rows.setdefault(parts[-1], []).append((parts, row))
 
     def find(self, name: str, where: str | Path, remedy: str = "") -> int:
-        """Return the row that a name means.
+        """Return the row with this name.
 
         Args:
-            name: name of a file, with as much of its path as is needed to be unique.
-            where: begins the message.
-            remedy: ends it; by default an example of a list.
+            name: name of a file, with enough of its path to be unique, or a key.
+            where: begins the error message.
+            remedy: ends the error message; by default an example of a list.
 
         Raises:
             UserError: no row has the name, or several have it.
         """
         for key, row in self._rows.get(name.rpartition("/")[2], []):
-            if "/".join(key) == name:  # a whole key is never another's, however its parts read as a path
+            if "/".join(key) == name:  # a key means its own row, even if it is part of another path
                 return row
         given = name.strip().replace("\\", "/").removeprefix("./")
         folder, _, file = given.rpartition("/")
@@ -61,18 +62,22 @@ class RowNames:
         raise UserError(f"{where}: the pack has no image called {name!r}; {remedy or self.example()}")
 
     def name(self) -> str:
-        """Return the name of an image of this very pack."""
+        """Return the file name of one image of this pack, as an example."""
         parts, _ = next(iter(self._rows.values()))[0]
         return f"{'/'.join(parts[1:] or parts)}.jpg"
 
     def example(self) -> str:
-        """Return a line of the expected form with a name and a class of this very pack."""
+        """Return a text that shows the expected form of a list, with a name and a class of this pack."""
         label = self._pack.classes[0] if self._pack.classes else "cat"
         return f"expected a heading and a line per image, such as: path,class / {self.name()},{label}"
 
 
 def _common(key: list[str], name: list[str]) -> int:
-    """Return how many parts match, if the name ends the key or the key without its split ends the name."""
+    """Return how many parts of a name match a key: all if the key ends with the name.
+
+    If the name ends with the key's path (the key without its split), count the parts of the path; else return
+    0.
+    """
     path = key[1:]
     if key[-len(name) :] == name:
         return len(name)

@@ -22,7 +22,7 @@ from loaders.packs.sources.table_columns import LABEL_COLUMNS, PATH_COLUMNS
 
 _ARRAY_SUFFIXES = (".pt", ".pth", ".npy")
 _NAME_COLUMN = "class"
-# A key before a row: our own exports have both, and in another pack the image has another row.
+# The key comes before the row: our own exports have both, and in another pack an image has another row.
 _IMAGE_COLUMNS = ("key", "row", *PATH_COLUMNS, "name", "id")
 RowRanges = Sequence[tuple[int, int]]
 
@@ -31,15 +31,15 @@ def read_label_file(path: Path, pack: Pack, row_ranges: RowRanges, source: str) 
     """Make a label table from a file.
 
     Args:
-        path: an array with one label per row, or a list of `row`, `key` or the name of the file (see
-            `RowNames`), and `label`, a number or a name, or `class`, a name.
+        path: an array with one label per row; or a list that has for each image a `row`, a `key` or the name
+            of its file (see `RowNames`), and a `label` (number or name) or a `class` (name).
         pack: the pack that the labels belong to.
-        row_ranges: the rows that an array labels, in order.
+        row_ranges: the rows that an array labels, in order, and among which a list finds names.
         source: who gave the labels.
 
     Raises:
-        UserError: no such file, a wrong column, a row or a key that the pack does not have, a label out of
-            range, or an array of another length.
+        UserError: no such file, missing columns, an image that the pack does not have or that is labelled
+            twice, a label out of range, or an array of another length.
     """
     if not path.is_file():
         raise UserError(f"no labels at {path}: there is no such file; check the path")
@@ -93,13 +93,13 @@ def _list_rows(path: Path, pack: Pack, row_ranges: RowRanges) -> tuple[NDArray[n
 
 
 def _names_own_row(cells: Mapping[str, Any], pack: Pack) -> bool:
-    """Tell whether a line has a row and the key of that row, so that no index of all keys is needed."""
+    """Tell whether a line has a row and that row's key, so that the keys need not be indexed."""
     row = number_text(cells.get("row"))
     return row.isdecimal() and int(row) < len(pack) and pack.key(int(row)) == cells.get("key")
 
 
 def _columns_of(path: Path, cells: Mapping[str, Any], pack: Pack, row_ranges: RowRanges) -> tuple[str, str]:
-    """Return the columns of the labels and of the images."""
+    """Return the names of the columns that hold the labels and the images."""
     label = next((name for name in (_NAME_COLUMN, *LABEL_COLUMNS) if name in cells), None)
     image = next((name for name in _IMAGE_COLUMNS if name in cells), None)
     if label is None or image is None:
@@ -114,8 +114,8 @@ def new_class_names(path: Path, known: Sequence[str]) -> tuple[str, ...]:
     """Return the names in a list of labels that are not classes yet, in alphabetical order.
 
     Args:
-        path: a list, see `read_label_file`; arrays hold numbers and name nothing.
-        known: the present classes.
+        path: a list as in `read_label_file`; an array holds no names.
+        known: names of the present classes.
     """
     if path.suffix.lower() not in LIST_SUFFIXES or not path.is_file():
         return ()
@@ -153,7 +153,7 @@ def _label_number(path: Path, cell: Any, number_of: dict[str, int], is_name: boo
             return number_of[name]
     if is_name and text != "-1" and _is_number(text) and any(map(_is_number, number_of)):
         raise _no_class(path, text, number_of)
-    # Classes "1" to "3" have the numbers 0 to 2, so the meaning of a 1 is ambiguous.
+    # If classes "1" to "3" have the numbers 0 to 2, the label 1 is ambiguous.
     if number_of.get(text, text) != text and text.isdigit() and number_of[text] != int(text):
         raise UserError(
             f"{path}: label {text} may be class number {text} or the class named {text!r}, which is number "
@@ -183,16 +183,15 @@ def _no_classes(path: Path) -> UserError:
 
 
 def export_labels(path: Path, pack: Pack, row_ranges: RowRanges, labels: NDArray[np.int64]) -> None:
-    """Write labels as .csv (row, key, label, class; labelled rows alone), .npy or .pt (int64, all rows).
+    """Write labels as .csv (row, key, label, class; only labelled rows), or .npy or .pt (int64, all rows).
 
     Args:
         path: file to write, atomically; must not exist.
-        pack: the pack.
         row_ranges: rows to write, in order.
         labels: int64 [len(pack)], -1 where a row has none.
 
     Raises:
-        UserError: the file exists, or has another suffix.
+        UserError: the file exists, or its suffix is none of these.
     """
     if path.exists():
         raise UserError(f"{path} exists: choose another name, or remove it")

@@ -1,7 +1,7 @@
-"""Leaks: rows and images (by content hash) that are both trained on and measured on.
+"""Find leaks: rows, or other images with the same content hash, that are both trained on and measured on.
 
-The index columns tell both, so a search takes a few passes over them and reads no image. Copies are images
-with equal bytes in the shards; the same picture encoded twice is not found.
+The search reads only columns of the index, no images. Copies are images with equal bytes in the shards; if
+the same picture was encoded twice, the second is not found.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Leak:
     Attributes:
         split: name of the split.
         num_images: number of images looked up.
-        num_rows: how many of these are rows of the split.
-        num_copies: how many other rows have the content of an image of the split.
+        num_rows: how many of the images are rows of the split.
+        num_copies: how many of the others have the content of an image of the split.
         example: key of the first row of either kind.
     """
 
@@ -49,17 +49,17 @@ class _Contents:
     def __init__(self, split: Split) -> None:
         parts = [split.pack.columns.content_hash[first:stop] for first, stop in split.row_ranges]
         hashes = np.concatenate(parts)
-        # Sorted by the first 64 bits; two images of a split that share these and differ in the rest are not
-        # expected.
+        # Sorted by the first 64 bits of each hash. Two different images of a split with the same 64 bits are
+        # too improbable to be handled.
         self._sorted = hashes[np.argsort(hashes[:, 0])]
         bits = max(16, (16 * len(hashes)).bit_length())
         self._mask = np.uint64((1 << bits) - 1)
-        # A table of bits rules out most rows without a search among the hashes.
+        # A table of the lowest bits rules out most rows without a search among the hashes.
         self._seen = np.zeros(1 << bits, np.bool_)
         self._seen[hashes[:, 0] & self._mask] = True
 
     def hold(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Return bool [K] for hashes uint64 [K, 2]."""
+        """Tell for each of the hashes, uint64 [K, 2], whether the split holds it: bool [K]."""
         found: NDArray[np.bool_] = self._seen[hashes[:, 0] & self._mask]
         maybe = np.flatnonzero(found)
         place = np.searchsorted(self._sorted[:, 0], hashes[maybe, 0])
@@ -69,15 +69,16 @@ class _Contents:
 
 
 def shared_rows(pack: Pack, rows: Rows, split: Split) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Find what some rows of a pack share with a split, of this pack or of another.
+    """Find out which rows of a pack a split, of this pack or of another, also holds.
 
     Args:
         pack: the pack of the rows.
         rows: int64 [K].
-        split: the split to look them up in.
+        split: the split in which they are looked up.
 
     Returns:
-        bool [K], rows of the split; bool [K], other rows with the content of one of its images.
+        bool [K], whether a row belongs to the split; bool [K], whether it does not, but has the content of an
+        image of the split.
     """
     own = np.zeros(len(rows), np.bool_)
     if pack.manifest == split.pack.manifest:
@@ -102,20 +103,20 @@ def find_leak(pack: Pack, rows: Rows, split: Split) -> Leak | None:
 
 
 def check_leak(pack: Pack, rows: Rows, measured: Split, allow: bool, what: str = "labels") -> tuple[str, ...]:
-    """Refuse to train on images that are measured on, or describe them if that is allowed.
+    """Refuse to train on images of the split that is measured on, or describe them if that is allowed.
 
     Args:
         pack: pack of the images to train on.
-        rows: int64 [K], these images.
+        rows: int64 [K], the images to train on.
         measured: the split to measure on.
         allow: return a description of the shared images instead of refusing.
         what: first word of the message.
 
     Returns:
-        A description of the shared images; empty if there are none.
+        One line that describes the shared images; empty if there are none.
 
     Raises:
-        UserError: rows or content are shared, and that is not allowed.
+        UserError: images are shared, and that is not allowed.
     """
     leak = find_leak(pack, rows, measured)
     if leak is None:

@@ -1,4 +1,4 @@
-"""Several labels per image: a separate table beside the pack keeps them; no recipe reads it."""
+"""Several labels per image, in a separate table beside the pack, which no recipe reads."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _ROWS_AT_ONCE = 1 << 16
 
 @dataclass(frozen=True)
 class MultiLabels:
-    """The labels of the rows with labels, in increasing order of row.
+    """The labels of the rows that have a list of labels, in increasing order of row.
 
     Attributes:
         row: int64 [M], rows of the pack.
         first: int64 [M + 1], where the labels of each row begin in `label`.
-        label: int64 [K], classes of the pack; a row may have none of them.
+        label: int64 [K], indices of classes of the pack; the list of a row may be empty.
     """
 
     row: NDArray[np.int64]
@@ -33,7 +33,7 @@ class MultiLabels:
 
     @classmethod
     def read(cls, pack: Path, num_classes: int) -> MultiLabels:
-        """Read the table of a pack, of so many classes.
+        """Read the table of a pack with `num_classes` classes.
 
         Raises:
             UserError: there is no such table, or it is damaged.
@@ -57,14 +57,14 @@ class MultiLabels:
             raise UserError(f"{path} cannot be read ({reason}): restore it or pack again") from None
 
     def of_row(self, row: int) -> NDArray[np.int64] | None:
-        """Return int64 [K], the labels of a row; None if the row was given no list of labels."""
+        """Return int64 [K], the labels of a row; None if the row has no list of labels."""
         place = int(np.searchsorted(self.row, row))
         if place == len(self.row) or self.row[place] != row:
             return None
         return self.label[self.first[place] : self.first[place + 1]]
 
     def as_text(self, row: int, classes: tuple[str, ...]) -> str | None:
-        """Return the labels of a row as sources give them: a JSON list of names."""
+        """Return the labels of a row in the form of sources, a JSON list of names; None as in `of_row`."""
         labels = self.of_row(row)
         return None if labels is None else list_text([classes[label] for label in labels.tolist()])
 
@@ -78,10 +78,10 @@ def write_multi_labels(
     """Write the table of a pack.
 
     Args:
-        target: folder that gets the file.
-        given: rows in increasing order, each with the label from its source, see `names_of`.
+        target: folder of the pack.
+        given: rows in increasing order, each with the label text from its source, see `names_of`.
         classes: names of the pack's classes.
-        base: labels of the pack to which rows are appended; the rows of that pack come first.
+        base: labels of the pack to which rows are appended; they come before `given`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

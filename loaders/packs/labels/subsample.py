@@ -1,4 +1,4 @@
-"""Choosing labels class by class: a few for semi-supervised results, a share for validation."""
+"""Choose labels class by class: a few for semi-supervised results, a share for validation."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _SHOWN_CLASSES = 5
 
 
 def subsample_per_class(labels: NDArray[np.int64], k: int, seed: int) -> NDArray[np.int64]:
-    """Choose k positions of every class that occurs, a pure function of the labels, k and the seed.
+    """Choose k positions of every class that occurs, as a pure function of labels, k and seed.
 
-    The subsets are nested: with one seed, the choice for k labels is part of the choice for k + 1, so that
-    the points of a curve over k differ only in the added labels.
+    With one seed, the choice for k labels is part of the choice for k + 1, so that the points of a curve over
+    k differ only in the added labels.
 
     Args:
         labels: int64 [N], -1 where a position has no label.
-        k: labels per class, at least 1; a class with fewer images gives all of them, see `tell_scarce`.
-        seed: chooses the subset, at least 0.
+        k: labels per class, at least 1; of a class with fewer labels, all are chosen (see `tell_scarce`).
+        seed: seed for the choice, at least 0.
 
     Returns:
         Positions, int64 [at most k * number of classes], increasing.
@@ -41,7 +41,7 @@ def subsample_per_class(labels: NDArray[np.int64], k: int, seed: int) -> NDArray
         raise UserError("labels per class: the split has no labels; give a labelled split")
     chosen = []
     for label in classes:
-        # One generator per class, so that the choice in a class does not change when another class grows.
+        # One generator per class, so that the choice in one class does not change if another class grows.
         generator = np.random.Generator(np.random.Philox(key=[seed, int(label)]))
         chosen.append(generator.permutation(np.flatnonzero(labels == label))[:k])
     return np.sort(np.concatenate(chosen)).astype(np.int64)
@@ -52,8 +52,8 @@ def tell_scarce(labels: NDArray[np.int64], k: int, classes: Sequence[str]) -> No
 
     Args:
         labels: int64 [N], -1 where a position has no label.
-        k: number of images wanted from each class.
-        classes: names; a label is an index into them. A pack may have none.
+        k: number of labels wanted of each class.
+        classes: names of the classes; empty if the pack has none.
     """
     known = labels[labels >= 0]
     counts = np.bincount(known, minlength=len(classes))
@@ -75,13 +75,12 @@ def few_labels(split: Split, per_class: int | None, seed: int, table: LabelTable
     """Return a label table of k labels per class of a split.
 
     Args:
-        split: labelled split.
         per_class: k, see `subsample_per_class`; None keeps every label of the split.
-        seed: chooses the labels.
-        table: source of the labels; the true labels by default.
+        seed: seed for the choice of labels.
+        table: labels to choose from; the true labels by default.
 
     Raises:
-        UserError: no labels.
+        UserError: the split has no labels.
     """
     if table is None:
         split.pack.require_one_label()
@@ -97,12 +96,12 @@ def few_labels(split: Split, per_class: int | None, seed: int, table: LabelTable
 
 
 def has_labels(pack: Pack, split: str) -> bool:
-    """Return whether any image of a split has a true label; "" names no split."""
+    """Return whether any image of a split has a true label; False if `split` is ""."""
     return bool(split) and bool((pack.split(split).labels() >= 0).any())
 
 
 def read_label_table(pack: Pack, path: Path) -> LabelTable:
-    """Read a label table and check that it can be one of this pack.
+    """Read a label table and check that it fits this pack.
 
     Raises:
         UserError: there is no table, or its number of classes, its images or its rows do not fit the pack.
@@ -120,19 +119,18 @@ def read_label_table(pack: Pack, path: Path) -> LabelTable:
 def training_labels(
     pack: Pack, split: str, per_class: int | None, seed: int, extra: Sequence[Path] = ()
 ) -> LabelTable:
-    """Return the labels to train on: true labels of a split and those of further tables, or only the latter.
+    """Return the labels to train on: true labels of a split and labels of further tables, or only the latter.
 
     Args:
-        pack: the pack.
-        split: labelled split; where it is "" or without any true label, the tables are the only labels.
-        per_class: labels to take of each class, from the true labels or, if there are none, from the tables;
-            None takes all.
-        seed: seed of that choice.
-        extra: label tables on disk; if several label a row, the first label counts, and a true label before
-            all others.
+        split: labelled split; if it is "" or has no true label, all labels come from the tables.
+        per_class: number of labels per class to take from the true labels or, if there are none, from the
+            tables; None takes all.
+        seed: seed for that choice.
+        extra: paths of label tables; if a row has several labels, a true label counts, else that of the first
+            table.
 
     Raises:
-        UserError: a pack without classes, no labels, or a table that cannot be read.
+        UserError: the pack has no classes, there are no labels, or a table cannot be read.
     """
     if not pack.classes:
         raise UserError(
@@ -153,19 +151,19 @@ def training_labels(
 
 
 def validation_part(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
-    """Choose a share of every class, a pure function of the labels, the share and the seed.
+    """Choose a share of every class, as a pure function of labels, share and seed.
 
     Args:
         labels: int64 [N], -1 where a position has no label.
-        share: between 0 and 1; of each class at least one image is chosen and at least one is left, so a
-            class with a single image keeps it.
-        seed: seed of the choice, at least 0.
+        share: between 0 and 1. In each class at least one label is chosen and at least one is left; a single
+            label is left.
+        seed: seed for the choice, at least 0.
 
     Returns:
         bool [N], True for validation; unlabelled positions are False.
 
     Raises:
-        UserError: a share outside (0, 1), or no class with 2 images or more.
+        UserError: the share is outside (0, 1), or no class has 2 labels or more.
     """
     if not 0 < share < 1:
         raise UserError(f"validation share: expected between 0 and 1, found {share}")

@@ -1,4 +1,4 @@
-"""The classes of a pack, from the labels of all its splits, and the notes on them in the summary."""
+"""Collect the classes of a pack from the labels of all its splits, with notes for the packing summary."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _SHOWN = 3
 
 
 class SplitLabels:
-    """Collects the labels of one split, one by one."""
+    """Collects the labels of one split."""
 
     def __init__(self, is_multi_label: bool, gives_lists: bool) -> None:
         """Begin.
 
         Args:
             is_multi_label: whether each label is stored as a list of names, see `names_of`.
-            gives_lists: whether the source gives lists; others, such as folders, give one name.
+            gives_lists: whether the source gives lists; other sources, such as folders, give one name.
         """
         self._is_multi_label, self._gives_lists = is_multi_label, gives_lists
         self._texts: dict[str, str] = {}
@@ -30,7 +30,7 @@ class SplitLabels:
         self.notes: list[str] = []
 
     def text(self, label: str | None) -> str | None:
-        """Return a label in the form that packs store, and add it to the classes."""
+        """Return a label in the form that packs store, and add its names to the classes."""
         if label is None:
             return None
         if label not in self._texts:
@@ -40,7 +40,7 @@ class SplitLabels:
         return self._texts[label]
 
     def end(self, source: Source, folders: FolderClasses | None, name: str) -> None:
-        """Take what is known only after the whole listing: classes that are folders, names of numbers."""
+        """Take what is known only after the whole listing: names of classes, and notes."""
         self.numbered = source.class_names()
         if folders is not None:
             self._found, self.notes = folders.classes(), folders.notes(name)
@@ -48,7 +48,7 @@ class SplitLabels:
 
     @property
     def found(self) -> set[str]:
-        """The names of the classes that occur."""
+        """Names of the classes that occur in the split."""
         if self._found is None:
             texts = set(self._texts.values())
             self._found = (
@@ -58,7 +58,7 @@ class SplitLabels:
 
 
 class LabelSummary:
-    """Collects the classes of all splits: names in alphabetical order, or the numbers of the sources."""
+    """Collects the classes of all splits, in alphabetical order or in the order that a source defines."""
 
     def __init__(self, base: tuple[str, ...], options: ColumnOptions) -> None:
         """Begin; `base` are the classes of the pack to append to, which keep their numbers."""
@@ -74,13 +74,11 @@ class LabelSummary:
         return self._splits[split]
 
     def say(self, split: SplitSource, source: Source, said: list[str], beside: list[str]) -> None:
-        """Take the notes on a split after its listing.
+        """Collect the notes on a split after its listing.
 
         Args:
-            split: the split.
-            source: adapter of the split's source.
-            said: notes on its layout.
-            beside: files that may hold its labels, if it has none.
+            said: notes on the layout of the source.
+            beside: files that may hold the labels of the split, if it has none.
         """
         labels = self._splits[split.split]
         notes = said + [note for note in labels.notes if note not in said]
@@ -111,7 +109,7 @@ class LabelSummary:
         """Return one line for each fact that a user should know about the labels.
 
         Raises:
-            UserError: an option that no source could follow.
+            UserError: an option applies to none of the sources.
         """
         options, notes = self._options, list(self._notes)
         if options.label_column is not None and not self._has_labels:
@@ -129,7 +127,7 @@ class LabelSummary:
         return notes + self._lone_classes() + self._numeric_names() + self._alike_names()
 
     def _lone_classes(self) -> list[str]:
-        """Name the classes that only one split has, if several splits have labels."""
+        """Return notes on classes that only one split has, if several splits have labels."""
         labelled = {name: labels.found for name, labels in self._splits.items() if labels.found}
         notes = []
         for name, found in labelled.items():
@@ -144,7 +142,7 @@ class LabelSummary:
         return notes
 
     def _numeric_names(self) -> list[str]:
-        """Tell of a class whose name is a number other than its own."""
+        """Return a note if a class is named by a number other than its label, or if labels may count from 1."""
         for number, name in enumerate(self.classes()):
             if name.isascii() and name.isdigit() and int(name) != number:
                 return [
@@ -157,7 +155,7 @@ class LabelSummary:
         return []
 
     def _alike_names(self) -> list[str]:
-        """Name two classes that a reader would take for one."""
+        """Return a note if the names of two classes differ only in case or blanks."""
         seen: dict[str, str] = {}
         for name in self.classes():
             first = seen.setdefault(" ".join(name.casefold().split()), name)

@@ -19,10 +19,10 @@ from loaders.packs.manifest import LABELS_FOLDER, MAX_CYCLE, TRUE_LABELS
 
 TABLE_VERSION = 1
 _ROWS_PER_GROUP = 1 << 20
-_ROWS_PER_BYTE = 16  # measured: consecutive rows with one label take 1.3 bytes per row
-_PLAIN_BYTES = 28  # of a row
+_ROWS_PER_BYTE = 16  # more are not believed; consecutive rows with one label take 1.3 bytes each (measured)
+_PLAIN_BYTES = 28  # per row, uncompressed
 _DIGESTED = 1 << 16
-_IMAGES = "sluice.images"  # key of the file's metadata
+_IMAGES = "sluice.images"  # key in the metadata of the file
 
 
 def label_table_path(name: str) -> str:
@@ -42,8 +42,8 @@ class LabelTable:
         cycle: int32 [M], round of self-training or active learning; 0 for labels from the start.
         num_classes: number of classes of the pack.
         version: version of the table's layout.
-        images: digest of the images that carry the labels, which tells the pack from others, see
-            `Pack.signed`; "" for a table that does not know its pack.
+        images: digest of the labelled images, by which tables of other packs are recognised, see
+            `Pack.signed`; "" if it is not known.
     """
 
     row: NDArray[np.int64]
@@ -59,7 +59,7 @@ class LabelTable:
         """Check types, lengths and ranges.
 
         Raises:
-            UserError: a column has another type, shape or length; rows are unordered or negative; a label or
+            UserError: a column has a wrong type, shape or length; rows are unordered or negative; a label or
                 a confidence is out of range.
         """
         check_whole("label table: num_classes", self.num_classes, 0)
@@ -99,19 +99,19 @@ class LabelTable:
         source: str = TRUE_LABELS,
         cycle: int = 0,
     ) -> LabelTable:
-        """Make a table whose source and cycle are the same for all rows; sorts by row.
+        """Make a table, sorted by row, whose source and cycle are the same for all rows.
 
         Args:
             row: whole numbers [M], in any order, none twice.
             label: whole numbers [M].
             num_classes: number of the pack's classes.
-            confidence: numbers [M], or one for all; rounded to float32.
+            confidence: numbers [M], or one number for all rows; rounded to float32.
             source: who gave the labels.
-            cycle: round in which they were given, at most `MAX_CYCLE`.
+            cycle: round in which the labels were given, at most `MAX_CYCLE`.
 
         Raises:
-            UserError: rows or labels are not whole numbers (nothing is truncated), lengths differ, or a table
-                refuses the values.
+            UserError: rows or labels are not whole numbers (nothing is truncated), lengths differ, or a value
+                is not allowed in a table.
         """
         check_whole("label table cycle", cycle, 0, MAX_CYCLE)
         rows, labels = _whole_numbers("row", row), _whole_numbers("label", label)
@@ -135,7 +135,7 @@ class LabelTable:
         """Add the labels of `other`; if both tables label a row, the label of this table stays.
 
         Raises:
-            UserError: tables of different numbers of classes.
+            UserError: the tables have different numbers of classes.
         """
         if other.num_classes != self.num_classes:
             raise UserError(
@@ -161,16 +161,16 @@ class LabelTable:
         return LabelTable(**columns, num_classes=self.num_classes, version=self.version)
 
     def digest(self, content_hash: NDArray[np.uint64]) -> str:
-        """Return the digest of the images that carry the labels, of 65,536 evenly spaced ones of more.
+        """Return a digest of the labelled images; of more than 65,536, evenly spaced ones are taken.
 
         Args:
-            content_hash: uint64 [N, 2], of every row of a pack; N above the last row of the table.
+            content_hash: uint64 [N, 2], content hash of every row of the pack.
         """
         chosen = np.linspace(0, max(0, len(self) - 1), min(len(self), _DIGESTED)).round().astype(np.int64)
         return hashlib.sha256(content_hash[self.row[chosen]].tobytes()).hexdigest()[:32]
 
     def dense(self, num_rows: int) -> NDArray[np.int64]:
-        """Return int64 [num_rows], -1 where a row has no label.
+        """Return the label of every row of the pack, int64 [num_rows], -1 where a row has no label.
 
         Raises:
             UserError: the table names a row that the pack does not have.
@@ -200,8 +200,7 @@ class LabelTable:
         """Read and check a table.
 
         Args:
-            path: path of the table.
-            max_rows: rows of the pack, if known; a table with more rows is refused before it is read.
+            max_rows: number of rows of the pack, if known; a table with more is refused before it is read.
 
         Raises:
             UserError: no such file, not a label table, a newer version, more rows than the pack has or the
@@ -259,7 +258,7 @@ def _whole_numbers(name: str, values: Any) -> NDArray[np.int64]:
     """Return values as int64 [M].
 
     Raises:
-        UserError: the shape is another, or the type of the values is no integer.
+        UserError: the values are not one-dimensional or not integers.
     """
     array = np.asarray(values)
     if array.size == 0 and array.ndim == 1:
@@ -290,10 +289,10 @@ def _check_types(path: Path, schema: Any) -> None:
 
 
 def _check_size(path: Path, footer: Any, max_rows: int | None) -> None:
-    """Refuse a table whose footer claims too many rows: runs of equal values take no space in a file.
+    """Refuse a table whose footer claims too many rows, since long runs of equal values take almost no space.
 
     Raises:
-        UserError: more rows than `max_rows`, or than distinct row numbers fit into the file.
+        UserError: there are more rows than `max_rows`, or than the file can hold with distinct row numbers.
     """
     size_bytes = path.stat().st_size
     groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
@@ -343,7 +342,7 @@ class LabelTableWriter:
     """Writes a label table part by part, so that a billion labels need only the memory of one part."""
 
     def __init__(self, file: Any, num_classes: int, images: str = "") -> None:
-        """Begin a table in `file`, a binary file open for writing; `images` as of a `LabelTable`."""
+        """Begin a table in `file`, a binary file open for writing; `images` as in `LabelTable`."""
         import pyarrow.parquet as pq
 
         self._schema = _schema(num_classes, images)
@@ -360,8 +359,8 @@ class LabelTableWriter:
         """Append labelled rows; row numbers must increase from part to part."""
         import pyarrow as pa
 
-        # Built from buffers, since `pa.array` and `dictionary_encode` take a tenth of a second to load
-        # modules.
+        # Built from buffers, since `pa.array` of a NumPy array and `dictionary_encode` load modules, which
+        # takes a tenth of a second.
         def column(values: NDArray[Any], name: str, kind: Any) -> Any:
             exact = np.ascontiguousarray(values.astype(_COLUMN_DTYPES[name], casting="equiv", copy=False))
             return pa.Array.from_buffers(kind, len(exact), [None, pa.py_buffer(exact)])

@@ -1,4 +1,4 @@
-"""Which labels validate a run while it trains, and which labels remain to train on."""
+"""Divide labels into those that validate a run while it trains and those to train on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _GUESSED = ("pseudo", "guess")  # sources of labels that come from a network
 
 
 class ValidationFields(Protocol):
-    """The fields of a configuration that say what to measure on while training."""
+    """The fields of a configuration that decide what a run is validated on while it trains."""
 
     @property
     def labeled_split(self) -> str:
@@ -40,11 +40,11 @@ class ValidationFields(Protocol):
 
     @property
     def allow_leak(self) -> bool:
-        """Train on images of the validation split although the run is measured on them."""
+        """Whether training, validation and test may share images."""
 
     @property
     def init(self) -> Path | None:
-        """Run from which the weights come."""
+        """Folder of the run from which the weights come."""
 
     @property
     def validation_split(self) -> str | None:
@@ -61,11 +61,12 @@ class Division:
 
     Attributes:
         training: labels to train on.
-        validation: labels to measure on while training; None for nothing.
-        set_aside: whether the validation labels were taken from the labels to train on. Then their images,
-            and copies of these, are not trained on without labels either, and the run folder keeps the table.
-        said: a text that says where the validation labels come from.
-        leaks: description of images both trained on and measured on, if that is allowed.
+        validation: labels to measure on while training; None if the run is not validated.
+        set_aside: whether the validation labels were taken from the training labels. If so, their images and
+            copies of these are not trained on without labels either, and the run folder keeps a table of
+            them.
+        said: text that says where the validation labels come from.
+        leaks: descriptions of images that are both trained on and measured on, if that is allowed.
     """
 
     training: LabelTable
@@ -79,13 +80,12 @@ def divide_labels(pack: Pack, labels: LabelTable, fields: ValidationFields) -> D
     """Divide labels into those to train on and those to measure on while training.
 
     Args:
-        pack: the pack.
         labels: all labels that may be trained on.
         fields: options of the run.
 
     Raises:
-        UserError: a share that leaves a class without a label, a split that has no labels or is trained on,
-            or a label table of another pack.
+        UserError: a class would have no label left to train on, the validation split has no labels, images
+            are both trained on and measured on, or a label table belongs to another pack.
     """
     split, share = fields.validation_split, fields.validation_share
     if split and split.endswith(".parquet"):
@@ -112,7 +112,7 @@ def _by_default(pack: Pack, labels: LabelTable, fields: ValidationFields) -> Div
         others = (fields.test_split, fields.labeled_split)
         if name in pack.splits and name not in others and has_labels(pack, name):
             leak = find_leak(pack, labels.row, pack.split(name))
-            if leak is not None:  # the user did not ask for this split, so its leak is no mistake
+            if leak is not None:  # the user did not ask for this split, so a leak is not the user's mistake
                 return Division(labels, None, False, f"none, since labels are {leak}")
             tested = _tested(pack, few_labels(pack.split(name), None, 0), fields)
             if tested is not None:
@@ -128,12 +128,12 @@ def _by_default(pack: Pack, labels: LabelTable, fields: ValidationFields) -> Div
 
 
 def _aside(held: LabelTable) -> str:
-    """Say how many labels are set aside, and how much one of them weighs."""
+    """Return a text that says how many labels are set aside, and how many points of accuracy one is worth."""
     return f"{len(held):,} labels set aside (each is {100 / max(1, len(held)):.3g} points)"
 
 
 def _inherited(pack: Pack, labels: LabelTable, fields: ValidationFields) -> Division | None:
-    """Set aside the labels that the run of --init set aside; None if they are of no use here."""
+    """Set aside the labels that the run of --init set aside; None if this is not possible or of no use."""
     if fields.init is None or not _is_of(pack, fields.init):
         return None
     path = fields.init / SET_ASIDE_PATH
@@ -142,7 +142,7 @@ def _inherited(pack: Pack, labels: LabelTable, fields: ValidationFields) -> Divi
         if _tested(pack, held, fields) is not None:
             return None
         return _without(pack, labels, held, f"the {len(held):,} images that {path} set aside")
-    except UserError:  # no table, or one that leaves a class without labels: the user did not ask for it
+    except UserError:  # no table, or one that leaves a class without labels: no mistake of the user
         return None
 
 
@@ -156,7 +156,7 @@ def _is_of(pack: Pack, run: Path) -> bool:
 
 
 def are_true(labels: LabelTable) -> NDArray[np.bool_]:
-    """Return bool [M], whether a label is more than the guess of a network."""
+    """Return bool [M], whether a label is not the guess of a network."""
     return ~np.isin(labels.source.astype(str), _GUESSED)
 
 
@@ -176,7 +176,7 @@ def _split(pack: Pack, labels: LabelTable, name: str, fields: ValidationFields) 
 
 
 def _tested(pack: Pack, held: LabelTable, fields: ValidationFields) -> Leak | None:
-    """Return what validation images share with the test split, which would then be measured too high."""
+    """Return what validation images share with the test split; its accuracy would then be too high."""
     return find_leak(pack, held.row, pack.split(fields.test_split)) if fields.test_split else None
 
 
@@ -187,7 +187,7 @@ def _check_tested(pack: Pack, held: LabelTable, fields: ValidationFields) -> tup
 
 
 def _share(pack: Pack, labels: LabelTable, share: float, seed: int) -> LabelTable:
-    """Choose a share of every class, from the labels that are not guesses of a network."""
+    """Choose a share of the labels of every class, leaving out guesses of a network."""
     known = np.where(are_true(labels), labels.label, -1)
     for label, count in zip(*np.unique(known[known >= 0], return_counts=True), strict=True):
         if int(count * share + 0.5) >= count > 1:
@@ -199,7 +199,7 @@ def _share(pack: Pack, labels: LabelTable, share: float, seed: int) -> LabelTabl
 
 
 def _without(pack: Pack, labels: LabelTable, held: LabelTable, said: str) -> Division:
-    """Remove the labels that were set aside, and copies of their images, from the training labels."""
+    """Remove labels set aside, and labels of copies of their images, from the training labels."""
     rest = apart(pack, labels.row, held)
     training = labels.of_rows(rest)
     lost = np.setdiff1d(labels.label, training.label)
@@ -219,13 +219,13 @@ def hold_out(
     """Set a share of every class aside.
 
     Args:
-        split: labelled images.
+        split: N images.
         known: int64 [N], their labels; -1 for none.
         share: share of each class to set aside, see `validation_part`.
-        seed: seed of the choice.
+        seed: seed for the choice.
 
     Returns:
-        The images set aside, and the labels of the others; copies of what is set aside have none.
+        The images set aside, and int64 [N], `known` with -1 for the images set aside and their copies.
     """
     held = split.take(np.flatnonzero(validation_part(known, share, seed)))
     own, copies = shared_rows(split.pack, split.rows(np.arange(len(split))), held)
@@ -233,6 +233,6 @@ def hold_out(
 
 
 def apart(pack: Pack, rows: NDArray[np.int64], held: LabelTable) -> NDArray[np.int64]:
-    """Return the rows, of int64 [K], that are neither in a table nor copies of images in it."""
+    """Return those of `rows`, int64 [K], that are neither in `held` nor copies of images in it."""
     own, copies = shared_rows(pack, rows, pack.pool(pack.splits).labeled_by(held))
     return rows[~(own | copies)]
