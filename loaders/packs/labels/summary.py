@@ -142,7 +142,7 @@ class LabelSummary:
         return notes
 
     def _numeric_names(self) -> list[str]:
-        """Return a note if a class is named by a number other than its label, or if labels may count from 1."""
+        """Return a note if a class is named by a number other than its label, or if labels may start at 1."""
         for number, name in enumerate(self.classes()):
             if name.isascii() and name.isdigit() and int(name) != number:
                 return [
