@@ -19,10 +19,7 @@ _BYTES = types.Array(types.uint8, 1, "C")
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Return an array of zeros that starts on a cache-line boundary.
-
-    A 64-byte vector that straddles two cache lines costs two memory accesses.
-    """
+    """Return zeros that start on a cache line, since a 64-byte vector across two lines costs two accesses."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.zeros(size + CACHE_LINE_BYTES, np.uint8)
     start = -memory.ctypes.data % CACHE_LINE_BYTES
@@ -30,10 +27,7 @@ def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a read-only view of an array.
-
-    Numba compiles a kernel separately for writeable and for read-only arrays; this leaves one kind.
-    """
+    """Return a read-only view of an array; numba would compile kernels separately for writeable arrays."""
     array = array.view()
     array.flags.writeable = False
     return array
@@ -70,14 +64,11 @@ def operation(returned: Any, *taken: Any) -> Callable[[Callable[..., Any]], Any]
 
 
 def c_function(name: str, returned: Any, *taken: Any) -> Any:
-    """Return a C function that kernels can call.
-
-    It is linked by name, not by address, so that compiled kernels can be cached on disk.
+    """Return a C function for kernels, linked by name, not by address, so that they can be cached on disk.
 
     Args:
         name: a function of this process, or of a library that llvmlite has loaded permanently.
-        returned: numba type of the result.
-        taken: numba types of the arguments.
+        returned, taken: numba types of the result and of the arguments.
     """
 
     @operation(returned, *taken)

@@ -22,10 +22,7 @@ _UNIT = 1.0 / 4294967296.0
 
 @exact_kernel
 def philox(c0, c1, c2, c3, k0, k1):
-    """Return the four output words of Philox4x32-10 for the counter c0 .. c3 and the key k0, k1.
-
-    All words are uint64 below 2^32.
-    """
+    """Return Philox4x32-10 of counter c0 .. c3 and key k0, k1; all words are uint64 below 2^32."""
     for _ in range(10):
         p0 = _M0 * c0
         p1 = _M1 * c2

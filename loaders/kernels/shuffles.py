@@ -58,8 +58,7 @@ def reverse(context, builder, kinds, value):
 def lookup(context, builder, kinds, array, at, index):
     """Return array[at + (index[lane] & 15)] per lane of a contiguous float32 array.
 
-    This takes one load and one permute with AVX-512. Elsewhere it takes sixteen scalar loads; only tests call
-    it there.
+    With AVX-512 this takes one load and one permute, elsewhere sixteen scalar loads, which only tests use.
     """
     pointer = pointer_to(context, builder, kinds[0], array, at, F32)
     if HAS_AVX512:
@@ -71,7 +70,7 @@ def lookup(context, builder, kinds, array, at, index):
 def lookup_wide(context, builder, kinds, array, at, index):
     """Return array[at + (index[lane] & 31)] per lane of a contiguous float32 array.
 
-    This takes two loads and one permute with AVX-512, and twice the work of `lookup` elsewhere.
+    With AVX-512 this takes two loads and one permute, elsewhere twice the work of `lookup`.
     """
     pointer = pointer_to(context, builder, kinds[0], array, at, F32)
     behind = builder.gep(pointer, [ir.Constant(I32, LANES)])
@@ -103,8 +102,7 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
     def mix(a: Any, b: Any, order: list[int]) -> Any:
         return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, 8), order))
 
-    # Interleave single values within each half, then pairs of values, then join halves: each `mix` is one
-    # instruction.
+    # Interleave values within each half, then pairs of values, then join halves. A `mix` is one instruction.
     singles = [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]
     doubles = [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]
     halves = [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]

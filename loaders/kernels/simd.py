@@ -191,10 +191,7 @@ def put(context, builder, kinds, array, at, value):
 
 @operation(types.void, None, types.intp, FLOATS, types.intp)
 def store_some(context, builder, kinds, array, at, value, count):
-    """Write the first `count` lanes (all, if `count` exceeds LANES) to array[at :].
-
-    Element types are those of `stream`; the address needs no alignment.
-    """
+    """Write the first `count` lanes, at most LANES, to array[at :], unaligned; types as in `stream`."""
     _write_some(context, builder, kinds[0], array, at, value, count)
 
 

@@ -23,10 +23,10 @@ def clamp_byte(value):
 
 @_jit
 def taps_of(place, start, length, low, high, shift, flip, R, CUBIC: tl.constexpr):
-    """Return each pixel's first tap, number of taps, distance from the first tap to its centre, and a factor.
+    """Return for each pixel the first tap, the number of taps, the first tap's distance, and a factor.
 
-    The factor turns distances in source pixels into the filter's unit. The distance and the factor are
-    float64.
+    The distance is that from the tap to the pixel's centre, in source pixels. The factor turns distances into
+    the filter's unit. Both are float64.
     """
     scale = length / R
     wide = tl.maximum(scale, 1.0)

@@ -191,7 +191,6 @@ def draw_views(
 
     Args:
         p: parameters on the device.
-        extent: extent of these parameters.
         gain, bias: float32 [3], the normalisation: out = value * gain + bias.
         out: [B * 3 * R * R], the finished views: float32, float16, bfloat16 or uint8 (truncated).
         kernels: the module that `import_kernels` returns.

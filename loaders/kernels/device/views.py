@@ -67,7 +67,6 @@ def across(
         rows: int32 [B, 2], first row of the image that is needed, and the number of rows.
         place: int64 [B], where each view begins in `half`.
         half: float32, out: [3, rows, R] of each view.
-
     """
     v = tl.program_id(0)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -336,10 +335,7 @@ def _nothing():
 
 @_jit
 def _equalize(count, blocks, channel):
-    """Equalise a channel as PIL does.
-
-    The step leaves out the pixels of the highest value; a channel of a single value stays as it is.
-    """
+    """Equalise a channel as PIL does: the step leaves out the pixels of the highest value."""
     value = tl.arange(0, 256)
     found = tl.zeros([256], tl.int32)
     for k in range(blocks):

@@ -171,10 +171,7 @@ def decode_samples(data, height, width, region, base, scan, samples, places):
 
 @inlined
 def _bring_tables(data, base):
-    """Build the Huffman tables that differ from those built last; return whether all are legal.
-
-    Copy the quantisation tables.
-    """
+    """Copy the quantisation tables and build new Huffman tables; return whether all are legal."""
     for slot in range(4):
         at = base.tables_at[slot]
         if at:

@@ -43,10 +43,7 @@ def split_channels(pixels, count, planes):
 
 @inlined
 def _decode_jpeg(jpeg, data, height, width, region, copy, pixels, found):
-    """Decode one image by libjpeg-turbo into `pixels`.
-
-    Write the part that was decoded to `region`, and a failure to `found`.
-    """
+    """Decode one image by libjpeg-turbo; write the decoded part to `region`, a failure to `found`."""
     address, size = np.uintp(data.ctypes.data), len(data)
     if read_header(jpeg, address, np.uintp(size)) != 0:
         found[0] = FOUND_DAMAGE
@@ -107,7 +104,7 @@ def decode_all(
         copy: uint8, scratch for a small JPEG and `AHEAD` bytes more.
         pixels: uint8, scratch for the samples of the largest image (`sample_bytes`).
         planes: uint8, out.
-        found: int64 [3], out: a value of FOUND_... if a row fails, and the values found; else zeros.
+        found: int64 [3], out: if a row fails, a value of FOUND_... and the values found.
 
     Returns:
         The index of the row that failed, or K.

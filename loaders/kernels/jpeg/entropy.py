@@ -277,7 +277,7 @@ def _value(bits, taken, size):
 
 @inlined
 def _fill_block(value, samples, to, stride):
-    """Write the samples of a block whose only coefficient is the DC, with its dequantised value."""
+    """Write the samples of a block whose only coefficient is the DC; `value` is dequantised."""
     byte = min(max((np.int64(np.int16(4 * value)) + 16) >> 5, -128), 127) + 128
     word = np.uint64(byte) * np.uint64(0x0101010101010101)
     for y in range(8):

@@ -66,10 +66,7 @@ def build_table(raw, is_ac, table, codes, scratch):
 
 @inlined
 def _fill(raw, code, length, place, is_ac, table):
-    """Write the entry of one symbol to all rows whose index begins with its code.
-
-    Write nothing if code and magnitude do not fit into the index, or if the symbol is illegal.
-    """
+    """Write a symbol's entry to all rows that begin with its code, unless it is illegal or does not fit."""
     symbol = np.int64(raw[16 + place])
     run, size = (symbol >> 4, symbol & 15) if is_ac else (0, symbol)
     entry = length + size | (run + 1) << 4
@@ -190,10 +187,7 @@ def walk_scan(data, size, num_units, blocks, num_blocks, raws, tables, codes):
 
 @inlined
 def _one_symbol(raw, codes, bits, k):
-    """Return the bits that a symbol and its magnitude take, and the index of the next coefficient.
-
-    The index is END + k after an end of block. Return 0, 0 for an illegal symbol.
-    """
+    """Return the bits of a symbol and its magnitude, and the next k (END + k at a block's end); or 0, 0."""
     symbol, length = find_symbol(raw, codes, np.int64(bits >> np.uint64(48)))
     if length == 0:
         return 0, 0

@@ -112,11 +112,7 @@ class Decompressor(_State):
     """State for decoding. More than `MAX_SCANS` scans are an error; so are warnings by default."""
 
     def __init__(self, is_strict: bool = True) -> None:
-        """Allocate the state.
-
-        Args:
-            is_strict: whether warnings are errors.
-        """
+        """Allocate the state; warnings are errors if `is_strict`."""
         super().__init__(_DECOMPRESS)
         self._is_strict = is_strict
         library.tj3Set(self.handle, _STOP_ON_WARNING, int(is_strict))
@@ -173,11 +169,7 @@ class Checker(Decompressor):
     """
 
     def __init__(self, room: Array[c_char]) -> None:
-        """Allocate the state.
-
-        Args:
-            room: memory for the largest image at 1/8 size; used as scratch.
-        """
+        """Allocate the state; `room` is scratch for the largest image at 1/8 size."""
         super().__init__()
         quick.tj3SetScalingFactor(self.handle, ScalingFactor(1, 8))
         self._copy = np.empty(SMALL_BYTES + AHEAD, np.uint8)
@@ -235,7 +227,7 @@ def check_jpeg(data: bytes) -> None:
 
 
 def factor_leaving(height: int, width: int, to_height: int, to_width: int) -> int:
-    """Return the largest `factor` of `Decompressor.decode` that leaves at least to_height and to_width."""
+    """Return the largest `factor` of `Decompressor.decode` that leaves to_height x to_width or more."""
     factor = 8
     while factor > 1 and (height < factor * to_height or width < factor * to_width):
         factor //= 2

@@ -145,11 +145,9 @@ def shrink_planes(
     """Resize some planes as Pillow does with its Hamming filter, but round only once.
 
     Args:
-        out: uint8 [>= plan.ends[-1]], out, the results one after the other.
+        out: uint8 [>= plan.ends[-1]], receives the results one after the other.
         data: uint8, holds the sources.
-        places: int64 [P, 2], where each source begins in `data`, and the bytes from one of its rows to the
-        next.
-        plan: plan of P planes.
+        places: int64 [P, 2], where the source of each plane begins, and the bytes from row to row.
         floats: float32 [>= plan.num_floats], scratch.
         sums: uint8 [>= plan.num_bytes], scratch.
     """

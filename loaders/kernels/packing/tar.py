@@ -34,7 +34,7 @@ def add_members(
     """Write `<key>.jpg` and, where there is a label, `<key>.cls` for each image.
 
     Args:
-        out: uint8 [>= members_bound()], out.
+        out: uint8 [>= members_bound()], receives the members.
         data: uint8 [total], the images one after the other.
         starts: int64 [N + 1], where each begins in `data`.
         keys: uint8 [total], the keys in UTF-8.

@@ -204,10 +204,7 @@ def draw_randaugment(
 
 @exact_kernel
 def draw_cutout(seed, epochs, rows, view, operation, p, low, high, resolution, fill, slot, codes, args):
-    """With probability p, draw a square at a uniform centre, clipped at the view's borders.
-
-    Its side is a fraction of the resolution, uniform in [low, high].
-    """
+    """With probability p, draw a square, clipped to the view; its side is a share in [low, high] of R."""
     for i in range(len(rows)):
         u0, u1, u2, u3 = uniform4(seed, epochs[i], rows[i], view, operation, _FIRST)
         if u0 >= p:

@@ -121,7 +121,7 @@ def line_pitch(width: int, taps: int) -> int:
 def _write_tile(source, at, step, count, gain, bias, channels_last, past_caches, out, size, to):
     """Normalise `count` pixels of three channels and write them to the view from pixel `to` on.
 
-    Whole aligned vectors are stored only if every vector of the view is whole and aligned.
+    Unless all vectors are whole and aligned, all are stored by slower instructions.
     """
     r_gain, g_gain, b_gain = splat(gain[0]), splat(gain[1]), splat(gain[2])
     r_bias, g_bias, b_bias = splat(bias[0]), splat(bias[1]), splat(bias[2])

@@ -24,16 +24,13 @@ def rows_kept(taps: int) -> int:
 
 @inlined
 def triangle_weight(x):
-    """Return the weight of the bilinear filter at distance x.
-
-    The unit of x is an output pixel when shrinking, a source pixel when enlarging.
-    """
+    """Return the bilinear filter at distance x, in output pixels when shrinking, else in source pixels."""
     return max(0.0, 1.0 - abs(x))
 
 
 @inlined
 def cubic_weight(x):
-    """Return the weight of the bicubic filter, Keys' cubic with a = -0.5; x as in `triangle_weight`."""
+    """Return the bicubic filter, Keys' cubic with a = -0.5, at distance x as in `triangle_weight`."""
     x = abs(x)
     near = (1.5 * x - 2.5) * x * x + 1.0
     far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0

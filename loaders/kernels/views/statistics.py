@@ -20,7 +20,7 @@ class Stats(NamedTuple):
     mean: NDArray[np.float32]  # [1] mean luma, for CONTRAST
     low: NDArray[np.float32]  # [3], for AUTOCONTRAST
     high: NDArray[np.float32]  # [3]
-    moments: NDArray[np.float64]  # [number, mean, sum of squared deviations; 3] so far, for STANDARDIZE
+    moments: NDArray[np.float64]  # [3, 3] rows: number, mean, sum of squared deviations; for STANDARDIZE
     center: NDArray[np.float32]  # [3] mean, for STANDARDIZE
     spread: NDArray[np.float32]  # [3] standard deviation
     counts: NDArray[np.int64]  # [3, _PARTS, 256], for EQUALIZE; the parts are summed at the end
@@ -116,10 +116,7 @@ def _add_extremes(channel, least, most):
 
 @inlined
 def _add_moments(channel, moments):
-    """Add a tile by the formula of Chan, Golub and LeVeque 1983, whose sums stay small.
-
-    Deviations are taken from the mean of the tile.
-    """
+    """Add a tile by Chan, Golub and LeVeque 1983: the deviations, from the tile's own mean, stay small."""
     total, squares = np.float32(0.0), np.float32(0.0)
     for i in range(len(channel)):
         total += channel[i]
@@ -144,10 +141,7 @@ def _count(channel, counts):
 
 @inlined
 def _fill_table(counts, table):
-    """Fill the table as PIL's equalize does.
-
-    The step leaves out the pixels of the highest value; a channel of a single value stays as it is.
-    """
+    """Fill the table as PIL's equalize does: the step leaves out the pixels of the highest value."""
     total, last = 0, 0
     for value in range(256):
         for part in range(1, _PARTS):

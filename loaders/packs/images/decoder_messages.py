@@ -77,11 +77,7 @@ def decoder_messages() -> Iterator[list[str]]:
 
 @contextmanager
 def stderr_lines(messages: list[str]) -> Iterator[None]:
-    """Collect what C libraries write to standard error inside the block, for one thread at a time.
-
-    Args:
-        messages: list to which the lines are appended.
-    """
+    """Append what C libraries write to standard error in the block to `messages`, one thread at a time."""
     with _stderr_lock:
         try:
             before = os.dup(_STDERR)

@@ -42,8 +42,7 @@ class JpegHeader(NamedTuple):
     """Facts of a JPEG.
 
     Attributes:
-        height: pixels.
-        width: pixels.
+        height, width: pixels.
         num_components: 1, 3 or 4 in a JPEG that can be decoded.
         precision: bits per sample.
         is_plain: whether it is baseline, 8 bit, gray or YCbCr of usual sampling, with its own tables, so that

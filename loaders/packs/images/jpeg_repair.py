@@ -1,9 +1,8 @@
-"""Decode JPEGs that cause a warning, as other readers decode them.
+"""Decode JPEGs that cause warnings as lenient readers do.
 
 A JPEG that Pillow or libjpeg-turbo decodes is kept, unless it has lost pixels: if a file ends within its
 scan, decoders fill the rest with gray. To find how much is lost, the file is decoded twice, with different
-bytes
-appended: the pixels that differ are not determined by the file.
+bytes appended: the pixels that differ are not determined by the file.
 
 Source: ITU-T T.81, annex B (markers) and G (progressive scans).
 """
@@ -78,10 +77,7 @@ def repair_jpeg(data: bytes, complaint: str, max_pixels: int) -> DecodedImage:
 
 
 def lost_share(data: bytes, scans: _Scans, max_pixels: int) -> float:
-    """Return the share of its pixels that a JPEG lacks.
-
-    Return 1 if it has no scan or not all bits of its coefficients, and 0 if libjpeg-turbo refuses it.
-    """
+    """Return the share of pixels that a JPEG has lost; 1 if scans are incomplete, 0 if Pillow must decide."""
     if not scans.num_scans or not scans.is_complete:
         return 1.0
     noise = np.random.Generator(np.random.PCG64(0)).integers(1, 255, (8, 48), np.uint8)
@@ -91,17 +87,17 @@ def lost_share(data: bytes, scans: _Scans, max_pixels: int) -> float:
     try:
         one, other = (decoder.decode(kept + end, max_pixels=max_pixels) for end in (_END, tail + _END))
     except ValueError:
-        return 0.0  # Pillow then decides
+        return 0.0  # libjpeg-turbo refuses it, so Pillow decides
     return _differing_share(one, other)
 
 
 def _entropy_coded(data: bytes, scans: _Scans) -> bytes:
-    """Return a JPEG up to the end of its last scan, without trailing 0xFF bytes, which need a second byte."""
+    """Return a JPEG up to the end of its last scan, without 0xFF bytes whose second byte is missing."""
     return data[: scans.stop].rstrip(b"\xff")
 
 
 def _differing_share(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    """Return the share of the pixels that do not precede, in scan order, the first unit that differs."""
+    """Return the share of the pixels from the first unit that differs to the end, in scan order."""
     differ = (one != other).any(axis=2)
     rows = np.flatnonzero(differ.any(axis=1))
     if not len(rows):
@@ -147,7 +143,7 @@ def find_scans(data: bytes) -> _Scans:
 
 
 def _note_bits(heading: bytes, bits_left: dict[int, NDArray[np.int64]]) -> None:
-    """Store per component how many low bits its coefficients lack after a scan: int64 [64]."""
+    """Record how many low bits each coefficient lacks after a scan: int64 [64] per component."""
     count = heading[0] if heading else 0
     if len(heading) < 4 + 2 * count:
         return

@@ -56,7 +56,6 @@ class DecodedImage(NamedTuple):
         is_rotated: whether the file says that the image is not stored upright.
         is_converted: whether the file is anything but a JPEG that Pillow opens as gray or RGB.
         num_frames: number of frames of an animation, of which the first is decoded.
-        messages: warnings of the decoder.
     """
 
     pixels: NDArray[np.uint8]

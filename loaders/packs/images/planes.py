@@ -30,7 +30,7 @@ from loaders.kernels.jpeg.turbojpeg import quick as _quick
 from loaders.kernels.packing.shrink import MIN_ROW_BYTES, Plane, ShrinkPlan, Side, plan_shrinking
 from loaders.kernels.packing.shrink import shrink_planes as resize_planes
 
-_QUALITY = 3  # number of the parameter
+_QUALITY = 3  # the library's number of this parameter
 # Pixels per chroma value, down and across, by the library's number of a subsampling.
 _SHARED = {0: (1, 1), 1: (1, 2), 2: (2, 2), 4: (2, 1)}
 _KEPT_VALUES = 16 << 20

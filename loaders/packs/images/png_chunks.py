@@ -32,7 +32,7 @@ def ends(data: bytes) -> bool:
 
 
 def without_texts(data: bytes) -> bytes:
-    """Return a PNG without its text and colour-profile chunks, up to a chunk that is cut off."""
+    """Return a PNG without text and colour-profile chunks; leave all from a cut-off chunk on as it is."""
     position, end = len(SIGNATURE), len(data)
     pieces, first = [], 0
     while position + _FRAME_BYTES <= end:

@@ -72,10 +72,7 @@ def write_class_names(folder: Path, names: tuple[str, ...]) -> None:
 
 
 def class_names(given: Sequence[str]) -> tuple[str, ...]:
-    """Return class names that are given one by one, or in a text file with one name per line.
-
-    Args:
-        given: two names or more, or only the path of the file.
+    """Return class names from two or more names, or from the path of a text file with one name per line.
 
     Raises:
         UserError: no such file, fewer than two names, an empty name, or a name that comes twice.

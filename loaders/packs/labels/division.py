@@ -18,9 +18,7 @@ class Division(NamedTuple):
     """How one source becomes several splits.
 
     Attributes:
-        names: names of the splits.
         shares: share of every class that each split gets; they sum to 1.
-        seed: seed for the choice of images.
         near: whether images that look the same also stay in one split.
     """
 
@@ -40,7 +38,6 @@ def parse_shares(text: str, num_parts: int, what: str) -> tuple[float, ...]:
 
     Args:
         text: numbers between 0 and 1, separated by commas.
-        num_parts: number of parts.
         what: begins the error message.
 
     Raises:
@@ -95,7 +92,7 @@ def divide(
 ) -> NDArray[np.int64]:
     """Assign each image to a part, depending on contents, labels, shares and seed, but not on file names.
 
-    A group goes to one part as a whole, and counts as of the class of its first image. The groups of a class
+    A group goes to one part as a whole and belongs to the class of its first image. The groups of a class
     are taken from large to small, those of equal size in the order of their hashes; each goes to the part
     that lacks most images of its share. If a class has at least as many groups as there are parts, every part
     gets one or more; otherwise the parts with the largest shares get one each.
@@ -170,8 +167,6 @@ def scarce_note(
     Args:
         labels: int64 [N], indices into `classes`, -1 for images without a label.
         parts: int64 [N], as returned by `divide`.
-        names: names of the parts.
-        classes: names of the classes.
     """
     known = labels >= 0
     counts = np.zeros((len(classes), len(names)), np.int64)

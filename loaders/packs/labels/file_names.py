@@ -73,11 +73,7 @@ class RowNames:
 
 
 def _common(key: list[str], name: list[str]) -> int:
-    """Return how many parts of a name match a key: all if the key ends with the name.
-
-    If the name ends with the key's path (the key without its split), count the parts of the path; else return
-    0.
-    """
+    """Return the length of `name` if `key` ends with it, or of the key's path if `name` ends with that."""
     path = key[1:]
     if key[-len(name) :] == name:
         return len(name)

@@ -115,7 +115,6 @@ def new_class_names(path: Path, known: Sequence[str]) -> tuple[str, ...]:
 
     Args:
         path: a list as in `read_label_file`; an array holds no names.
-        known: names of the present classes.
     """
     if path.suffix.lower() not in LIST_SUFFIXES or not path.is_file():
         return ()

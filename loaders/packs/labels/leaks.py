@@ -23,7 +23,6 @@ class Leak:
     """The rows and copies that a set of images shares with a split.
 
     Attributes:
-        split: name of the split.
         num_images: number of images looked up.
         num_rows: how many of the images are rows of the split.
         num_copies: how many of the others have the content of an image of the split.
@@ -59,7 +58,7 @@ class _Contents:
         self._seen[hashes[:, 0] & self._mask] = True
 
     def hold(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Tell for each of the hashes, uint64 [K, 2], whether the split holds it: bool [K]."""
+        """Return bool [K], whether the split has an image with each of the hashes, uint64 [K, 2]."""
         found: NDArray[np.bool_] = self._seen[hashes[:, 0] & self._mask]
         maybe = np.flatnonzero(found)
         place = np.searchsorted(self._sorted[:, 0], hashes[maybe, 0])
@@ -72,9 +71,7 @@ def shared_rows(pack: Pack, rows: Rows, split: Split) -> tuple[NDArray[np.bool_]
     """Find out which rows of a pack a split, of this pack or of another, also holds.
 
     Args:
-        pack: the pack of the rows.
-        rows: int64 [K].
-        split: the split in which they are looked up.
+        rows: int64 [K], rows of `pack`.
 
     Returns:
         bool [K], whether a row belongs to the split; bool [K], whether it does not, but has the content of an

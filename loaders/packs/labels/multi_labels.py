@@ -78,9 +78,7 @@ def write_multi_labels(
     """Write the table of a pack.
 
     Args:
-        target: folder of the pack.
         given: rows in increasing order, each with the label text from its source, see `names_of`.
-        classes: names of the pack's classes.
         base: labels of the pack to which rows are appended; they come before `given`.
     """
     import pyarrow as pa

@@ -104,7 +104,6 @@ class LabelTable:
         Args:
             row: whole numbers [M], in any order, none twice.
             label: whole numbers [M].
-            num_classes: number of the pack's classes.
             confidence: numbers [M], or one number for all rows; rounded to float32.
             source: who gave the labels.
             cycle: round in which the labels were given, at most `MAX_CYCLE`.

@@ -60,11 +60,9 @@ class Division:
     """The labels of a run, divided.
 
     Attributes:
-        training: labels to train on.
         validation: labels to measure on while training; None if the run is not validated.
         set_aside: whether the validation labels were taken from the training labels. If so, their images and
-            copies of these are not trained on without labels either, and the run folder keeps a table of
-            them.
+            copies of these are not trained on without labels either, and the run folder keeps their table.
         said: text that says where the validation labels come from.
         leaks: descriptions of images that are both trained on and measured on, if that is allowed.
     """
@@ -81,7 +79,6 @@ def divide_labels(pack: Pack, labels: LabelTable, fields: ValidationFields) -> D
 
     Args:
         labels: all labels that may be trained on.
-        fields: options of the run.
 
     Raises:
         UserError: a class would have no label left to train on, the validation split has no labels, images
