@@ -118,7 +118,7 @@ def first_use(*names: str) -> Iterator[None]:
     marks = {name: FOLDER / f"{name.replace(' ', '-')}.done" for name in names}
     with ExitStack() as stack:
         if not all(mark.exists() for mark in marks.values()):
-            with suppress(UserError, OSError):  # no locks on this file system: each compiles for itself
+            with suppress(UserError, OSError):  # no locks on this file system: each process compiles
                 stack.enter_context(locked(FOLDER / "lock"))
             if missing := [name for name, mark in marks.items() if not mark.exists()]:
                 _tell(missing, "once for this machine")

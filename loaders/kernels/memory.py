@@ -27,7 +27,7 @@ def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a read-only view of an array; numba would compile kernels separately for writeable arrays."""
+    """Return a read-only view of an array, since numba compiles kernels anew for writeable arrays."""
     array = array.view()
     array.flags.writeable = False
     return array

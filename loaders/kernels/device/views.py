@@ -1,8 +1,8 @@
 """Draw views on a device: two launches that resample, and one for each operation that needs the whole view.
 
-This is the counterpart of `loaders.kernels.views`, with the same arithmetic. `across` resamples the image's
-rows. `down` resamples the columns of the result and applies the pointwise operations that follow. Each launch
-of `advance` begins with an operation that needs statistics of the view or other pixels than its own, and
+This is the counterpart of `loaders.kernels.views`, with the same arithmetic. `across` resamples the image
+horizontally. `down` resamples the result vertically and applies the pointwise operations that follow. Each
+launch of `advance` begins with an operation that needs statistics of the view or other pixels than its own, and
 stops before the next such operation; a blur takes two launches. The host plans where each launch begins and
 ends: `launch.plan`.
 
@@ -58,7 +58,7 @@ def across(
     address, sizes, box, window, shift, flip, rows, place, half, R,
     INTERLEAVED: tl.constexpr, CUBIC: tl.constexpr, ROUNDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Resample the rows of the images that a view needs.
+    """Resample horizontally the rows of each image that its view needs.
 
     Args:
         address: int64 [B], where each image begins: uint8 planes [3, H, W], or [H, W, 3] if INTERLEAVED.
@@ -97,7 +97,7 @@ def down(
     R, pixel_step, channel_step, CUBIC: tl.constexpr, ROUNDED: tl.constexpr, EQUALIZES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Resample the columns of `half` and apply the first operations; see `across` and the module's text."""
+    """Resample `half` vertically and apply the first operations; arguments as in `across` and the module."""
     v = tl.program_id(0)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     m = i < R * R
@@ -233,7 +233,7 @@ def _store_moments(part, channel, m):
 
 @_jit
 def _three(at, plane, m):
-    """Return three channels, given pointers to the first."""
+    """Load three channels that lie `plane` elements apart, given pointers to the first."""
     return (
         tl.load(at, mask=m, other=0.0),
         tl.load(at + plane, mask=m, other=0.0),

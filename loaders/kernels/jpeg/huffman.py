@@ -187,7 +187,7 @@ def walk_scan(data, size, num_units, blocks, num_blocks, raws, tables, codes):
 
 @inlined
 def _one_symbol(raw, codes, bits, k):
-    """Return the bits of a symbol and its magnitude, and the next k (END + k at a block's end); or 0, 0."""
+    """Return the bits of a symbol with its magnitude and the next k (END + k: block ends); 0, 0 if bad."""
     symbol, length = find_symbol(raw, codes, np.int64(bits >> np.uint64(48)))
     if length == 0:
         return 0, 0

@@ -243,9 +243,10 @@ def _folded(builder: Any, count: Any, start: Any, step: Callable[[Any, Any], Any
 
 
 def _blend(source: Any, lanes: int, rounds: bool) -> Any:
-    """Return an operation that writes sum(weights[k] * source[at + k * step :]) to out[to : to + lanes].
+    """Return an operation that writes a weighted sum of vectors to out[to : to + lanes].
 
-    Its arguments are out, to, source, at, step, weights, first and count.
+    The sum is that of weights[first + k] * source[at + k * step :] over k < count. The arguments of the
+    operation are out, to, source, at, step, weights, first and count.
     """
     vector = ir.VectorType(_F32, lanes)
     ints = ir.VectorType(ir.IntType(32), lanes)

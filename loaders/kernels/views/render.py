@@ -46,8 +46,8 @@ from loaders.kernels.views.streaming import streaming_pays
 
 TILE_PIXELS = 1536  # three float32 planes of this size fill less than half of a 48 KiB first-level cache
 MAX_RADIUS = 64  # blur radius of the largest sigma that a policy allows, rounded up
-_FINISH = -1  # a traverse ends with the final write, or with an operation, given by its code
-# A traverse makes its tiles by resampling, from the last view, or by an operation, given by its code.
+_FINISH = -1  # what ends a traverse: the final write (-1), or the operation with this code
+# Where a traverse gets its tiles: from resampling, from the last view, or from the operation with this code.
 _RESAMPLE, _AGAIN = -1, -2
 
 
@@ -62,7 +62,7 @@ class Scratch(NamedTuple):
     ring: NDArray[np.float32]  # [S * 3 * P] widened rows
     held: NDArray[np.int32]  # [S] numbers of the rows in `ring`
     axis: NDArray[np.float64]  # [3, P]
-    line: NDArray[np.float32]  # [LINES * 3 * (widest crop + slack)], finite everywhere
+    line: NDArray[np.float32]  # [LINES * 3 * (widest crop + slack)], finite, since weights of 0 meet all
     columns: NDArray[np.float32]  # [LINES * 3 * (widest crop + slack)], the same transposed
     sums: NDArray[np.float32]  # [3 * LINES * LANES]
     sums_of_bytes: NDArray[np.int32]  # [R] or more

@@ -2,7 +2,7 @@
 
 Weights are whole multiples of 2^-22, the horizontal pass comes first, and each of the two passes rounds to
 whole bytes (Pillow, src/libImaging/Resample.c). Pillow 13 starts with the vertical pass if an image is more
-than twice as high as wide; only there its results differ.
+than twice as high as wide; its results differ only there.
 """
 
 from __future__ import annotations

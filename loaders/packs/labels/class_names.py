@@ -72,7 +72,7 @@ def write_class_names(folder: Path, names: tuple[str, ...]) -> None:
 
 
 def class_names(given: Sequence[str]) -> tuple[str, ...]:
-    """Return class names from two or more names, or from the path of a text file with one name per line.
+    """Return the class names in `given`: two or more names, or the path of a text file with one per line.
 
     Raises:
         UserError: no such file, fewer than two names, an empty name, or a name that comes twice.

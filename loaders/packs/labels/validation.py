@@ -44,7 +44,7 @@ class ValidationFields(Protocol):
 
     @property
     def init(self) -> Path | None:
-        """Folder of the run from which the weights come."""
+        """Run, or other start, from which the weights come; None for random weights."""
 
     @property
     def validation_split(self) -> str | None:
@@ -173,7 +173,7 @@ def _split(pack: Pack, labels: LabelTable, name: str, fields: ValidationFields) 
 
 
 def _tested(pack: Pack, held: LabelTable, fields: ValidationFields) -> Leak | None:
-    """Return what validation images share with the test split; its accuracy would then be too high."""
+    """Return what validation images share with the test split, whose accuracy would be overestimated."""
     return find_leak(pack, held.row, pack.split(fields.test_split)) if fields.test_split else None
 
 
