@@ -2,9 +2,9 @@
 
 This is the counterpart of `loaders.kernels.views`, with the same arithmetic. `across` resamples the image
 horizontally. `down` resamples the result vertically and applies the pointwise operations that follow. Each
-launch of `advance` begins with an operation that needs statistics of the view or other pixels than its own, and
-stops before the next such operation; a blur takes two launches. The host plans where each launch begins and
-ends: `launch.plan`.
+launch of `advance` begins with an operation that needs statistics of the view or other pixels than its own,
+and stops before the next such operation; a blur takes two launches. The host plans where each launch begins
+and ends: `launch.plan`.
 
 A program processes a block of one view's pixels. Statistics are summed within each block, and the sums of the
 blocks are added in a fixed order, so a view does not depend on which program ends first.
