@@ -22,12 +22,14 @@ END = 128  # the end-of-block symbol advances by this many coefficients
 # In a DC table, and in an AC table if a magnitude does not fit into the look-up: 0 (8), bits taken (8), bits
 # of the magnitude (8), advance (8).
 # Otherwise in an AC table: bits taken by both symbols (8), by the first (8), advance by the first (8), by
-# both (8), value of the first (16), of the second (16); if only one symbol fits, the fields of both describe
-# it. An entry of 0 stands for a code that is longer than the look-up, or for no code.
+# both (8), value of the first (16), of the second (16); if only one symbol fits, the fields of both hold it.
+# An entry of 0 stands for a code that is longer than the look-up, or for no code.
 # Offsets in `codes`, for code lengths 1 to 16: the last code (-1: none); what to add to a code to get the
 # index of its symbol.
 _LAST, _PLACE = 0, 17
-_MOST = 8191  # a larger mean comes from damage, and libjpeg-turbo's sums overflow differently there
+# Largest dequantised mean of a block. Only damage exceeds it, and libjpeg-turbo's sums then overflow
+# differently.
+_MOST = 8191
 _BEHIND = 2 * END  # positions past the end of a block that an advance can reach
 # Row-major position in a block of each coefficient of the zigzag order; coefficients past its end share one
 # unused position.

@@ -17,8 +17,8 @@ ROWS = 1 << PEEK_BITS
 # Bytes past the end of a scan that may be read if the scan is cut off: a block takes at most 64 symbols of 31
 # bits, which are 248 bytes; the rest allows reading whole words.
 SLACK = 288
-# A table entry: bits taken (4 bits), coefficients covered (8 bits from bit 4), end of block (bit 15). Entry
-# 0: the bits hold no whole symbol, or an illegal one.
+# A table entry: bits taken (4 bits), coefficients covered (8 bits from bit 4), end of block (bit 15). It is 0
+# if the index holds no whole symbol, or an illegal one.
 END = 1 << 11  # the end-of-block bit, in an entry shifted right by 4
 # Offsets in `codes`, for code lengths 1 to 16: the last code (-1: none); what to add to a code to get the
 # index of its symbol.

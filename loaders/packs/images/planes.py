@@ -169,7 +169,7 @@ def _plan(height: int, width: int, shared: tuple[int, int], to_height: int, to_w
     half = _SHARED[HALF_COLOURS]
     planes = []
     for plane in range(3):
-        # Pixels per value of this plane, down and across, before and after.
+        # Pixels per value of this plane, down and across, before and after shrinking.
         own = (shared, half) if plane else ((1, 1), (1, 1))
         rows, columns = (
             Side(

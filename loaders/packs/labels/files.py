@@ -146,7 +146,7 @@ def _label_number(path: Path, cell: Any, number_of: dict[str, int], is_name: boo
     text = number_text(cell).strip()
     if text == "":
         return -1
-    # In a column of names "7" is the class with that name; in any other column it is class number 7.
+    # In a column of names, "7" is the class with that name; in any other column it is class number 7.
     for name in (str(cell), text) if is_name else ():
         if name in number_of:
             return number_of[name]
