@@ -25,12 +25,12 @@ NUM_BINS = 15  # bins of the calibration, as in Guo et al. 2017
 
 @dataclass(frozen=True)
 class Reliability:
-    """Confidence beside accuracy, by bins of equal width of the confidence.
+    """Mean confidence and accuracy of images in bins of confidence; the bins have equal width.
 
     Attributes:
-        confidence: mean confidence of each bin that holds an image.
-        accuracy: share of its images that are classified correctly.
-        count: number of its images.
+        confidence: mean confidence in each bin that holds an image.
+        accuracy: share of the bin's images that are classified correctly.
+        count: number of the bin's images.
     """
 
     confidence: NDArray[np.float64]
@@ -39,24 +39,27 @@ class Reliability:
 
     @property
     def error(self) -> float:
-        """Expected difference of confidence and accuracy (Guo et al. 2017, equation 3)."""
+        """Expected calibration error: the mean of |confidence - accuracy| over the bins, weighted by images.
+
+        Source: Guo et al. 2017, equation 3.
+        """
         return float(np.average(abs(self.confidence - self.accuracy), weights=self.count))
 
 
 @dataclass(frozen=True)
 class ClassificationReport:
-    """Figures over the labelled images; accuracies are shares in [0, 1].
+    """Measures of a classifier on labelled images; accuracies are shares in [0, 1].
 
     Attributes:
         num_images: labelled images.
         top1: share of images whose most probable class is right.
         top5: share of images whose class is among the five most probable (or all, if there are fewer).
-        mean_class_top1: mean over the classes that occur.
-        calibration_error: expected difference of confidence and accuracy, 15 bins (Guo et al. 2017).
+        mean_class_top1: mean of `per_class` over the classes that have images.
+        calibration_error: expected calibration error with 15 bins (Guo et al. 2017).
         log_loss: mean of -log of the right class's probability.
-        per_class: top1 of each class; NaN where no image has it.
-        confusion: int64 [C, C], images of class i called j.
-        reliability: bins behind the calibration error.
+        per_class: float64 [C], top1 among the images of each class; NaN for a class without images.
+        confusion: int64 [C, C], number of images of class i (row) predicted as class j (column).
+        reliability: the bins from which the calibration error is computed.
     """
 
     num_images: int
@@ -70,13 +73,13 @@ class ClassificationReport:
     reliability: Reliability
 
     def figures(self) -> dict[str, Any]:
-        """Return the single figures in JSON types."""
+        """Return the scalar measures in JSON types."""
         names = ("num_images", "top1", "top5", "mean_class_top1", "calibration_error", "log_loss")
         return {name: getattr(self, name) for name in names}
 
 
 def classification_report(probabilities: Tensor, labels: Tensor) -> ClassificationReport:
-    """Measure probabilities against labels.
+    """Compare predicted class probabilities with labels.
 
     Args:
         probabilities: float32 [N, C], rows sum to 1; N of at least 1.
@@ -108,7 +111,7 @@ def classification_report(probabilities: Tensor, labels: Tensor) -> Classificati
 
 
 def reliability(probabilities: Tensor, labels: Tensor) -> Reliability:
-    """Sort images into 15 bins by confidence; empty bins are left out."""
+    """Sort images into 15 bins of confidence, and leave out empty bins."""
     confidence, guess = (t.numpy() for t in probabilities.max(1))
     right = guess == labels.numpy()
     bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
@@ -137,7 +140,8 @@ def draw_reliability(found: Reliability, caption: str = "") -> Picture:
 def cluster_order(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return an order of the classes, int64 [C], in which classes that are often confused are neighbours.
 
-    The order of the leaves of average linkage, by how often two classes are confused.
+    It is the order of the leaves of a clustering by average linkage, in which classes that are often confused
+    are close.
     """
     if len(confusion) < 3:
         return np.arange(len(confusion))
@@ -158,7 +162,7 @@ def cluster_order(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
 def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str], caption: str = "") -> Picture:
     """Draw the share of each class's images (rows) that were predicted as each class (columns).
 
-    If there are more classes than rows, each cell shows the largest share among a few neighbouring classes.
+    With more than 500 classes, each cell shows the largest share among a few neighbouring classes.
     """
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     names = drawn_names(classes if len(classes) <= MOST_NAMED else ())
@@ -175,7 +179,7 @@ def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str], caption
 
         colors = LinearSegmentedColormap.from_list("accent", [palette.card, palette.accent])
         axes = figure.add_subplot(1, 1, 1)
-        # The square root of a share, so that a few images among many show.
+        # Colours follow the square root of a share, so that a few images among many are visible.
         count = len(classes)
         extent = None if names.texts else (0, count, count, 0)  # so that ticks count classes, not cells
         norm = PowerNorm(0.5, 0, 1)

@@ -1,4 +1,4 @@
-"""Whether representations still tell images apart: their spread, and how many directions they use."""
+"""Signs of collapse: the spread of representations, and the number of directions that they use."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEAST_STD, LEAST_RANK = 0.01, 1.5
-"""Below these, features have collapsed: no untrained network comes near them."""
-_MOST_ROWS = 8192  # rows for the singular values; RankMe's authors find that 25,600 are more than enough
+"""Features with a standard deviation or rank below these count as collapsed; even untrained networks have far
+larger ones."""
+_MOST_ROWS = 8192  # used for the singular values; RankMe's authors found 25,600 rows more than enough
 _EPSILON = 1e-7
 
 
 def feature_std(h: Tensor) -> float:
-    """Return the standard deviation of normalised features, relative to that of an even spread.
+    """Return the mean standard deviation of L2-normalised features, times sqrt(D).
 
     Args:
         h: float32 [N, D], at least 2 rows.
 
     Returns:
-        About 1 if directions are spread evenly, 0 if all images have the same direction.
+        About 1 if the directions of the images are spread evenly, 0 if all images have the same direction.
 
     Source: Chen and He 2021, "Exploring Simple Siamese Representation Learning" (arXiv 2011.10566), section
         4.1, whose figure 2 shows the standard deviation beside 1 / sqrt(D).
@@ -28,11 +29,11 @@ def feature_std(h: Tensor) -> float:
 
 
 def effective_rank(h: Tensor) -> float:
-    """Return the exponential of the entropy of the singular values, as shares of their sum.
+    """Return the exponential of the entropy of the singular values, each divided by their sum.
 
     Args:
-        h: float32 [N, D], not centred. Of more than 8,192 rows, 8,192 evenly spaced ones are used: the rows
-            of a pack come class by class.
+        h: float32 [N, D], not centred. Of more than 8,192 rows, 8,192 evenly spaced ones are used, so that
+            all classes occur even if the rows are sorted by class.
 
     Returns:
         A value from 1 (a single direction) to min(N, D); 0 if all features are 0.
@@ -47,7 +48,7 @@ def effective_rank(h: Tensor) -> float:
 
 
 def spaced(count: int, most: int) -> Tensor:
-    """Return up to `most` positions of [0, count), evenly spaced, int64."""
+    """Return up to `most` evenly spaced positions in [0, count), int64."""
     return torch.linspace(0, max(0, count - 1), min(count, most), dtype=torch.float64).round().long()
 
 

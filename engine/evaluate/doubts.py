@@ -1,7 +1,7 @@
-"""Labels that the neighbours of an image doubt, and images that are unlike every class, on frozen features.
+"""Doubtful labels, and images that are unlike every class, found by the similarity of frozen features.
 
-Both compare labelled images with each other first, each without itself, so that what is usual in a pack, and
-in a class, decides what stands out; no threshold is of one network.
+A labelled image is compared with the other labelled images, never with itself. An image counts as unlike a
+class by comparison with how similar the class's own images are, so no threshold depends on the network.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from torch import Tensor
 from engine.evaluate.collapse import spaced
 from engine.evaluate.knn import nearest
 
-MOST_COMPARED, MOST_JUDGED = 60_000, 20_000  # evenly spaced where there are more; half a minute of two cores
-USUAL = 0.95  # share of the images of a class that have another image of the class this near
+# Of more images, evenly spaced ones are used; this many take half a minute on two cores.
+MOST_COMPARED, MOST_JUDGED = 60_000, 20_000
+USUAL = 0.95  # share of a class's images that are within the similarity that counts as usual for it
 _NEIGHBOURS, _TEMPERATURE = 10, 0.07  # temperature as in `engine.evaluate.knn`
-_LEAST_LEAD = 0.5  # share of the vote by which another class has to be ahead
-_CHUNK_SIZE = 512  # x 60,000 x 4 bytes
-_NOTHING = -2.0  # below every cosine
+_LEAST_LEAD = 0.5  # share of the vote by which another class must lead
+_CHUNK_SIZE = 512  # queries at once; their similarities to 60,000 images take 123 MB
+_NOTHING = -2.0  # similarity to no image; below every cosine
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,10 @@ class Doubts:
     """Labelled images whose neighbours vote for another class, the most doubtful first.
 
     Attributes:
-        place: int64 [D], positions among the images that were given.
-        guess: int64 [D], class of most votes.
-        share: float32 [D], its share of the vote.
-        num_judged: images that were judged.
+        place: int64 [D], positions among the given images.
+        guess: int64 [D], the class with the largest share of the vote.
+        share: float32 [D], that share.
+        num_judged: number of images that were judged.
     """
 
     place: NDArray[np.int64]
@@ -45,11 +46,11 @@ class Doubts:
 
 @dataclass(frozen=True)
 class Unlike:
-    """Images that are less like every class than `USUAL` of its own images are, the farthest first.
+    """Images that are unlike every class, the least similar first; see `unlike_every_class`.
 
     Attributes:
-        place: int64 [U], positions among the images that were given.
-        num_judged: images that were judged.
+        place: int64 [U], positions among the given images.
+        num_judged: number of images that were judged.
     """
 
     place: NDArray[np.int64]
@@ -58,15 +59,14 @@ class Unlike:
 
 @torch.inference_mode()
 def doubted_labels(h: Tensor, labels: Tensor, num_classes: int) -> Doubts:
-    """Let the ten most similar other images vote for the class of each labelled image.
+    """Find the labels that the ten most similar other images outvote.
 
-    A label is doubted where another class is ahead of it by half of the vote, weighted as in `knn_scores`.
-    Copies of an image that bear its label vouch for it.
+    A label is doubtful if another class leads it by at least half of the vote, weighted as in `knn_scores`.
+    Copies of an image vote too, so copies with the same wrong label can hide it.
 
     Args:
         h: float [N, D], such as a memory-mapped float16.
-        labels: int64 [N], in [0, C).
-        num_classes: C.
+        labels: int64 [N], in [0, num_classes).
     """
     bank, judged = spaced(len(h), MOST_COMPARED), spaced(len(h), MOST_JUDGED)
     found: list[list[Tensor]] = [[], [], [], []]  # places, guesses, leads and shares of the vote
@@ -92,16 +92,16 @@ def doubted_labels(h: Tensor, labels: Tensor, num_classes: int) -> Doubts:
 
 @torch.inference_mode()
 def unlike_every_class(h: Tensor, labels: Tensor, num_classes: int, others: Tensor) -> Unlike:
-    """Find images that are far from every class: each class by the similarities among its own images.
+    """Find the images that are unlike every class.
 
-    An image is as like a class as its most similar image there. It is far from a class if it is less like it
-    than `USUAL` of the images of that class are, each without itself.
+    The similarity of an image to a class is the cosine to the most similar image of that class. An image is
+    unlike a class if its similarity is below that of 95 % (`USUAL`) of the class's own images, each of which
+    is compared with the others of the class.
 
     Args:
-        h: float [N, D], of labelled images.
-        labels: int64 [N], in [0, C).
-        num_classes: C.
-        others: float [M, D], of the images to judge.
+        h: float [N, D], features of labelled images.
+        labels: int64 [N], in [0, num_classes).
+        others: float [M, D], features of the images to judge.
     """
     bank, judged = spaced(len(h), MOST_COMPARED), spaced(len(others), MOST_JUDGED)
     if len(bank) < 2 or not len(judged):
@@ -120,7 +120,7 @@ def unlike_every_class(h: Tensor, labels: Tensor, num_classes: int, others: Tens
         usual[label] = among.quantile(1 - USUAL) if len(among) else torch.nan
     if bool(usual.isnan().all()):
         return Unlike(np.zeros(0, np.int64), 0)
-    usual = usual.nan_to_num(float(usual.nan_to_num(1.0).min()))  # a class of one image: as wide as any
+    usual = usual.nan_to_num(float(usual.nan_to_num(1.0).min()))  # one image: the lowest limit of any class
     margins = torch.cat(
         [
             (likeness - usual).max(1).values
@@ -135,7 +135,7 @@ def unlike_every_class(h: Tensor, labels: Tensor, num_classes: int, others: Tens
 def _likeness(
     bank: Tensor, labels: Tensor, num_classes: int, query: Tensor, places: Tensor, without_itself: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield places of queries, int64 [B], and the cosine to the most similar image of each class, [B, C]."""
+    """Yield B of `places`, int64 [B], and the cosine of each to the nearest image of every class, [B, C]."""
     for part in torch.split(places, _CHUNK_SIZE):
         similarity = F.normalize(query[part].float(), dim=1) @ bank.T
         if without_itself:

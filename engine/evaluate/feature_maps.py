@@ -1,4 +1,4 @@
-"""Maps of the last layer of each stage of a network, and how sparse they are."""
+"""The feature map at the end of each stage of a network, and its sparseness."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from engine.evaluate.predict import evaluation_mode
 from loaders.common.errors import UserError
 
-MOST_STAGES = 4  # those behind the stem of a residual network
+MOST_STAGES = 4  # a residual network has four stages behind its stem
 
 
 @dataclass(frozen=True)
 class StageMaps:
-    """What one stage makes of N images.
+    """The maps of N images at the end of one stage.
 
     Attributes:
         stage: name of the module in the network, such as "layer4".
@@ -29,10 +29,12 @@ class StageMaps:
 
     @property
     def sparseness(self) -> float:
-        """Hoyer's measure of the activations of an image, mean over the images.
+        """Hoyer's sparseness of the activations of an image, averaged over the images.
 
-        0 where all are equally large, 1 where a single one is not zero: for the n activations x of an image
-        (sqrt(n) - |x|_1 / |x|_2) / (sqrt(n) - 1). It needs no exact zeros: any activation function will do.
+        For the n activations x of an image, it is (sqrt(n) - |x|_1 / |x|_2) / (sqrt(n) - 1): 0 if all are
+        equally large, 1 if only one is not zero. The measure needs no exact zeros, so it suits any activation
+        function.
+
         Source: Hoyer 2004, "Non-negative Matrix Factorization with Sparseness Constraints", section 3.1.
         """
         flat = self.maps.flatten(1).double()
@@ -43,17 +45,17 @@ class StageMaps:
 
 @torch.inference_mode()
 def stage_maps(network: nn.Module, views: Tensor, most: int = MOST_STAGES) -> list[StageMaps]:
-    """Return the last map of each of the last `most` stages, from the first to the last.
+    """Return the map at the end of each of the last `most` stages, in the order of the network.
 
-    Of a network whose maps are all of one size, such as a ViT's, these are blocks, evenly spaced.
+    If all maps have the same size, as those of a ViT's blocks, `most` evenly spaced stages are taken.
 
     Args:
-        network: what `build_backbone` built; the mode of each of its modules is restored.
+        network: built by `build_backbone`; afterwards each module has its former mode.
         views: float32 [N, 3, H, W], normalised, on the network's device.
-        most: stages at most.
+        most: maximum number of stages.
 
     Raises:
-        UserError: a network that does not tell its stages.
+        UserError: the network does not name its stages.
     """
     with evaluation_mode(network):
         found = _own_stages(network, views) or _timm_stages(network, views)
@@ -70,7 +72,7 @@ def stage_maps(network: nn.Module, views: Tensor, most: int = MOST_STAGES) -> li
 
 
 def _own_stages(network: nn.Module, views: Tensor) -> list[StageMaps]:
-    """Look at the modules that a network of ours names."""
+    """Return the outputs of the modules in `stage_modules`, which networks of this project have."""
     found: list[StageMaps] = []
     hooks = []
 
@@ -89,7 +91,7 @@ def _own_stages(network: nn.Module, views: Tensor) -> list[StageMaps]:
 
 
 def _timm_stages(network: Any, views: Tensor) -> list[StageMaps]:
-    """Ask a network of timm's, by the method that it documents."""
+    """Return the maps of a timm network through `forward_intermediates`, which timm documents."""
     if not hasattr(network, "forward_intermediates"):
         return []
     maps = network.forward_intermediates(views, intermediates_only=True)

@@ -1,12 +1,12 @@
-"""Features of a frozen network, computed once and kept beside a run: a memory-mapped float16 array.
+"""Features of a frozen network, computed once and kept on disk as a memory-mapped float16 array.
 
-FOLDER/<fingerprint>/features.npy   float16 [V, N, D]: V views of N images, in their order
+FOLDER/<fingerprint>/features.npy   float16 [V, N, D]: V views of N images, in the order of the split
                      present.npy    bool [N]: False where an image could not be read
                      rows.npy       int64 [N]: rows of the pack
-                     store.json     what the fingerprint stands for, and how many images are done
+                     store.json     the facts behind the fingerprint, and the number of images done
 
 The fingerprint covers the pack, the rows of the split, every tensor of the network and the views with their
-seed; any change of these makes a new array. A computation that was stopped goes on where it was, on any
+seed; a change in any of them makes a new array. An interrupted computation continues where it stopped, on any
 number of ranks.
 """
 
@@ -41,7 +41,7 @@ from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import Pack, Split
 
 FOLDER = "features"
-_ROWS_PER_MARK = 8192  # rows between two notes of the progress; a kill costs that many
+_ROWS_PER_MARK = 8192  # rows between two records of the progress, the most that a killed process loses
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class FeatureStore:
     """Features of a split on disk.
 
     Attributes:
-        folder: that holds the files.
+        folder: the folder that holds the files.
         h: float16 [V, N, D], memory-mapped; only the parts that are read are in memory.
-        present: bool [N].
+        present: bool [N], False where an image could not be read.
         rows: int64 [N], rows of the pack.
     """
 
@@ -61,14 +61,14 @@ class FeatureStore:
     rows: NDArray[np.int64]
 
     def features(self, labels: NDArray[np.int64], view: int = 0) -> Features:
-        """Return the features of a view of all images that could be read.
+        """Return one view's features of all images that could be read.
 
         Args:
             labels: int64 [N], label of each position of the split; -1 for none.
-            view: which.
+            view: number of the view.
 
         Returns:
-            float16; no copy if every image could be read.
+            Features in float16, not copied if every image could be read.
         """
         h = torch.from_numpy(self.h[view])
         found, rows = torch.from_numpy(labels), torch.from_numpy(self.rows)
@@ -86,20 +86,18 @@ def store_features(
     folder: Path,
     out: Path,
 ) -> FeatureStore:
-    """Return the features of a split, from the disk or computed now; call this on every rank.
+    """Return the features of a split, computed now unless they are on disk; every rank must call this.
 
     Args:
-        network: maps views [B, 3, H, W] to features [B, D], on `device`; it is put into evaluation mode and
-            its modules get their own modes back.
-        loader: this rank's part of the split in evaluation mode, with V views of one size.
-        split: the images.
-        device: where the network is.
+        network: maps views [B, 3, H, W] to features [B, D], on `device`; it runs in evaluation mode, and
+            afterwards each module has its former mode.
+        loader: this rank's share of the split, in evaluation mode, with V views of one size.
         folder: folder for the features of several splits, views and networks, such as RUN/features.
-        out: folder whose `bad_rows.jsonl` names the images that could not be read.
+        out: folder in whose `bad_rows.jsonl` images that cannot be read are recorded.
 
     Raises:
         UserError: features do not fit into float16, another process works on the same array, or the folder
-            cannot be written.
+            cannot be written or is on a full disk.
     """
     facts = _facts(network, loader)
     place = folder / hashlib.sha256(to_json(facts)).hexdigest()[:16]
@@ -114,13 +112,13 @@ def store_features(
 
 
 def _facts(network: nn.Module, loader: EpochLoader) -> dict[str, str]:
-    """Return the facts that decide the features, as short texts."""
+    """Return the facts that determine the features, as short texts."""
     facts = {name: text for name, text in loader.fingerprint.items() if name not in ("batch size", "labels")}
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    layer = getattr(network, "layer", None)  # these facts do not say which part of the weights is used
+    layer = getattr(network, "layer", None)  # the weights are the same for every layer that may be read
     return facts | {"network": digest.hexdigest()} | ({} if layer is None else {"layer": repr(layer)})
 
 
@@ -215,7 +213,7 @@ def _write(store: FeatureStore, h: list[Tensor], batch: Batch, position: NDArray
 
 
 def _mark(store: FeatureStore, rows: int, facts: Mapping[str, Any], device: torch.device | str) -> None:
-    """Note the progress when every rank has written that far."""
+    """Record the progress once every rank has written its features up to `rows`."""
     for array in (store.h, store.present):
         assert isinstance(array, np.memmap)
         array.flush()
@@ -225,15 +223,16 @@ def _mark(store: FeatureStore, rows: int, facts: Mapping[str, Any], device: torc
 
 
 def read_stored(folder: Path, pack: Pack) -> tuple[Tensor, NDArray[np.int64]] | None:
-    """Return what one network left in a folder of the images of a pack; None where it left nothing.
+    """Return the stored features of a pack's images; None if the folder holds none.
+
+    If the folder holds features of several networks, layers or views, those of the most images are returned.
 
     Args:
-        folder: that `store_features` was given, or the run folder that holds it.
-        pack: the pack.
+        folder: the folder that `store_features` was given, or the run folder that contains it.
 
     Returns:
-        float16 [N, D], memory-mapped where one array has them all, and their rows of the pack, int64 [N],
-        increasing.
+        The features of the first view, float16 [N, D], memory-mapped if a single array holds all of them in
+        order, and their rows of the pack, int64 [N], increasing.
     """
     found: dict[tuple[Any, ...], list[FeatureStore]] = {}
     for path in sorted({*folder.glob("*/store.json"), *folder.glob(f"{FOLDER}/*/store.json")}):
@@ -246,7 +245,7 @@ def read_stored(folder: Path, pack: Pack) -> tuple[Tensor, NDArray[np.int64]] | 
                 for name in ("features", "present")
             )
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # of another version, or not finished
+            continue  # written by another version, or not finished
         if facts.get("pack") == pack_fingerprint(pack) and h.shape[1] == len(rows):
             by = tuple(facts.get(name) for name in ("network", "layer", "views"))
             found.setdefault(by, []).append(FeatureStore(place, h, present, rows))
@@ -262,7 +261,7 @@ def read_stored(folder: Path, pack: Pack) -> tuple[Tensor, NDArray[np.int64]] | 
 
 
 Make = Callable[[Split], EpochLoader]
-"""Builds this rank's loader of some images, in their order."""
+"""Function that builds this rank's loader of a split, in the order of the split."""
 
 
 def features_of(
@@ -277,13 +276,8 @@ def features_of(
     """Return the features of the first view of a split; see `store_features`.
 
     Args:
-        network: see `store_features`.
-        split: the images.
-        make: builds the loader; it is closed afterwards.
-        device: where the network is.
-        folder: see `store_features`.
-        out: see `store_features`.
-        labels: int64 [N], labels of its positions; the true labels by default.
+        make: builds the loader, which is closed afterwards.
+        labels: int64 [N], label of each position of the split; the true labels by default.
     """
     loader = make(split)
     try:

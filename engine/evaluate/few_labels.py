@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 RESULTS_NAME = "few_labels.json"
 SCRATCH = "scratch"
 OF_A_START = ("fine_tune", "frozen", "two_stage", "knn", "probe", "pseudo")
-"""Methods of recipes/transfer.py and tools/few_labels.py, which begin with a start."""
+"""Methods of recipes/transfer.py and tools/few_labels.py, which can begin with pre-trained weights."""
 
 
 @dataclass(frozen=True)
 class FewLabelResult:
-    """One fine-tuned network.
+    """The result of one network that was trained with few labels.
 
     Attributes:
-        init: run folder with the backbone that it started from, or "scratch".
+        init: run folder whose backbone the network started from, or "scratch".
         labels_per_class: labels of each class that it learned from.
-        seed: seed of the choice of labels, of new weights, of order and views.
+        seed: seed of the choice of labels, of new weights, and of the order and views of images.
         top1: share of test images classified correctly.
-        num_test: test images.
+        num_test: number of test images.
         steps: optimizer steps.
-        top5: share with the label among the five most probable classes; None in older files.
+        top5: share of test images whose label is among the five most probable classes; None in older files.
         method: fine_tune, frozen, two_stage, knn, or the recipe that trained it.
         validation_top1: share of validation images classified correctly; None if there were none.
-        start_top1: share of test images that the linear probe of its start classified correctly, where the
-            network began with it; it decided nothing. None elsewhere.
-        folder: folder of the classifier, below that of the results; "" where there is none.
+        start_top1: test accuracy of the linear probe with which the network started; it is only recorded.
+            None if the network did not start with a probe.
+        folder: folder of the classifier, relative to that of the results; "" if no classifier was kept.
     """
 
     init: str
@@ -55,20 +55,18 @@ class FewLabelResult:
 
     @property
     def is_pretrained(self) -> bool:
-        """Whether `init` is a start; a sweep writes the name of a method there that may have none."""
+        """Whether `init` names pre-trained weights; a sweep may put the name of a method there instead."""
         return self.init != SCRATCH and self.method in OF_A_START
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The runs of one way to start with one number of labels.
+    """The mean result of the runs with the same start and the same number of labels.
 
     Attributes:
-        init: see `FewLabelResult`.
-        labels_per_class: see `FewLabelResult`.
         mean: mean of top1 over seeds.
-        spread: sample standard deviation over seeds; 0 for one seed.
-        num_seeds: number of runs.
+        spread: sample standard deviation of top1 over seeds; 0 for one seed.
+        num_seeds: number of runs, one per seed.
         mean_top5: mean of top5 over seeds; None if a run did not measure it.
         spread_top5: sample standard deviation of top5 over seeds.
     """
@@ -83,12 +81,12 @@ class Summary:
 
     @property
     def text(self) -> str:
-        """The accuracy in per cent, such as "93.1 ± 0.8"; without a spread if there was one seed."""
+        """The accuracy in per cent, such as "93.1 ± 0.8", or "93.1" if there was one seed."""
         return _in_percent(self.mean, self.spread, self.num_seeds)
 
     @property
     def text_top5(self) -> str:
-        """The top-5 accuracy in the same form; empty if it was not measured."""
+        """The top-5 accuracy in the form of `text`; empty if it was not measured."""
         if self.mean_top5 is None or self.spread_top5 is None:
             return ""
         return _in_percent(self.mean_top5, self.spread_top5, self.num_seeds)
@@ -99,7 +97,7 @@ def _in_percent(mean: float, spread: float, num_seeds: int) -> str:
 
 
 def summarise(results: Iterable[FewLabelResult]) -> list[Summary]:
-    """Return one summary per (init, labels per class): from scratch last, labels increasing."""
+    """Return one summary per pair of init and labels per class, sorted by both, with "scratch" last."""
     groups: dict[tuple[bool, str, int], list[FewLabelResult]] = {}
     for result in results:
         key = (result.init == SCRATCH, result.init, result.labels_per_class)
@@ -115,7 +113,7 @@ def _summarise(init: str, labels_per_class: int, runs: Sequence[FewLabelResult])
 
 
 def by_start(summaries: Iterable[Summary]) -> dict[str, dict[int, Summary]]:
-    """Return the summaries of each way to start by the number of labels, both in the order given."""
+    """Group summaries by init, then by labels per class; both keep the order given."""
     found: dict[str, dict[int, Summary]] = {}
     for summary in summaries:
         found.setdefault(summary.init, {})[summary.labels_per_class] = summary
@@ -123,7 +121,7 @@ def by_start(summaries: Iterable[Summary]) -> dict[str, dict[int, Summary]]:
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and the sample standard deviation; 0 for one value."""
+    """Return the mean and the sample standard deviation, which is 0 for one value."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
@@ -136,10 +134,10 @@ def write_results(out: Path, results: Sequence[FewLabelResult], config: Mapping[
 
 
 def read_results(out: Path) -> tuple[list[FewLabelResult], dict[str, Any]]:
-    """Read what `write_results` wrote: the results and the configuration.
+    """Read the results and the configuration that `write_results` wrote.
 
     Raises:
-        UserError: no such file, or not one of ours.
+        UserError: the file does not exist, or is not a list of results.
     """
     path = out / RESULTS_NAME
     try:
@@ -154,13 +152,10 @@ def read_results(out: Path) -> tuple[list[FewLabelResult], dict[str, Any]]:
 
 
 def next_step(out: Path, results: Sequence[FewLabelResult]) -> str:
-    """Say where the classifiers lie, and the command that uses one; the test images do not choose which.
+    """Return a text that says where the classifiers are, and a command that uses one of them.
 
-    It is of the most labels; of several, the best by validation images, or else the first.
-
-    Args:
-        out: folder of the results.
-        results: all results, in the order in which they came.
+    The command uses a classifier trained with the most labels: of several, the one with the highest
+    validation accuracy, or the first if none was measured. Test accuracy plays no part.
     """
     left = [result for result in results if result.folder]
     if not left:
@@ -174,7 +169,7 @@ def next_step(out: Path, results: Sequence[FewLabelResult]) -> str:
 
 
 def results_table(results: Sequence[FewLabelResult], heading: str = "start") -> Table:
-    """Return accuracies in per cent for a screen: a row per way to start, a column per number of labels."""
+    """Return a table of accuracies in per cent: a row per start, a column per number of labels."""
     from rich.table import Table
 
     summaries = summarise(results)

@@ -1,8 +1,8 @@
-"""A search over learning rates: the pairs to try, their results, and a picture of these.
+"""A grid search over learning rates: the settings to try, their results, and heat maps of the results.
 
-Source: Zhou, Wan, Li 2021, section 4.3 and table 5: fifteen pairs of six rates, with the backbone's rate
-below the classifier's, with and without weight decay, and the pair that the report chose, the largest rate
-for both.
+Source: Zhou, Wan, Li 2021, section 4.3 and table 5: the fifteen pairs of six rates in which the backbone's
+rate is below the classifier's, and the pair that the report chose, the largest rate for both; each with and
+without weight decay.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from loaders.common.errors import UserError
 from loaders.common.files import csv_text, to_json, write_atomic
 
 RATES = (0.001, 0.003, 0.005, 0.01, 0.03, 0.05)
-"""Rates of the report's table 5."""
+"""Learning rates of the report's table 5."""
 WEIGHT_DECAYS = (0.0, 1.5e-6)
-"""The report prints "1.5", which would shrink weights by 7.5 % a step; Barlow Twins' usual one is 1.5e-6."""
+"""The report prints "1.5", which at a rate of 0.05 would shrink weights by 7.5 % a step; 1.5e-6 is usual for
+Barlow Twins."""
 
 
 @dataclass(frozen=True, order=True)
 class Setting:
-    """One cell of the grid: the setting to try."""
+    """The hyperparameters of one cell of the grid."""
 
     weight_decay: float
     lr_backbone: float
@@ -37,20 +38,19 @@ class Setting:
 
     @property
     def folder(self) -> str:
-        """Name of the folder of its runs."""
+        """Name of the folder that holds the runs with this setting."""
         return f"lr-{self.lr_backbone:g}-{self.lr_classifier:g}-decay-{self.weight_decay:g}"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the grid: its result.
+    """The result of one cell of the grid.
 
     Attributes:
-        setting: the setting.
-        mean: validation accuracy in [0, 1] over seeds.
-        spread: sample standard deviation over seeds; 0 for one.
-        test_mean: mean test accuracy over seeds; choose no setting by it.
-        num_seeds: runs.
+        mean: mean validation accuracy over seeds, in [0, 1].
+        spread: sample standard deviation of the validation accuracy over seeds; 0 for one seed.
+        test_mean: mean test accuracy over seeds; it must not decide which setting is best.
+        num_seeds: number of runs, one per seed.
     """
 
     setting: Setting
@@ -61,10 +61,13 @@ class Cell:
 
 
 def settings(rates: Sequence[float], weight_decays: Sequence[float]) -> list[Setting]:
-    """Return the pairs with the backbone's rate below the classifier's, and the largest rate for both.
+    """Return all settings of the grid, for every weight decay.
+
+    The pairs of rates are those with the backbone's rate below the classifier's, and the largest rate for
+    both.
 
     Raises:
-        UserError: no rates, no weight decay, or a repeated value.
+        UserError: no rate, no weight decay, or a negative or repeated value.
     """
     for name, values in (("grid_rates", rates), ("grid_weight_decays", weight_decays)):
         if not values or min(values) < 0 or len(set(values)) < len(values):
@@ -75,7 +78,7 @@ def settings(rates: Sequence[float], weight_decays: Sequence[float]) -> list[Set
 
 
 def sum_up(setting: Setting, results: Sequence[FewLabelResult]) -> Cell:
-    """Average the runs of a setting; all of them measured validation images."""
+    """Average the runs of a setting; each of them must have a validation accuracy."""
     values = [r.validation_top1 for r in results if r.validation_top1 is not None]
     assert len(values) == len(results)
     mean, spread = mean_and_spread(values)
@@ -83,13 +86,13 @@ def sum_up(setting: Setting, results: Sequence[FewLabelResult]) -> Cell:
 
 
 def sum_up_all(wanted: Sequence[Setting], results: Sequence[FewLabelResult]) -> list[Cell]:
-    """Average the runs of every setting; they come setting by setting, the same number of each."""
+    """Average the runs of every setting; `results` is ordered by setting, with equally many runs of each."""
     runs = len(results) // len(wanted)
     return [sum_up(one, results[n * runs : (n + 1) * runs]) for n, one in enumerate(wanted)]
 
 
 def print_grid(out: Path, cells: Sequence[Cell]) -> None:
-    """Print the table of `write_grid` in `out`, and the setting that was chosen."""
+    """Print the table that `write_grid` wrote into `out`, and the best setting."""
     best = best_of(cells)
     print((out / "grid.csv").read_text(), end="")
     print(f"best on validation: {best.setting.folder}, {best.mean:.1%} (test: {best.test_mean:.1%})")
@@ -97,12 +100,12 @@ def print_grid(out: Path, cells: Sequence[Cell]) -> None:
 
 
 def best_of(cells: Sequence[Cell]) -> Cell:
-    """Return the cell with the highest validation accuracy; among equals the one with the larger rates."""
+    """Return the cell with the highest validation accuracy; of equal cells, the one with larger rates."""
     return max(cells, key=lambda cell: (cell.mean, cell.setting.lr_backbone, cell.setting.lr_classifier))
 
 
 def write_grid(out: Path, cells: Sequence[Cell], config: Mapping[str, Any]) -> None:
-    """Write grid.json, grid.csv (the layout of the report's table) and the heat maps grid.png."""
+    """Write grid.json, grid.csv (laid out like the report's table) and the heat maps in grid.png."""
     rows = [{**asdict(cell.setting), **_measured(cell)} for cell in cells]
     chosen = asdict(best_of(cells).setting)
     write_atomic(out / "grid.json", to_json({"config": dict(config), "cells": rows, "best": chosen}))
@@ -111,7 +114,7 @@ def write_grid(out: Path, cells: Sequence[Cell], config: Mapping[str, Any]) -> N
 
 
 def draw_grid(cells: Sequence[Cell]) -> Picture:
-    """Draw one heat map per weight decay, backbone rates down and classifier rates across."""
+    """Draw one heat map per weight decay, with a row per backbone rate and a column per classifier rate."""
     decays = sorted({cell.setting.weight_decay for cell in cells})
     rows = sorted({cell.setting.lr_backbone for cell in cells}, reverse=True)
     columns = sorted({cell.setting.lr_classifier for cell in cells})
@@ -138,7 +141,7 @@ def draw_grid(cells: Sequence[Cell]) -> Picture:
 def _draw_map(
     axes: Any, values: Sequence[Sequence[float]], span: tuple[float, float], palette: Palette
 ) -> None:
-    """Draw values, NaN for none, as colours and numbers; the highest of all maps is framed."""
+    """Draw values as colours and numbers, leave NaN empty, and frame `span[1]`, the best of all maps."""
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.patches import Rectangle
 
@@ -155,7 +158,7 @@ def _draw_map(
         if value == high:
             corner = (column - 0.5, row - 0.5)
             frame = Rectangle(corner, 1, 1, fill=False, edgecolor=palette.second, linewidth=2.0)
-            frame.set_clip_on(False)  # at the edge of the map half of the frame's line lies outside
+            frame.set_clip_on(False)  # in a cell at the edge of the map, half of the line lies outside
             axes.add_patch(frame)
     axes.tick_params(colors=palette.muted, labelsize=8, length=0)
     axes.set_facecolor("none")

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Parts of queries and bank: a product of 1024 x 65,536 float32 takes 256 MiB, whatever the bank's size.
+# Queries and rows of the bank at once; the similarities of 1024 x 65,536 pairs take 256 MiB of float32.
 _CHUNK_SIZE = 1024
 _BANK_CHUNK = 65_536
 
@@ -17,7 +17,7 @@ def nearest(bank_h: Tensor, query_h: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     Args:
         bank_h: float [N, D], any scale, such as a memory-mapped float16.
-        query_h: float [M, D], on its device.
+        query_h: float [M, D], on the device of `bank_h`.
         k: at most N.
 
     Returns:
@@ -57,7 +57,7 @@ def knn_scores(
         query_h: float [M, D], on the device of `bank_h`.
         num_classes: C.
         k: number of neighbours, at most N; 200 is usual for ImageNet, 20 for small sets.
-        temperature: width of the vote.
+        temperature: the lower, the more the nearest neighbours outweigh the others.
 
     Returns:
         Shares of the vote, float32 [M, C]; rows sum to 1.

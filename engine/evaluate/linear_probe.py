@@ -15,10 +15,10 @@ _ROWS_PER_PART = 16_384
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A fitted linear classifier; standardising is folded into its weights.
+    """A fitted linear classifier; the standardisation of features is folded into its weights.
 
     Attributes:
-        weight: float32 [C, D], for unscaled representations.
+        weight: float32 [C, D], for representations that are not standardised.
         bias: float32 [C].
         converged: False if the solver stopped at its iteration limit.
     """
@@ -41,13 +41,8 @@ def fit_linear_probe(
     Args:
         h: float32 or float16 [N, D], on the CPU.
         labels: int64 [N], in [0, num_classes); classes without an image are never predicted.
-        num_classes: C.
         inverse_penalty: scikit-learn's C, the weight of the summed cross-entropy against half the squared
             norm of the weights.
-        max_iterations: limit of the solver.
-
-    Returns:
-        The classifier.
 
     Raises:
         UserError: fewer than two classes among the labels.
@@ -73,7 +68,7 @@ def fit_linear_probe(
     coefficients = torch.as_tensor(solver.coef_, dtype=torch.float32)
     intercepts = torch.as_tensor(solver.intercept_, dtype=torch.float32)
     if len(present) == 2:
-        # scikit-learn gives one log-odds for two classes; plus and minus half of it are the same model.
+        # For two classes scikit-learn gives one log-odds; the logits -1/2 and +1/2 of it are the same model.
         coefficients = torch.cat([-coefficients, coefficients]) / 2
         intercepts = torch.cat([-intercepts, intercepts]) / 2
     weight = torch.zeros(num_classes, h.shape[1])

@@ -1,8 +1,8 @@
 """Pairs of images whose features are nearly the same: copies that were cropped, scaled or compressed again.
 
-Up to `MOST_EXACT` images every pair is compared. Beyond that, faiss's inverted file searches a few cells of
-8-bit codes, and its candidates are compared exactly. A sample of images is compared with all others, so that
-the recall, the share of true pairs found, is measured and not assumed.
+Up to `MOST_EXACT` images, every pair is compared. Beyond that, an inverted file of faiss searches 8-bit codes
+in a few of its cells, and the candidates that it finds are compared exactly. A sample of images is then
+compared with all others, to measure the recall: the share of the true pairs that the search found.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from loaders.common.errors import UserError
 
 MOST_EXACT = 60_000
 MOST_PAIRS = 10_000_000
-_PER_IMAGE = 8  # number of most similar images that are looked at first, including the image itself
+_PER_IMAGE = 8  # neighbours that are searched for first, including the image itself
 _SAMPLE = 512
 _ROWS_PER_PART = 4096
-_ROUNDING = 1e-6  # of a cosine; float32 has half of it at most between equal features
-Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # features, k -> similarities and rows, [M, k]
+_ROUNDING = 1e-6  # tolerance of a cosine; in float32, that of equal features is off by at most half of this
+Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # [M, D] and k -> similarities and rows, [M, k] each
 
 
 @dataclass(frozen=True)
 class NearPairs:
-    """Pairs, the most similar first.
+    """Pairs of similar images, the most similar first.
 
     Attributes:
         first: int64 [P], positions among the features.
         second: int64 [P], each larger than its `first`.
         similarity: float32 [P], cosines.
-        recall: share of the sample's true pairs that the search found; 1 where every pair was compared.
+        recall: share of the sample's true pairs that the search found; 1 if every pair was compared.
     """
 
     first: NDArray[np.int64]
@@ -52,11 +52,11 @@ def near_pairs(h: Tensor, threshold: float, seed: int = 0) -> NearPairs:
 
     Args:
         h: float [N, D], such as a memory-mapped float16.
-        threshold: least similarity, above 0; a pair that is less similar by rounding alone counts.
+        threshold: least similarity, above 0; a pair that is below it only by rounding still counts.
         seed: seed of the cells and of the sample.
 
     Raises:
-        UserError: more pairs than anybody looks through.
+        UserError: more than `MOST_PAIRS` pairs.
     """
     rows = torch.arange(len(h))
     if len(h) <= MOST_EXACT:
@@ -75,9 +75,10 @@ def near_pairs(h: Tensor, threshold: float, seed: int = 0) -> NearPairs:
 def _above(
     search: Search, h: Tensor, rows: Tensor, threshold: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the similar images of some, as first * N + second of each pair, increasing, and similarities.
+    """Return the similar pairs that contain one of `rows`, and their similarities.
 
-    An image with as many similar ones as were asked for is searched again, for more.
+    A pair is the number first * N + second; the numbers increase. If all k neighbours of an image are
+    similar, it may have further ones, so it is searched again with a larger k.
     """
     keys, similarities, k, number = [], [], _PER_IMAGE, 0
     while len(rows):
@@ -91,7 +92,7 @@ def _above(
             similarities.append(similarity[kept])
             again.append(part[more])
             number += len(keys[-1])
-            if number + k * sum(map(len, again)) > 2 * MOST_PAIRS:  # each is found from both sides
+            if number + k * sum(map(len, again)) > 2 * MOST_PAIRS:  # both images of a pair find it
                 raise UserError(
                     f"threshold: expected at most {MOST_PAIRS:,} pairs, found more from {threshold:g} on; "
                     "raise --threshold"
@@ -121,7 +122,7 @@ def _in_cells(h: Tensor, seed: int) -> Search:
         query = F.normalize(query_h.float(), dim=1)
         found = torch.from_numpy(index.search(query.numpy(), k)[1])
         there, similarity = found.clamp_min(0), torch.empty(found.shape)
-        for place in range(k):  # exactly; one neighbour of each image at a time
+        for place in range(k):  # exact cosines, for one neighbour of every image at a time
             bank = F.normalize(h[there[:, place]].float(), dim=1)
             similarity[:, place] = (query * bank).sum(1)
         similarity[found < 0] = -1.0

@@ -1,8 +1,8 @@
 """The quality of features during pre-training: kNN and a linear probe every few epochs.
 
-The backbone runs in evaluation mode and without gradients, and nothing is drawn from the generators of
-training. So a run with a probe ends with the same bytes as a run without. A measurement takes one forward
-pass over both splits, shared by the ranks, and the fit of the probe on rank 0; each line states its seconds.
+The backbone runs in evaluation mode and without gradients, and the random generators of training are left
+alone, so a run with a probe ends with the same bytes as a run without. A measurement takes one forward pass
+over both splits, shared by the ranks, and the fit of the probe on rank 0; its record states the seconds.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _HELD_OUT = 0.2
 
 @dataclass(frozen=True)
 class OnlineProbe:
-    """When to measure and on what.
+    """When to measure features, and on which images.
 
     Attributes:
-        train: labelled images in order, this rank's share: the bank of neighbours.
-        test: labelled images to measure on, this rank's share too.
+        train: this rank's share of the labelled images to learn from, in order: the bank of neighbours.
+        test: this rank's share of the labelled images to measure on.
         every_epochs: epochs between measurements.
     """
 
@@ -50,16 +50,15 @@ class OnlineProbe:
     every_epochs: int
 
     def measure(self, backbone: nn.Module, device: torch.device, out: Path) -> dict[str, float]:
-        """Measure the frozen features; call this on every rank, each gets the same result.
+        """Measure the frozen features; every rank must call this, and all get the same result.
 
         Args:
-            backbone: maps views to representations; the mode of its modules is restored.
-            device: where the batches lie.
-            out: run folder, whose `bad_rows.jsonl` names the images that could not be read.
+            backbone: maps views to representations, on `device`; afterwards each module has its former mode.
+            out: run folder, in whose `bad_rows.jsonl` images that cannot be read are recorded.
 
         Returns:
             `knn_top1`, `linear_top1`, `feature_std` and `effective_rank` (see `engine.evaluate.collapse`) of
-            the images measured on, `num_features` and `seconds`.
+            the test images, `num_features` and `seconds`.
 
         Raises:
             UserError: a split without labels.
@@ -74,7 +73,7 @@ class OnlineProbe:
     ) -> tuple[Tensor, Tensor]:
         features = gather_on_main(extract_features(backbone, loader, device, out))
         parts = [part.labelled() for part in features]
-        if not parts:  # the other ranks only send their part
+        if not parts:  # on all ranks but 0, which only send their share
             return torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
         return torch.cat([p.h for p in parts]), torch.cat([p.labels for p in parts])
 
@@ -99,12 +98,12 @@ def probe_images(pack: Pack, splits: Sequence[str]) -> tuple[Split, Split]:
     """Return the images to learn from and those to measure on.
 
     Args:
-        pack: the pack.
-        splits: both splits; or one, of which a fifth of each class is held out to measure on. That fifth is
-            the same for every run, and copies of it are left out of the rest.
+        splits: names of both splits; or of one, of which a fifth of each class is held out to measure on.
+            That fifth is the same in every run, and copies of its images are left out of the rest.
 
     Raises:
-        UserError: a split without labels, or to learn from with one class.
+        UserError: a split has no labels, the images to learn from have one class, or they are all copies of
+            the images held out.
     """
     for name in splits:
         if not (pack.split(name).labels() >= 0).any():
@@ -139,9 +138,9 @@ class ProbeRecorder:
         Args:
             probe: what to measure and how often.
             out: run folder.
-            start_step: steps done so far; lines of later steps are dropped, since these are measured again.
+            start_step: steps done so far; lines of later steps are dropped, since those steps are repeated.
             steps_per_epoch: steps of an epoch of the run.
-            total_steps: steps of the run; its end is measured too.
+            total_steps: steps of the run; there is a measurement after the last.
         """
         self._probe, self._out = probe, out
         self._every_steps = steps_per_epoch * probe.every_epochs
@@ -149,15 +148,15 @@ class ProbeRecorder:
         self._writer = MetricsWriter(out / PROBE_NAME, start_step) if rank() == 0 else None
 
     def after_step(self, step: int, backbone: nn.Module, device: torch.device) -> dict[str, float]:
-        """Measure if it is due; call this on every rank.
+        """Measure if a measurement is due; every rank must call this.
 
         Args:
-            step: steps done.
-            backbone: not wrapped.
-            device: device that the run computes on.
+            step: number of steps done.
+            backbone: the backbone itself, not wrapped by DistributedDataParallel.
+            device: device of the backbone.
 
         Returns:
-            The record; empty if nothing is due.
+            The record; empty if no measurement is due.
         """
         if step % self._every_steps and step != self._total_steps:
             return {}
@@ -173,5 +172,5 @@ class ProbeRecorder:
 
 
 def read_probe(out: Path) -> list[dict[str, Any]]:
-    """Read the measurements of a run, in order; none if it had no probe."""
+    """Read the measurements of a run, in order; an empty list if the run had no probe."""
     return read_metrics(out / PROBE_NAME)

@@ -19,10 +19,10 @@ from loaders.batch import Batch, Loader
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions of a network for some images, on the CPU.
+    """Predictions of a network for a batch of images, on the CPU.
 
     Attributes:
-        by_view: float32 [V, B, C], probabilities of each view; rows sum to 1.
+        by_view: float32 [V, B, C], class probabilities for each view; rows sum to 1.
         labels: int64 [B], -1 where an image has no label.
         index: int64 [B], rows of the pack.
     """
@@ -39,7 +39,7 @@ class Predictions:
 
 @contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode and give every module its own mode back."""
+    """Put a network into evaluation mode, and restore the mode of each module at the end."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
@@ -52,13 +52,12 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
 def predict(
     network: nn.Module, loader: Loader[Batch], device: torch.device | str, out: Path
 ) -> Iterator[Predictions]:
-    """Yield the predictions for every valid image of this rank's part of a loader, once.
+    """Yield the predictions for all valid images of this rank's share of a loader, batch by batch.
 
     Args:
         network: maps [B, 3, H, W] to logits [B, C]; on `device`.
-        loader: the images, by a loader in evaluation mode, with one view or more.
-        device: where the network is.
-        out: folder whose `bad_rows.jsonl` names the images that could not be read.
+        loader: a loader in evaluation mode, with one view or more.
+        out: folder in whose `bad_rows.jsonl` images that cannot be read are recorded.
     """
     with evaluation_mode(network):
         for batch in read_in_order(loader, out, device):
@@ -76,19 +75,21 @@ def predict(
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Share of labelled images classified correctly, over all ranks.
+    """Accuracy on the labelled images of all ranks.
+
+    `top5` and the fields below it are None in older files. Those below `top5` are also None if no image has a
+    label.
 
     Attributes:
-        top1: share whose most probable class is the label, in [0, 1].
-        num_images: labelled images.
-        top5: label among the five most probable classes, or among all where there are fewer. This and the
-            fields below are None in older files.
+        top1: share of images whose most probable class is the label, in [0, 1].
+        num_images: number of labelled images.
+        top5: share of images whose label is among the five most probable classes (or all, if fewer).
         loss: mean of -log of the right class's probability.
-        mean_class_top1: mean over the classes that occur of the share classified correctly.
-        worst_class: the class with the smallest share, the first among equals; its name if the classes have
-            names, else its number.
-        worst_class_top1: share of that class that is classified correctly.
-        per_class: share classified correctly of each class that occurs, by name or number.
+        mean_class_top1: mean of `per_class`.
+        worst_class: key in `per_class` of the class with the lowest accuracy, the first of equal ones.
+        worst_class_top1: accuracy of that class.
+        per_class: share of the images of each class that are classified correctly, for the classes that
+            occur; by the name of the class, or by its number if it has no name.
     """
 
     top1: float
@@ -101,7 +102,7 @@ class Accuracy:
     per_class: Mapping[str, float] | None = None
 
 
-_LEAST_PROBABILITY = 1e-12  # least probability of the right class in the loss, which would else be infinite
+_LEAST_PROBABILITY = 1e-12  # lower bound of the right class's probability, so that the loss stays finite
 
 
 def measure_accuracy(
@@ -111,14 +112,13 @@ def measure_accuracy(
     out: Path,
     classes: Sequence[str] = (),
 ) -> Accuracy:
-    """Classify every labelled image of a loader; every rank takes its part and gets the whole result.
+    """Classify the labelled images of a loader; each rank does its share, and all return the joint result.
 
     Args:
         network, loader, device, out: see `predict`.
         classes: names of the C classes, in the order of the logits.
     """
-    # Rows: the images of each class, how many are right, how many are right among the five likeliest, the
-    # loss.
+    # For each class: the number of images, of right ones and of those right among five, and the summed loss.
     counts = torch.zeros(4, 0, dtype=torch.float64)
     for part in predict(network, loader, device, out):
         num_classes = part.probabilities.shape[1]
@@ -134,7 +134,7 @@ def measure_accuracy(
 
 
 def _accuracy(counts: Tensor, classes: Sequence[str]) -> Accuracy:
-    """Sum up counts by class, float64 [4, C]."""
+    """Compute the accuracy from the counts of `measure_accuracy`, float64 [4, C]."""
     num_images, right, among_five, loss = counts.sum(1).tolist()
     shown = max(1.0, num_images)
     occurring = counts[0].nonzero()[:, 0].tolist()
@@ -157,12 +157,12 @@ def _accuracy(counts: Tensor, classes: Sequence[str]) -> Accuracy:
 
 @dataclass(frozen=True)
 class Guesses:
-    """The most probable class of the images whose guess is sure enough, in the order of their rows.
+    """The most probable class of each image that is classified with enough confidence.
 
     Attributes:
         row: int64 [M], rows of the pack, increasing.
-        label: int64 [M].
-        confidence: float32 [M], probability of the label.
+        label: int64 [M], the most probable class.
+        confidence: float32 [M], its probability.
     """
 
     row: NDArray[np.int64]
@@ -178,18 +178,15 @@ def guess_labels(
     threshold: float,
     out: Path,
 ) -> Guesses:
-    """Guess the class of every image of a loader; every rank takes its part and gets the whole result.
+    """Guess the class of every image of a loader; each rank does its share, and all return the joint result.
 
     Args:
-        network: maps [B, 3, H, W] to logits [B, C].
-        loader: the images, by a loader in evaluation mode.
-        device: where the network is.
-        num_rows: rows of the pack.
-        threshold: least probability of a guess to be returned.
-        out: see `predict`.
+        network, loader, device, out: see `predict`.
+        num_rows: number of rows of the pack.
+        threshold: least confidence of the guesses that are returned.
     """
     confidences = torch.zeros(num_rows, device=device)
-    labels = torch.zeros(num_rows, dtype=torch.int64, device=device)  # the label plus one; 0 for none
+    labels = torch.zeros(num_rows, dtype=torch.int64, device=device)  # the label plus one; 0 for no guess
     for part in predict(network, loader, device, out):
         confidence, label = part.probabilities.max(1)
         sure = confidence >= threshold

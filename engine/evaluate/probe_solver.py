@@ -1,7 +1,7 @@
-"""Logistic regression on frozen features of any size, with many penalties at once.
+"""Logistic regression on frozen features, in memory or on disk, with several penalties at once.
 
-The weights for S penalties stand side by side, [D, S x C]: one product with a batch gives all logits, and
-another all gradients. Features are read in batches, from memory or from the disk.
+The weights for S penalties and C classes form one matrix [D, S x C], so that one product with a batch gives
+all logits, and another all gradients.
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ from engine.train.schedule import warmup_cosine
 from loaders.common.notice import tell
 
 PENALTIES = (0.001, 0.01, 0.1, 1.0)
-"""Inverse penalties to choose from, scikit-learn's C."""
+"""Inverse penalties (scikit-learn's C) to choose from."""
 MAX_FLOPS = 3.0e13
-"""Operations of a fit, about six minutes on two cores; they allow from 8 to 60 passes over the data."""
+"""Floating-point operations of a fit, about six minutes on two cores. They determine the number of passes
+over the data, which is at least 8 and at most 60."""
 MOST_NUMBERS = 2_000_000_000
-"""Up to this product of images, features and classes scikit-learn's solver is used."""
+"""scikit-learn's solver is used up to this product of images, features and classes."""
 _CHUNK = 16_384
 _BATCH = 2048
 
 
 @dataclass(frozen=True)
 class ChosenProbe:
-    """The probe whose penalty was best on validation images.
+    """The probe with the highest accuracy on held-out images.
 
     Attributes:
         probe: probe fitted with the chosen penalty.
-        inverse_penalty: scikit-learn's C.
-        accuracies: validation accuracy of each penalty, in their order.
-        passes: over the features.
+        inverse_penalty: the chosen penalty, as scikit-learn's C.
+        accuracies: accuracy on the held-out images for each penalty, in the order given.
+        passes: number of passes over the features.
     """
 
     probe: LinearProbe
@@ -55,19 +56,19 @@ def fit_probes(
     seed: int = 0,
     passes: int | None = None,
 ) -> ChosenProbe:
-    """Fit one probe per penalty by Adam on standardised features, and choose by held-out images.
+    """Fit one probe per penalty by Adam on standardised features, and choose the best on held-out images.
 
-    The objective of each is scikit-learn's: the summed cross-entropy, times C, and half the squared norm of
-    the weights. The rate falls to zero along a cosine, so that the last passes average over many batches.
+    Each minimises scikit-learn's objective: the summed cross-entropy times the inverse penalty, plus half the
+    squared norm of the weights. The learning rate falls to zero along a cosine, so that the last passes
+    average over many batches.
 
     Args:
         h: float [N, D], such as a memory-mapped float16.
         labels: int64 [N], in [0, num_classes).
-        num_classes: C.
-        held_h: float [M, D], features of the images to choose by.
+        held_h: float [M, D], features of the held-out images.
         held_labels: int64 [M].
-        inverse_penalties: S values of C.
-        seed: seed of the order.
+        inverse_penalties: S values, scikit-learn's C.
+        seed: seed of the order of images.
         passes: passes over the features; by default as many as `MAX_FLOPS` allows.
 
     Source: Kingma and Ba 2015 (Adam); the cosine of Loshchilov and Hutter 2017.
@@ -108,9 +109,9 @@ def fit_probe(
     Args:
         h: float [N, D].
         labels: int64 [N], in [0, num_classes).
-        num_classes: C.
-        inverse_penalty: scikit-learn's C; beyond `MOST_NUMBERS` a tenth of the images chooses it instead.
-        seed: seed of that choice, and of the order.
+        inverse_penalty: scikit-learn's C. Beyond `MOST_NUMBERS` it is ignored, and the best of `PENALTIES` is
+            chosen on a tenth of the images, which are held out.
+        seed: seed of the images held out, and of the order of the others.
     """
     if h.numel() * num_classes <= MOST_NUMBERS:
         return fit_linear_probe(h, labels, num_classes, inverse_penalty)
@@ -123,7 +124,7 @@ def fit_probe(
 
 
 class _Rows:
-    """Rows of a tensor on the disk, by position; `fit_probes` indexes them without a copy."""
+    """Some rows of a tensor on disk, as `fit_probes` needs them; only the rows that it indexes are read."""
 
     def __init__(self, h: Tensor, rows: Tensor) -> None:
         self._h, self._rows = h, rows
@@ -137,7 +138,7 @@ class _Rows:
 
 
 def mean_and_deviation(h: Tensor | _Rows) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of each feature, float32 [D]; 1 for one that never varies."""
+    """Return mean and standard deviation of each feature, float32 [D]; a constant one gets deviation 1."""
     total, squares = (
         torch.zeros(h.shape[1], dtype=torch.float64),
         torch.zeros(h.shape[1], dtype=torch.float64),

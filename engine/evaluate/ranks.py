@@ -1,4 +1,4 @@
-"""Images in the order of their probability of a class, and how many of each class pass a threshold."""
+"""Images ranked by their probability of each class, and the number of pseudo-labels above a threshold."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_RANKED = 625  # per class, in Zhou, Wan, Li 2021, section 4.5
+MOST_RANKED = 625  # images per class, as in Zhou, Wan, Li 2021, section 4.5
 _LISTED = (1, 10, 50, 100, 200, 400, 625)
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """The K images that a classifier finds likeliest of each class, the likeliest first.
+    """The K images to which a classifier gives the highest probability of each class, the likeliest first.
 
     Attributes:
         place: int64 [C, K], positions among the N images.
-        label: int64 [C, K], their labels, -1 where there is none.
-        count: int64 [C], images of each class among the N.
-        reach: int64 [C], images of each class expected among all N, K at most; K where a class has none.
+        label: int64 [C, K], labels of those images, -1 for no label.
+        count: int64 [C], number of images labelled with each class.
+        reach: int64 [C], estimated number of images of each class among all N, labelled or not, at most K;
+            K for a class without labelled images.
     """
 
     place: NDArray[np.int64]
@@ -30,24 +31,31 @@ class Ranked:
 
     @property
     def right(self) -> NDArray[np.bool_]:
-        """Whether each is of the class, bool [C, K]."""
+        """Whether the label of each ranked image is the class, bool [C, K]."""
         return np.asarray(self.label == np.arange(len(self.label))[:, None])
 
     def precision(self) -> NDArray[np.float64]:
-        """Return the share of right ones among the first k with labels, float64 [C, K]; NaN of none."""
+        """Return the precision at each rank k, float64 [C, K].
+
+        This is the share of right images among the labelled ones up to k; NaN if none of them has a label.
+        """
         known = np.cumsum(self.label >= 0, 1)
         return np.where(known > 0, np.cumsum(self.right, 1) / np.maximum(known, 1), np.nan)
 
     def within_reach(self) -> NDArray[np.float64]:
-        """Return `precision` up to the largest reach of a class with images, NaN beyond each class's own."""
+        """Return `precision` with NaN beyond the reach of each class, float64 [C, R].
+
+        R is the largest reach of a class that has labelled images.
+        """
         most = int(self.reach[self.count > 0].max(initial=0))
         places = np.arange(1, most + 1)
         return np.where(places <= self.reach[:, None], self.precision()[:, :most], np.nan)
 
     def at_own_size(self) -> NDArray[np.float64]:
-        """Return the precision at rank k = images of the class, or at K, float64 [C] (R-precision).
+        """Return the R-precision, float64 [C]: the precision at the rank that equals `count`, at most K.
 
-        NaN where the class has no image. 1 where the classifier ranks its images before all others.
+        It is NaN for a class without labelled images, and 1 if the classifier ranks all images of the class
+        before all others.
         """
         last = np.clip(self.count, 1, self.place.shape[1]) - 1
         found = self.precision()[np.arange(len(last)), last]
@@ -59,9 +67,9 @@ class Ranked:
         return ("class", "images", *(f"at {k}" for k in self._ranks()), "at own size")
 
     def rows(self, classes: Sequence[str]) -> list[tuple[str, int, list[float]]]:
-        """Return the name, images, precision at some ranks and at its own size of each class with images.
+        """Return name, `count`, and precision at some ranks and at its own size of each labelled class.
 
-        Ranks beyond the reach of a class are NaN: precision would fall there whatever the classifier says.
+        Beyond the reach of a class, precision is NaN: it would fall there even for a perfect classifier.
         """
         precision, own = self.within_reach(), self.at_own_size()
         return [
@@ -80,20 +88,20 @@ class Ranked:
 def rank_images(
     probabilities: NDArray[np.float32], label: NDArray[np.int64], most: int = MOST_RANKED
 ) -> Ranked:
-    """Rank images by their probability of each class; of equals the first.
+    """Rank images by their probability of each class; of equal ones, the first comes first.
 
     Args:
         probabilities: float32 [N, C].
-        label: int64 [N], -1 where there is none.
-        most: K, images per class at most.
+        label: int64 [N], -1 for an image without a label.
+        most: maximum number of images per class; K is this or N, if that is less.
     """
     num_images, num_classes = probabilities.shape
     kept = min(most, num_images)
     place = np.empty((num_classes, kept), np.int64)
-    for number in range(num_classes):  # one column at a time: all of them sorted would double the memory
+    for number in range(num_classes):  # sorting all columns at once would double the memory
         place[number] = np.argsort(-probabilities[:, number], kind="stable")[:kept]
     count = np.bincount(label[label >= 0], minlength=num_classes)
-    # Counting those expected among the images without label.
+    # Images without labels are assumed to have the classes in the same shares as those with labels.
     expected = -(-count * num_images // max(1, int(count.sum())))
     return Ranked(place, label[place], count, np.where(count > 0, np.minimum(expected, kept), kept))
 
@@ -101,5 +109,5 @@ def rank_images(
 def passing(
     confidence: NDArray[np.float32], guess: NDArray[np.int64], num_classes: int, threshold: float
 ) -> NDArray[np.int64]:
-    """Return the pseudo-labels of each class, int64 [C]: guesses whose confidence reaches a threshold."""
+    """Return the number of pseudo-labels of each class, int64 [C]: guesses of at least a given confidence."""
     return np.bincount(guess[confidence >= threshold], minlength=num_classes)

@@ -17,12 +17,12 @@ from loaders.batch import Batch, Loader
 
 @dataclass(frozen=True)
 class Features:
-    """Representations of N images, on the CPU, in the order in which the loader gave them.
+    """Representations of N images, on the CPU, in the order of the loader.
 
     Attributes:
-        h: float32 [N, D], or float16 on disk, backbone outputs, not normalised.
+        h: backbone outputs, not normalised: float32 [N, D], or float16 if they come from a feature store.
         labels: int64 [N], -1 where an image has no label.
-        index: int64 [N], row of each image in the pack.
+        index: int64 [N], row of the pack of each image.
     """
 
     h: Tensor
@@ -30,14 +30,14 @@ class Features:
     index: Tensor
 
     def labelled(self) -> Features:
-        """Keep the images that have a label."""
+        """Return the features of the images that have a label."""
         kept = self.labels >= 0
-        if bool(kept.all()):  # no copy: the array may be on the disk
+        if bool(kept.all()):  # avoids a copy, since the array may be memory-mapped
             return self
         return Features(self.h[kept], self.labels[kept], self.index[kept])
 
     def taken(self, rows: NDArray[np.int64]) -> Features:
-        """Keep the images of these rows of the pack, int64 [K]; unreadable images are absent."""
+        """Return the features of the given rows of the pack, int64 [K]; rows that have none are skipped."""
         kept = torch.isin(self.index, torch.from_numpy(rows))
         return Features(self.h[kept], self.labels[kept], self.index[kept])
 
@@ -49,13 +49,12 @@ def extract_features(
     """Run a backbone in evaluation mode over every valid image of a loader.
 
     Args:
-        backbone: maps [B, 3, H, W] to h [B, D]; on `device`; the mode of each of its modules is restored.
-        loader: yields every image once per epoch; the first view is used, padding rows are dropped.
-        device: where the batches lie.
-        out: folder whose `bad_rows.jsonl` names the images that could not be read.
+        backbone: maps [B, 3, H, W] to h [B, D], on `device`; afterwards each module has its former mode.
+        loader: yields every image once per epoch; only the first view is used, and padding rows are dropped.
+        out: folder in whose `bad_rows.jsonl` images that cannot be read are recorded.
 
     Returns:
-        The representations; all labels are -1 if the loader was built without labels.
+        The representations; all labels are -1 if the loader has no labels.
     """
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with evaluation_mode(backbone):
@@ -69,16 +68,14 @@ def extract_features(
 
 
 def topk_accuracy(scores: Tensor, labels: Tensor, top_k: int = 1) -> float:
-    """Share of images whose label is among the `top_k` highest scores.
+    """Return the share of images whose label is among the `top_k` highest scores.
 
     Args:
-        scores: float [N, C], higher is more likely; logits, votes or probabilities. Among several guesses is
-            no class whose logit is not finite, or that has no vote, where no score is below 0.
+        scores: float [N, C], logits, votes or probabilities; higher is more likely. If `top_k` is above 1, a
+            class with the score -inf or NaN is never a guess; if no score is negative, neither is a class
+            with the score 0.
         labels: int64 [N], in [0, C).
-        top_k: how many guesses an image has.
-
-    Returns:
-        A share in [0, 1].
+        top_k: guesses per image.
     """
     guesses = scores.argmax(1, keepdim=True) if top_k == 1 else scores.topk(top_k, dim=1).indices
     found = guesses == labels[:, None]

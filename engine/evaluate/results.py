@@ -1,4 +1,4 @@
-"""The results of evaluating a run, as the run folder keeps them."""
+"""The results of evaluating a run, and the file in the run folder that holds them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ EVALUATION_NAME = "evaluation.json"
 
 @dataclass(frozen=True)
 class FrozenAccuracy:
-    """One network with its weights frozen; accuracies are shares in [0, 1].
+    """Test accuracies of one frozen network, in [0, 1].
 
     Attributes:
         network: name of the recipe that trained it, or "untrained".
         knn_top1: accuracy of weighted nearest neighbours.
         linear_top1: accuracy of the linear probe.
-        linear_top5: accuracy of the linear probe with five guesses.
-        probe_converged: False if the probe's solver stopped at its limit.
-        num_train: labelled images in the bank.
-        num_test: labelled images measured on.
+        linear_top5: accuracy of the linear probe with five guesses per image.
+        probe_converged: False if the probe's solver stopped at its iteration limit.
+        num_train: labelled images that the neighbours and the probe learn from.
+        num_test: labelled test images.
     """
 
     network: str
@@ -39,7 +39,7 @@ class FrozenAccuracy:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The networks measured, the run's own first, and the configuration of the measurement."""
+    """The accuracies of several networks, the run's own first, and the configuration of the evaluation."""
 
     rows: tuple[FrozenAccuracy, ...]
     config: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Features that were computed once, in batches, in place of the images that they are of."""
+"""A loader whose batches hold stored features in place of images."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from loaders.epochs import EpochLoader
 
 
 class StoredLoader:
-    """The batches of a loader with features [B, D] for views: the same rows in the same order and ranks.
+    """Yields the batches of another loader, with the same rows on each rank, but features [B, D] as views.
 
-    Of a store with V views, epoch e of training takes view e modulo V, and evaluation all of them. A
-    classifier takes features for what its backbone would give, see `Classifier.forward`.
+    If the store has V views, epoch e of training uses view e modulo V, and evaluation uses all views.
+    `Classifier.forward` accepts features in place of images.
     """
 
     def __init__(self, loader: EpochLoader, store: FeatureStore, device: torch.device | str) -> None:
-        """Decode nothing: the loader is asked for rows alone.
+        """Prepare the batches.
 
         Args:
-            loader: loader of the images; closed with this one.
-            store: features of all these images, maybe of more.
+            loader: loader of the images, which gives rows only and decodes nothing; closed with this one.
+            store: features of all images of the loader, and possibly of others.
             device: where the batches go.
         """
         self._loader, self._store, self._device = loader, store, device
@@ -49,12 +49,12 @@ class StoredLoader:
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """See `Loader`; the store's name stands for network and views."""
+        """See `Loader`; the name of the store's folder is a hash of the network and the views."""
         return {**self._loader.fingerprint, "features": self._store.folder.name}
 
     @property
     def bad_rows(self) -> dict[int, str]:
-        """Rows without features."""
+        """Rows without features, because their images could not be read."""
         absent = self._rows[~self._store.present[self._places]]
         return dict.fromkeys(absent.tolist(), "it could not be read when its features were computed")
 
