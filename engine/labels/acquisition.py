@@ -1,8 +1,8 @@
-"""Which images to have labelled: those of which a network is least sure, or those far from all others.
+"""The choice of images to label: those that a network is least sure of, or those far from all others.
 
 Sources: Zhou, Wan, Li 2021, section 3.4: k-means by cosine similarity on the pre-trained embedding, then the
-smallest margins of confidence in each cluster. Sener and Savarese 2018, "Active Learning for Convolutional
-Neural Networks: A Core-Set Approach" (arXiv 1708.00489), algorithm 1: k-centre, greedy.
+smallest confidence margins in each cluster. Sener and Savarese 2018, "Active Learning for Convolutional
+Neural Networks: A Core-Set Approach" (arXiv 1708.00489), algorithm 1: greedy k-centre.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _ROWS_PER_PART = 16_384
 
 
 def margins(probabilities: Floats) -> Floats:
-    """Return the margin of each row between the most probable class and the second, float32 [N].
+    """Return each row's highest probability minus its second highest, float32 [N].
 
     Args:
         probabilities: float32 [N, C], C of at least 2.
 
     Raises:
-        UserError: a probability that is NaN, or one class alone, which has no second.
+        UserError: a probability is NaN, or there are fewer than two classes.
     """
     if np.isnan(probabilities).any():
         row = int(np.flatnonzero(np.isnan(probabilities).any(1))[0])
@@ -42,9 +42,9 @@ def margins(probabilities: Floats) -> Floats:
 
 
 def smallest(margin: Floats, count: int) -> Positions:
-    """Return the positions of the `count` smallest margins in increasing order, or all if there are fewer.
+    """Return the positions of the `count` smallest margins, increasing; all positions if there are fewer.
 
-    Among equal margins the first positions are taken.
+    Of equal margins, those at the first positions are taken.
     """
     if count >= len(margin):
         return np.arange(len(margin))
@@ -57,13 +57,11 @@ def smallest(margin: Floats, count: int) -> Positions:
 def smallest_per_cluster(margin: Floats, assignment: Positions, num_clusters: int, count: int) -> Positions:
     """Return the positions of the `count` smallest margins of each cluster, increasing.
 
-    A cluster with fewer images gives all of them; other clusters give no more for that.
+    A cluster with fewer images than `count` gives all of them, and no other cluster makes up for it.
 
     Args:
         margin: float32 [N].
         assignment: int64 [N], cluster of each image, in [0, num_clusters).
-        num_clusters: number of clusters.
-        count: images per cluster.
     """
     chosen = []
     for cluster in range(num_clusters):
@@ -81,22 +79,21 @@ def random_choice(num_images: int, count: int, seed: int) -> Positions:
 def k_centre(
     features: Floats | Halves, count: int, seed: int, known: Floats | Halves | None = None
 ) -> Positions:
-    """Return the positions that cover the features best, in the order in which they were chosen.
+    """Choose images that cover the features, and return their positions in the order of choice.
 
-    Each position is the one farthest from all known and chosen images (farthest first). The largest distance
-    from any image to the nearest chosen one is then at most twice the least possible. Distances are
-    Euclidean.
+    Each choice is the image farthest from all known and chosen images. The largest distance from any image
+    to the nearest known or chosen one is then at most twice the least possible. Distances are Euclidean.
 
     Args:
         features: float32 [N, D], of the images to choose from; or float16, which may be memory-mapped and is
             read once for every chosen or known image.
-        count: how many to choose; all if there are fewer.
-        seed: seed of the first choice, where no image is known.
-        known: float32 or float16 [M, D], features of images that have a label already; None or M = 0 for
+        count: number of images to choose; all N if there are fewer.
+        seed: seed of the first choice, which is random if no image is known.
+        known: float32 or float16 [M, D], features of images that already have a label; None if there are
             none.
 
     Returns:
-        int64 [min(count, N)]; among equal distances the first position is taken.
+        int64 [min(count, N)]; of equal distances, the first position is taken.
 
     Raises:
         UserError: a feature that is NaN or infinite.
@@ -107,9 +104,9 @@ def k_centre(
     parts = [slice(first, first + size) for first in range(0, len(features), size)]
     for part in parts:
         check_finite(features[part])
-    # Centred on their mean, so that differences of squared lengths lose few digits.
+    # The mean is subtracted, so that differences of squared lengths lose few digits.
     mean = (sum(features[part].sum(0, dtype=np.float64) for part in parts) / len(features)).astype(np.float32)
-    whole = features - mean if len(parts) == 1 else None  # features on the disk are read anew for each centre
+    whole = features - mean if len(parts) == 1 else None  # features on disk are read again for each centre
 
     def points(part: slice) -> Floats:
         found: Floats = features[part] - mean if whole is None else whole
@@ -129,7 +126,7 @@ def k_centre(
             approach(centre - mean)
     else:
         first = int(random_choice(len(features), 1, seed)[0])
-        nearest[first] = np.finfo(np.float32).max  # the farthest point
+        nearest[first] = np.finfo(np.float32).max  # so that the random first image counts as the farthest
         nearest[np.arange(len(features)) != first] = np.finfo(np.float32).max / 2
     chosen = np.empty(min(count, len(features)), np.int64)
     for place in range(len(chosen)):

@@ -12,7 +12,7 @@ from loaders.common.errors import UserError
 
 Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]
-_SAMPLE_NUMBERS = 2**27  # numbers in the features on which centres are found: 512 MiB of float32
+_SAMPLE_NUMBERS = 2**27  # numbers in the sample of features on which centres are found: 512 MiB of float32
 _ROWS_PER_PART = 16_384
 
 
@@ -24,7 +24,7 @@ class Clusters:
         centres: float32 [K, D].
         assignment: int64 [N], in [0, K).
         distances: float32 [N], squared Euclidean distance of each point to its centre.
-        num_repaired: clusters that were empty and got points of a large one.
+        num_repaired: number of clusters that were empty at first, see `repair_empty`.
     """
 
     centres: Floats
@@ -34,21 +34,17 @@ class Clusters:
 
 
 def normalise(features: Floats) -> Floats:
-    """Scale every row to length 1; a row of zeros stays.
-
-    Args:
-        features: float32 [N, D].
-    """
+    """Scale every row of features [N, D] to length 1; a row of zeros stays zero."""
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     scaled: Floats = (features / np.maximum(lengths, 1e-12)).astype(np.float32)
     return scaled
 
 
 def check_finite(features: Floats | Halves) -> None:
-    """Refuse features for which no distance is defined.
+    """Refuse features between which distances are not defined.
 
     Raises:
-        UserError: names the first such image by its position.
+        UserError: a feature is NaN or infinite; the message gives the position of the first such image.
     """
     bad = np.flatnonzero(~np.isfinite(features).all(1))
     if len(bad):
@@ -60,11 +56,11 @@ def check_finite(features: Floats | Halves) -> None:
 
 
 def whiten(features: Floats, num_components: int) -> Floats:
-    """Project on the first principal components, scale each to variance 1, and every row to length 1.
+    """Project features onto the first principal components, each scaled to variance 1, then normalise rows.
 
     Args:
         features: float32 [N, D].
-        num_components: components to keep; there are at most min(N, D).
+        num_components: number of components to keep; no more than min(N, D) exist.
 
     Returns:
         float32 [N, min(num_components, N, D)].
@@ -80,8 +76,8 @@ def whiten(features: Floats, num_components: int) -> Floats:
     num_rows, size = features.shape
     pca = faiss.PCAMatrix(size, min(num_components, num_rows, size))
     pca.train(np.ascontiguousarray(features, np.float32))
-    # The features of an untrained network depend on each other, so some variances are zero up to rounding,
-    # and may be negative. The term that is added keeps such components at zero instead of NaN.
+    # The features of an untrained network are linearly dependent, so some eigenvalues are zero up to
+    # rounding, and possibly negative. Adding epsilon keeps these components near zero instead of NaN.
     pca.epsilon = 1e-5 * float(faiss.vector_to_array(pca.eigenvalues).max())
     pca.eigen_power = -0.5
     pca.prepare_Ab()
@@ -99,19 +95,20 @@ def kmeans(
     """Cluster points by Euclidean distance or cosine similarity; a pure function of points and seed.
 
     Args:
-        features: float32 [N, D]; or float16, which may be memory-mapped: then 2**27 numbers are in memory at
-            once, and centres are found on a sample.
+        features: float32 [N, D]; or float16, which may be memory-mapped. Centres of float16 features are
+            found on a sample of 2**27 numbers, and the points are then assigned in parts; only to repair an
+            empty cluster are all features read into memory.
         num_clusters: K, at most N.
-        seed: seed of the first centres.
+        seed: seed of the first centres, and of the sample.
         num_iterations: iterations of Lloyd's algorithm; 20 in DeepCluster.
-        max_points_per_cluster: most points per cluster in the sample on which centres are found; by default
-            there is no sample.
-        spherical: cluster by cosine similarity: rows are `normalise`d, and so is every centre after every
-            step (Dhillon, Modha 2001). DeepCluster uses plain k-means on rows of length 1; its centres are
-            shorter, and shortest in wide clusters.
+        max_points_per_cluster: for float32, centres are found on a sample of at most this many points per
+            cluster; by default on all points.
+        spherical: cluster by cosine similarity: rows are scaled to length 1, and so is every centre after
+            each iteration (Dhillon, Modha 2001). DeepCluster uses plain k-means on rows of length 1, whose
+            centres are shorter than 1, and shortest in wide clusters.
 
     Returns:
-        The clusters, none empty; no point is nearer, or more similar, to another centre than to its own.
+        The clusters, none of them empty; no other centre is nearer or more similar to a point than its own.
 
     Raises:
         UserError: more clusters than points, or a feature that is NaN or infinite.
@@ -131,7 +128,7 @@ def kmeans(
     solver = _solver(size, num_clusters, seed, num_iterations, max_points_per_cluster, spherical)
     solver.train(points)
     found, nearest = solver.index.search(points, 1)
-    # The index of spherical k-means finds inner products, which sort points on a sphere as distances do.
+    # The index of spherical k-means returns inner products, which order unit vectors as distances do.
     squares = np.square(points).sum(1) + 1.0 - 2.0 * found[:, 0] if spherical else found[:, 0]
     distances = np.maximum(squares, 0.0)
     return repair_empty(points, solver.centroids, nearest[:, 0].astype(np.int64), distances)
@@ -156,7 +153,7 @@ def _solver(
 def _kmeans_of_parts(
     features: Halves, num_clusters: int, seed: int, num_iterations: int, spherical: bool
 ) -> Clusters:
-    """Find centres on a sample that fits into memory, then assign all points part by part."""
+    """Find centres on a sample that fits into memory, then assign all points in parts."""
     num_points, size = features.shape
     most = max(num_clusters, _SAMPLE_NUMBERS // size)
     generator = np.random.Generator(np.random.Philox(key=seed % 2**64))
@@ -187,15 +184,15 @@ def repair_empty(
 ) -> Clusters:
     """Give every empty cluster some points of the other clusters.
 
-    The point of the largest cluster that is farthest from its centre becomes the empty cluster's centre, and
-    takes every point that is nearer to it than to its own. DeepCluster instead perturbs the centre of a
-    random cluster, which may leave one of the two empty.
+    In the largest cluster, the point farthest from the centre becomes the centre of the empty cluster, which
+    then takes every point that is nearer to this centre than to its present one. DeepCluster instead perturbs
+    the centre of a random cluster, which may leave one of the two clusters empty.
 
     Args:
         points: float32 [N, D], N of at least K.
         centres: float32 [K, D].
         assignment: int64 [N], the nearest centre of each point.
-        distances: float32 [N], squared, of each point to its centre.
+        distances: float32 [N], squared distance of each point to its centre.
     """
     centres, assignment, distances = centres.copy(), assignment.copy(), distances.copy()
     num_clusters = len(centres)
@@ -205,8 +202,8 @@ def repair_empty(
         members = np.flatnonzero(assignment == largest)
         farthest = members[distances[members].argmax()]
         centres[cluster] = points[farthest]
-        # By the triangle inequality, a point that is nearer to the new centre than to its own is in a cluster
-        # whose centre is less than twice its radius from the new centre. Few clusters qualify.
+        # By the triangle inequality, only a cluster whose centre is less than twice its radius from the new
+        # centre can have points that are nearer to the new centre than to their own. Few clusters qualify.
         radius = np.zeros(num_clusters, np.float32)
         np.maximum.at(radius, assignment, distances)
         reached = np.square(centres - centres[cluster]).sum(1) < 4.0 * radius

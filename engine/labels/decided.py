@@ -1,4 +1,4 @@
-"""What decided a label table, or a folder of results, that a later command goes on with, kept in a file."""
+"""The options that a label table or folder of results was made with, kept in a file for later commands."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ Options = Mapping[str, object]
 
 
 def is_made(table: Path, options: Options) -> bool:
-    """Return whether a table is there to go on with; one without a description is of an older version.
+    """Return whether a table exists that was made with the same options.
+
+    A table without a file of options comes from an older version and is accepted.
 
     Args:
         table: path of the table.
-        options: what decides the table now, by the names of the command line.
+        options: the options of this command that decide the table, by their names on the command line.
 
     Raises:
-        UserError: other options decided the table, or their file is damaged.
+        UserError: the table was made with other options, or its file of options is damaged.
     """
     if not table.is_file():
         return False
@@ -30,15 +32,15 @@ def is_made(table: Path, options: Options) -> bool:
 
 
 def check_same(file: Path, options: Options, made: Path) -> None:
-    """Refuse to go on with what other options made.
+    """Refuse to continue with a table or folder that was made with other options.
 
     Args:
-        file: where these are.
-        options: those of now.
-        made: what is gone on with.
+        file: file of the options that it was made with.
+        options: the options of this command.
+        made: path of the table or folder, for messages.
 
     Raises:
-        UserError: other options, or the file is damaged.
+        UserError: the options differ, or their file is damaged.
     """
     try:
         used = dict(parse_json(file.read_bytes()))
@@ -55,7 +57,7 @@ def check_same(file: Path, options: Options, made: Path) -> None:
 
 
 def keep_options(table: Path, options: Options) -> None:
-    """Write the options that decided a table into a file beside it."""
+    """Write the options that a table was made with into a file beside the table."""
     table.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(_beside(table), to_json(dict(options)))
 

@@ -1,4 +1,4 @@
-"""A page to label images on: one HTML file that needs no network, and the table that it saves."""
+"""A page for labelling images: one HTML file that works offline, and the table of labels that it saves."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ button kbd{color:var(--muted);font-size:.8rem;margin-right:.35rem}
 #images b,#images small{display:block;overflow-wrap:anywhere;font-size:.82rem;min-height:1.2em}
 #images small{color:var(--muted)}
 """
-# Labels are kept in the page and, if the browser allows that for a file, in its storage, so closing a tab by
-# mistake loses nothing. The option `filled` of the recipe reads the table.
+# The page also keeps labels in the browser's local storage, if the browser allows that for a file, so that
+# closing a tab by mistake loses nothing. The option `filled` of recipes/active.py reads the saved table.
 _SCRIPT = """
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
@@ -130,16 +130,15 @@ def label_page(
     classes: Sequence[str],
     picture: Callable[[int], bytes],
 ) -> str:
-    """Return a page on which a click or a key gives each image a class; its button saves the table.
+    """Return a page on which a click or a key gives an image its class, and a button saves the table.
 
     Args:
-        name: name of the request; under it, and a hash of the rows and keys in their order, the browser keeps
-            labels while the page is closed.
+        name: name of the request. The browser stores labels under this name and a hash of the rows and keys.
         columns: names of the table's columns, the label last.
-        rows: the cells of each image except its label, as texts; the first is its row, the second its key,
-            the last one a guess.
-        classes: classes to choose from; the page accepts new ones.
-        picture: function from a position to the JPEG file of its image.
+        rows: for each image the cells of the table except the label, as texts: first the row of the pack,
+            then the key, and last a guessed class or "".
+        classes: classes to choose from; the user can add others on the page.
+        picture: returns the JPEG file of the image at a position in `rows`.
     """
     images = sha256(json.dumps([row[:2] for row in rows]).encode()).hexdigest()
     data = {
@@ -150,7 +149,7 @@ def label_page(
         "keys": _KEYS,
         "file": "request.csv",
     }
-    # The data never holds "<", so that no class name can end the element.
+    # "<" is escaped, so that no class name can close the script element.
     text = json.dumps(data).replace("<", "\\u003c")
     figures = "".join(
         f'<figure><img src="{jpeg_uri(picture(place))}" alt="{escape(row[1])}" loading="lazy"><b></b>'
@@ -175,15 +174,17 @@ def label_page(
 
 
 def table_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return the table as CSV with an empty column of labels, to fill in elsewhere."""
+    """Return the table as CSV with an empty column of labels, for filling in without the page."""
     return csv_text(columns, ([*row, ""] for row in rows))
 
 
 def refuse_filled(path: Path) -> None:
-    """Refuse to write over a request that holds labels; a table of other columns may hold some.
+    """Refuse to overwrite a request that holds labels.
+
+    A row without a column "label" counts as labelled, since its label may be in another column.
 
     Raises:
-        UserError: labels, or a table that cannot be read.
+        UserError: the table holds labels, or cannot be read.
     """
     if not path.is_file():
         return

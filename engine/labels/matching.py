@@ -16,19 +16,19 @@ _NUM_SHOWN = 3
 
 
 def match_classes(known: Sequence[str], wanted: Sequence[str], run: Path, remedy: str) -> list[int]:
-    """Return the output of a classifier for each class of a pack; -1 if it does not know the class.
+    """Return, for each class of a pack, the number of the classifier's output; -1 for an unknown class.
 
-    The pack may have fewer classes than the classifier, or more, and a line says so. But one of the two sets
-    must contain the other: sets that merely overlap are different tasks.
+    The pack may have fewer classes than the classifier, or more; a message on stderr then says so. But one of
+    the two sets must contain the other: sets that merely overlap belong to different tasks.
 
     Args:
         known: classes of the classifier, in the order of its logits.
         wanted: classes of the pack.
         run: path of the classifier, for messages.
-        remedy: remedy for other classes, for messages.
+        remedy: end of the error message: what the user can do.
 
     Raises:
-        UserError: each of the two has classes that the other lacks.
+        UserError: each set has classes that the other lacks, or the pack has no classes.
     """
     number_of = {name: number for number, name in enumerate(known)}
     unknown = [name for name in wanted if name not in number_of]
@@ -47,7 +47,9 @@ def match_classes(known: Sequence[str], wanted: Sequence[str], run: Path, remedy
 
 
 def match_unnamed(num_classes: int, wanted: Sequence[str], run: Path, remedy: str) -> list[int]:
-    """Take the classes of a file from before names were kept in the order of the pack, and say so.
+    """Match the outputs of a classifier without class names to the pack's classes by order, and say so.
+
+    Only old files lack the names.
 
     Raises:
         UserError: the pack has another number of classes.
@@ -65,9 +67,9 @@ def copy_outputs(source: nn.Linear, target: nn.Linear, numbers: Sequence[int]) -
     """Copy outputs of one classifier layer into another; outputs with the number -1 stay unchanged.
 
     Args:
-        source: layer of the known classes.
+        source: layer to copy from.
         target: layer to change in place.
-        numbers: output of the source for each of the target, or -1.
+        numbers: for each output of the target, the number of the source's output, or -1.
     """
     places = [place for place, number in enumerate(numbers) if number >= 0]
     taken = [numbers[place] for place in places]
@@ -75,7 +77,7 @@ def copy_outputs(source: nn.Linear, target: nn.Linear, numbers: Sequence[int]) -
 
 
 def some_names(names: Sequence[str]) -> str:
-    """Return the first few names, and how many more there are."""
+    """Return a text with the first three names and the number of the others."""
     shown = ", ".join(repr(name) for name in names[:_NUM_SHOWN])
     return shown if len(names) <= _NUM_SHOWN else f"{shown} and {len(names) - _NUM_SHOWN} more"
 

@@ -1,11 +1,11 @@
-"""Balanced pseudo-labels: the best classes of each row, then the best rows of each class, from a stream.
+"""Balanced pseudo-labels from a stream of scores: the best rows of each class among each row's best classes.
 
-Scores come in chunks and are read once. Each row counts for its top K classes only. These pairs are
-collected, and from time to time only the best P of each class are kept. So memory holds about
-2 * classes * P pairs.
+Scores come in chunks and are read once. Each row is paired with its top K classes only. The pairs are
+collected, and from time to time all but the best P of each class are dropped, so that memory holds at most
+about 2 * classes * P pairs.
 
-Ties: within a row the lower class wins, within a class the lower row. So the result depends only on the
-scores, not on the size or order of chunks or the number of ranks.
+If a row has equal scores, the lower class wins; if a class has, the lower row. The result therefore depends
+only on the scores, not on the size or order of the chunks or the number of ranks.
 
 Source: the protocol of Yalniz et al. 2019, "Billion-scale semi-supervised learning for image
 classification" (arXiv 1905.00546), section 3.2.
@@ -28,12 +28,12 @@ from loaders.common.errors import UserError
 
 Scores = NDArray[np.float32]
 Rows = NDArray[np.int64]
-_AT_ONCE = 256  # rows whose keys fit into the caches of a core
+_AT_ONCE = 256  # rows that are sorted at once, so that their keys fit into the caches of a core
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Pairs of rows and classes: by class, then from the highest score down.
+    """Selected pairs of a row and a class, sorted by class, then from the highest score down.
 
     Attributes:
         row: int64 [M], row of the pack.
@@ -61,11 +61,12 @@ class Selection:
         return Selection(self.row[kept], self.label[kept], self.score[kept], self.num_classes, counts)
 
     def one_class_each(self, duplicates: Duplicates) -> Selection:
-        """Give each row at most one class; a class may then hold fewer rows than asked for.
+        """Return a selection in which each row has at most one class, so that a class may have fewer rows.
 
         Args:
-            duplicates: what to do with a row that stands under several classes: "best" keeps its highest
-                score (the lower class of equal ones), "drop" leaves the row out; for "all" see `by_place`.
+            duplicates: for a row with several classes, "best" keeps the class with the highest score (of
+                equal ones the lowest class), and "drop" leaves the row out. "all" is not handled here; see
+                `by_place`.
         """
         best, *others = self.by_place()
         if duplicates == "drop" and others:
@@ -73,11 +74,11 @@ class Selection:
         return best
 
     def by_place(self) -> list[Selection]:
-        """Return the pairs in parts: the likeliest class of each row, the second of rows with two, and so on.
+        """Split the pairs: first the best class of each row, then the second best, and so on.
 
-        Of classes with the same score, the lower one comes first.
+        Only selected pairs count. Of classes with the same score, the lower one comes first.
         """
-        order = np.lexsort((self.label, -self.score, self.row))  # best among the selected pairs only
+        order = np.lexsort((self.label, -self.score, self.row))
         rows = self.row[order]
         places = np.arange(len(rows))
         starts = np.concatenate([[True], rows[1:] != rows[:-1]])[: len(rows)]
@@ -86,31 +87,31 @@ class Selection:
         return [self._where(place == number) for number in range(int(place.max(initial=0)) + 1)]
 
     def _where(self, kept: NDArray[np.bool_]) -> Selection:
-        """Return some of the pairs."""
+        """Return the pairs for which `kept` is true."""
         counts = np.bincount(self.label[kept], minlength=self.num_classes).astype(np.int64)
         return Selection(self.row[kept], self.label[kept], self.score[kept], self.num_classes, counts)
 
 
 class BalancedSelector:
-    """Takes scores chunk by chunk; keeps the best P rows of each class, for the top K classes of rows."""
+    """Takes scores in chunks and keeps the best P rows of each class; a row counts for its top K classes."""
 
     def __init__(self, num_classes: int, top_k: int, per_class: int) -> None:
-        """Begin with no pairs.
+        """Start without pairs.
 
         Args:
             num_classes: C.
-            top_k: classes for which a row may count, in [1, C]; 10 in the report.
-            per_class: P, rows to keep of each class; 200 to 500 in the report.
+            top_k: K, classes that a row is paired with, in [1, C]; 10 in Zhou, Wan, Li 2021.
+            per_class: P, rows to keep of each class; 200 to 500 in Zhou, Wan, Li 2021.
 
         Raises:
-            UserError: the counts select nothing.
+            UserError: `top_k` or `per_class` is out of range.
         """
         if not 1 <= top_k <= num_classes:
             raise UserError(f"top_k: expected 1 to {num_classes}, the number of classes, found {top_k}")
         if per_class < 1:
             raise UserError(f"rows per class: expected at least 1, found {per_class}")
         self.num_classes, self.top_k, self.per_class = num_classes, top_k, per_class
-        # At equal scores the lower class gets the higher place.
+        # Added to the keys that scores are sorted by, so that of equal scores the lower class wins.
         self._places = torch.arange(num_classes).flip(0)
         room = 2 * num_classes * per_class + top_k * _AT_ONCE
         kinds = (np.int64, np.int64, np.float32)  # rows, labels, scores
@@ -118,15 +119,15 @@ class BalancedSelector:
         self._num_pairs = 0
 
     def update(self, scores: Scores | Tensor, rows: Rows | Tensor) -> None:
-        """Take the scores of some rows; no row may come twice.
+        """Take the scores of some rows; no row may be passed twice.
 
         Args:
-            scores: float32 [B, C], higher is better; probabilities, or logits.
-            rows: int64 [B], their rows of the pack.
+            scores: float32 [B, C], probabilities or logits; higher is better.
+            rows: int64 [B], rows of the pack.
 
         Raises:
-            UserError: a score that is NaN, naming the row and the class.
-            ValueError: shapes or dtypes that do not fit.
+            UserError: a score is NaN; the message names the row and the class.
+            ValueError: shapes or dtypes do not fit.
         """
         scores_BC, rows_B = torch.as_tensor(scores), torch.as_tensor(rows)
         if scores_BC.shape != (len(rows_B), self.num_classes) or rows_B.ndim != 1:
@@ -144,8 +145,8 @@ class BalancedSelector:
             self._offer(*part)
 
     def _offer(self, scores_BC: Tensor, rows_B: Tensor) -> None:
-        # Integers in the order of the scores, with 0.0 for -0.0: below zero, the bits of a float grow as the
-        # float falls.
+        # Turn scores into integers of the same order, so that one topk can sort by score and class. The bits
+        # of a negative float grow as it falls, so all but the sign are flipped; + 0.0 turns -0.0 into 0.0.
         bits = (scores_BC + 0.0).view(torch.int32)
         bits ^= (bits >> 31) & 0x7FFFFFFF
         best_BK = (bits.long() << 32 | self._places).topk(self.top_k, 1).values
@@ -155,7 +156,7 @@ class BalancedSelector:
         self._hold(*(column.flatten().numpy() for column in columns))
 
     def _hold(self, *pairs: NDArray[Any]) -> None:
-        """Add pairs; if they do not fit, first drop those that no selection needs."""
+        """Add pairs; if there is no room, first drop the pairs that are not among the best P of a class."""
         if self._num_pairs + len(pairs[0]) > len(self._pairs[0]):
             self.finish()
         first, self._num_pairs = self._num_pairs, self._num_pairs + len(pairs[0])
@@ -163,14 +164,14 @@ class BalancedSelector:
             column[first : self._num_pairs] = values
 
     def join_ranks(self) -> None:
-        """Join the pairs of all ranks; every rank then holds all."""
+        """Exchange the pairs of all ranks, so that every rank holds all of them."""
         kept = gather_on_main(self.finish())
         self._num_pairs = 0
         for found in on_main(lambda: kept):
             self._hold(found.row, found.label, found.score)
 
     def finish(self) -> Selection:
-        """Return the pairs to keep so far; a class that no row has among its top K has none."""
+        """Return the selection from the scores so far; a class in no row's top K has no pairs."""
         row, label, score = (column[: self._num_pairs] for column in self._pairs)
         order = np.lexsort((row, -score, label))
         counts = np.bincount(label, minlength=self.num_classes)
@@ -182,13 +183,13 @@ class BalancedSelector:
 
 @dataclass(frozen=True)
 class DuplicateCount:
-    """How many rows of a selection are under several classes.
+    """How many rows of a selection have several classes.
 
     Attributes:
         per_class: P.
         num_pairs: selected pairs of row and class.
-        num_rows: distinct rows among them.
-        num_shared_rows: rows under more than one class.
+        num_rows: distinct rows among the pairs.
+        num_shared_rows: rows with more than one class.
         num_short_classes: classes with fewer than P rows.
     """
 
@@ -200,7 +201,7 @@ class DuplicateCount:
 
     @property
     def num_extra_labels(self) -> int:
-        """The number of labels beyond the first of each row: at least so many are wrong."""
+        """The number of labels beyond the first of each row; at least this many labels are wrong."""
         return self.num_pairs - self.num_rows
 
     @property
@@ -210,13 +211,13 @@ class DuplicateCount:
 
 
 def count_duplicates(selection: Selection, per_class: Sequence[int]) -> list[DuplicateCount]:
-    """Count, for several P, how many rows are under several classes.
+    """Count, for each of several P, the rows that have several classes.
 
     Args:
-        selection: selection for the largest P of interest; it contains those for smaller P.
+        selection: selection for the largest P; it contains the selections for smaller P.
         per_class: values of P, each at most the selection's own.
 
-    Source: the procedure of section 4.2 of the 2021 report: the fewer duplicates, the surer the labels.
+    Source: Zhou, Wan, Li 2021, section 4.2: the fewer duplicates, the more reliable the labels.
     """
     counted = []
     for p in per_class:
@@ -230,10 +231,10 @@ def count_duplicates(selection: Selection, per_class: Sequence[int]) -> list[Dup
 def suggest_per_class(counted: Sequence[DuplicateCount], max_share: float = 0.01) -> int | None:
     """Return the largest P up to which the share of extra labels stays within `max_share`.
 
-    The report drew the line between P = 400 (0.27 % duplicates) and P = 500 (2.02 %).
+    Zhou, Wan, Li 2021 drew the line between P = 400 (0.27 % duplicates) and P = 500 (2.02 %).
 
     Returns:
-        One of the counted P, or None where even the smallest exceeds the share or selects nothing.
+        One of the counted P, or None if even the smallest exceeds the share or selects nothing.
     """
     suggested = None
     for entry in sorted(counted, key=lambda entry: entry.per_class):

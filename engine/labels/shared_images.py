@@ -1,10 +1,10 @@
-"""Images that a run both learns from and is measured on: refused, or named if `--allow-leak` is given.
+"""Leaks: images that a run both learns from and is measured on. They are errors without `--allow-leak`.
 
-`loaders.packs.labels.leaks` finds them. This module finds the labels behind a run that is measured or from
-which another run starts, and makes the texts for config.json (`leaks`) and the screen.
+`loaders.packs.labels.leaks` compares the images. This module finds the labels that a run, and the runs that
+it started from, were trained on, and makes the texts for config.json (`leaks`) and the screen.
 
-Images without labels are no leak: methods that read unlabelled images may read those of the test split too
-(transductive learning), and one line says so.
+Reading images without their labels is no leak: a method for unlabelled images may read those of the test
+split too (transductive learning); a note on the screen then says so.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Account:
-    """What training and measurement have in common.
+    """Texts about the images that training and evaluation share.
 
     Attributes:
-        leaks: shared labels or images that the user allowed; one text each.
+        leaks: one text for each leak that the user allowed.
         notes: facts that are no leak but that the user should know.
-        validation: a text that says on what the run is measured as it trains; "" for a run without labels.
+        validation: says which images the run is validated on; "" for a run without labels.
     """
 
     leaks: tuple[str, ...] = ()
@@ -48,11 +48,11 @@ class Account:
     validation: str = ""
 
     def describe(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a configuration in JSON types, with the leaks that were allowed, if any."""
+        """Return a copy of a configuration, with the entry `leaks` if leaks were allowed."""
         return {**config, "leaks": list(self.leaks)} if self.leaks else dict(config)
 
     def say(self) -> None:
-        """Print a line for each on rank 0; the line on validation comes first."""
+        """Print each text on a line of stderr, on rank 0: validation first, then leaks and notes."""
         if rank() == 0:
             said = (f"validation: {self.validation}",) if self.validation else ()
             for text in (*said, *(f"allowed by --allow-leak: {leak}" for leak in self.leaks), *self.notes):
@@ -60,14 +60,16 @@ class Account:
 
 
 def account(config: ClassifierConfig, division: Division | None = None) -> Account:
-    """Compare the training images of a recipe with labels with its test split and its validation images.
+    """Look for leaks between the labels that a run learns from and its test and validation images.
+
+    The labels of the runs that it starts from count too.
 
     Args:
         config: options of the run.
-        division: how the run's labels are divided.
+        division: division of the run's labels into training and validation; None without validation.
 
     Raises:
-        UserError: they share labels, here or in the run that it starts from, and that is not allowed.
+        UserError: there is a leak, and leaks are not allowed.
     """
     held = Account() if division is None else _validation_account(config, division)
     tested = _test_account(config)
@@ -75,7 +77,7 @@ def account(config: ClassifierConfig, division: Division | None = None) -> Accou
 
 
 def _validation_account(config: ClassifierConfig, division: Division) -> Account:
-    """Compare validation images with the labels on which the runs behind the start were trained."""
+    """Compare the validation images with the labels that the runs behind `config.init` were trained on."""
     if division.validation is None:
         return Account(validation=division.said)
     pack = open_pack(config.pack)
@@ -104,7 +106,7 @@ def _validation_account(config: ClassifierConfig, division: Division) -> Account
 
 
 def not_set_aside(run: Path, labels: LabelTable) -> NDArray[np.int64]:
-    """Return the rows of the labels on which a run was trained."""
+    """Return the rows of `labels` without those that the run set aside for validation."""
     path = run / SET_ASIDE_PATH
     return np.setdiff1d(labels.row, LabelTable.read(path).row) if path.is_file() else labels.row
 
@@ -116,7 +118,7 @@ def _test_account(config: ClassifierConfig) -> Account:
     measured = pack.split(config.test_split)
     leaks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    if config.allow_leak:  # else nothing is shared, since `chosen_labels` refused it
+    if config.allow_leak:  # otherwise `chosen_labels` has already refused leaks
         leaks = check_leak(pack, chosen_labels(pack, config).row, measured, True)
     behind = check_run(config.init, measured, config.allow_leak)
     unlabeled = getattr(config, "unlabeled_splits", None)
@@ -126,10 +128,10 @@ def _test_account(config: ClassifierConfig) -> Account:
 
 
 def account_of_probe(config: RunConfig) -> Account:
-    """Compare the split from which the online probe learns with the one on which it is measured.
+    """Look for leaks between the split that the online probe learns from and the one it is measured on.
 
     Raises:
-        UserError: they share images, and that is not allowed.
+        UserError: there is a leak, and leaks are not allowed.
     """
     pack = open_pack(config.pack, config.loader.store)
     if len(config.probe_splits) == 1:
@@ -137,27 +139,27 @@ def account_of_probe(config: RunConfig) -> Account:
     bank, measured = (pack.split(name) for name in config.probe_splits)
     rows = bank.rows(np.arange(len(bank)))
     leaks = check_leak(pack, rows, measured, config.allow_leak, "probe_splits")
-    split = getattr(config, "split", None)  # of a recipe that learns from images without their labels
+    split = getattr(config, "split", None)  # only recipes that learn without labels have this option
     return Account(leaks, describe_shared(pack.split(split), measured) if split is not None else ())
 
 
 def describe_shared(unlabeled: Split, measured: Split) -> tuple[str, ...]:
-    """Say what unlabelled images share with the split to measure on; empty if nothing."""
+    """Return a text on the unlabelled images that occur in the split to measure on, if there are any."""
     rows = unlabeled.rows(np.arange(len(unlabeled)))
     leak = find_leak(unlabeled.pack, rows, measured)
     return () if leak is None else (f"unlabelled images: {leak}; their true labels are not read",)
 
 
 def check_run(path: Path | None, measured: Split, allow: bool) -> Account:
-    """Compare the labels on which a run, and the runs before it, were trained with a split.
+    """Look for leaks between the labels behind a run, or the runs that it started from, and a split.
 
     Args:
-        path: run folder, a checkpoint or a file in one; None for no run.
+        path: run folder, or a checkpoint or file in it; None for no run.
         measured: the split to measure on.
-        allow: name what is shared instead of refusing it.
+        allow: return leaks instead of raising an error.
 
     Raises:
-        UserError: they share labels, and that is not allowed.
+        UserError: there is a leak, and leaks are not allowed.
     """
     leaks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -172,11 +174,14 @@ def check_run(path: Path | None, measured: Split, allow: bool) -> Account:
 
 
 def _runs_behind(path: Path | None) -> Iterator[tuple[Path, Mapping[str, Any] | None]]:
-    """Yield the run of a start, and the runs before it, that were trained on labels; None: gone."""
+    """Yield the run behind a start, and the runs that it started from, if they were trained on labels.
+
+    Each comes with its configuration, or with None if its folder is gone.
+    """
     seen: set[Path] = set()
     while path is not None:
         run = next((p for p in (path, *path.parents[:2]) if (p / "config.json").is_file()), None)
-        if run is None or run.resolve() in seen or timm_config(run) is not None:  # weights of others
+        if run is None or run.resolve() in seen or timm_config(run) is not None:  # weights of other projects
             return
         seen.add(run.resolve())
         config = read_run(run)["config"]
@@ -189,7 +194,9 @@ def _runs_behind(path: Path | None) -> Iterator[tuple[Path, Mapping[str, Any] | 
 
 
 def _labels_of(config: Mapping[str, Any] | None) -> tuple[Pack, LabelTable]:
-    """Return the labels that the configuration of a run names; `transfer` has its own field names.
+    """Return the pack and the labels that the configuration of a run names.
+
+    In configurations of recipes/transfer.py, the field of the split is `train_split`.
 
     Raises:
         UserError: the run, the pack or a table is gone.
