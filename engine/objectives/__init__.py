@@ -1,1 +1,1 @@
-"""The losses of the methods, one paper a file."""
+"""The losses of the methods, one file per paper."""

@@ -34,15 +34,15 @@ class BarlowTerms:
 def cross_correlation(z_a_BD: Tensor, z_b_BD: Tensor) -> Tensor:
     """Correlate the features of two views over the rows of all ranks.
 
-    Rank r holds z_a^r, z_b^r, and C = (1/N) sum_r (z_a^r)^T z_b^r is the same on every rank. Each rank then
-    computes the same loss L(C). The backward of the sum adds dL/dC over the R ranks, so rank r's gradient
-    is R * dL/dz^r; DistributedDataParallel averages: (1/R) sum_r R * dL/dz^r * dz^r/dw = dL/dw, the gradient
-    of one process on the joined batch. A collective that autograd does not see would pass only dL/dz^r and
-    leave dL/dw / R.
+    Rank r holds z_a^r and z_b^r, and C = (1/N) sum_r (z_a^r)^T z_b^r is the same on every rank. Each rank
+    then computes the same loss L(C). The backward pass of the sum over ranks adds dL/dC of the R ranks, so
+    rank r's gradient is R * dL/dz^r. DistributedDataParallel averages these to
+    (1/R) sum_r R * dL/dz^r * dz^r/dw = dL/dw, the gradient of one process on the joined batch. A collective
+    without autograd would give only dL/dz^r, and the average would be dL/dw / R.
 
     Args:
         z_a_BD: [B, D], standardised over the N rows of all ranks; float32 or wider. B is equal on all ranks.
-        z_b_BD: [B, D], likewise, of the other view.
+        z_b_BD: [B, D], the other view, standardised in the same way.
 
     Returns:
         C, [D, D].
@@ -55,9 +55,9 @@ def barlow_twins_loss(z_a_BD: Tensor, z_b_BD: Tensor, redundancy_weight: float =
     """Compute the loss of Barlow Twins over the rows of all ranks.
 
     Args:
-        z_a_BD: [B, D], standardised over all ranks (BatchNorm without scale and shift), not in half
-            precision: a sum over D^2 entries would lose it.
-        z_b_BD: [B, D], likewise, of the other view.
+        z_a_BD: [B, D], standardised over all ranks (BatchNorm without scale and shift). Half precision is
+            refused, because it is too coarse for a sum of D^2 entries.
+        z_b_BD: [B, D], the other view, standardised in the same way.
         redundancy_weight: the paper's lambda, 0.0051.
 
     Returns:

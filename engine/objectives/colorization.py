@@ -1,4 +1,4 @@
-"""Colourisation: from the lightness of an image to the distribution of the colour of each of its places.
+"""Colourisation: predict, from the lightness of an image, a distribution over colours at each place.
 
 Source: Zhang, Isola, Efros 2016, "Colorful Image Colorization" (arXiv 1603.08511), section 2; the
 colour space is CIE 1976 L*a*b* of sRGB under D65.
@@ -18,10 +18,10 @@ from torch import Tensor
 from engine.objectives.precision import at_least_float32
 
 BIN_SIDE = 10.0
-_SIGMA = 5.0  # of the weights of neighbouring bins, and of the smoothing of their frequencies
+_SIGMA = 5.0  # of the Gaussians that weigh neighbouring bins and smooth the frequencies of bins
 _NEIGHBOURS = 5
-_UNIFORM_SHARE = 0.5  # lambda, mixed with the frequencies of the bins
-_ANNEALING = 0.38  # temperature at which a distribution becomes one colour
+_UNIFORM_SHARE = 0.5  # lambda, share of the uniform distribution that is mixed into the frequencies
+_ANNEALING = 0.38  # temperature of the annealed mean
 _WHITE = (0.95047, 1.0, 1.08883)
 _TO_XYZ = (
     (0.4124564, 0.3575761, 0.1804375),
@@ -33,14 +33,14 @@ _LINEAR_BELOW = 6.0 / 29.0
 
 @cache
 def _constants(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the matrix from linear sRGB to XYZ, its inverse, and the white point, copied there once."""
+    """Return the matrix from linear sRGB to XYZ, its inverse, and the white point, on a device."""
     matrix = torch.tensor(_TO_XYZ, dtype=torch.float64)
     white = torch.tensor(_WHITE, dtype=torch.float64)[:, None, None]
     return matrix.to(device, dtype), torch.linalg.inv(matrix).to(device, dtype), white.to(device, dtype)
 
 
 def _mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
-    """Apply a matrix [3, 3] to [..., 3, H, W]; a product of matrices would be rounded by autocast."""
+    """Apply a matrix [3, 3] to [..., 3, H, W]; autocast would round a matrix product to half precision."""
     return (matrix[:, :, None, None] * x.unsqueeze(-4)).sum(-3)
 
 
@@ -58,7 +58,7 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
 
 
 def lab_to_rgb(lab: Tensor) -> Tensor:
-    """Convert L*, a* and b*, [..., 3, H, W], to sRGB, cut to [0, 1]."""
+    """Convert L*, a* and b*, [..., 3, H, W], to sRGB, clipped to [0, 1]."""
     lightness, a, b = at_least_float32(lab).unbind(-3)
     fy = (lightness + 16.0) / 116.0
     f = torch.stack([fy + a / 500.0, fy, fy - b / 200.0], -3)
@@ -73,10 +73,10 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
 
 @cache
 def color_bins() -> Tensor:
-    """Return the centres of the bins of a* and b* that colours of sRGB fall into, float32 [Q, 2].
+    """Return the centres of the (a*, b*) bins that sRGB colours fall into, float32 [Q, 2].
 
-    The bins are squares of side 10 around multiples of 10, as in the paper. Each of the 261 holds a colour of
-    sRGB; the paper counts 313, by a rule that it does not give.
+    The bins are squares of side 10 around multiples of 10, as in the paper. Each of these 261 bins holds an
+    sRGB colour; the paper counts 313, by a rule that it does not give.
     """
     levels = torch.linspace(0.0, 1.0, 86)
     cube = torch.stack(torch.meshgrid(levels, levels, levels, indexing="ij"))
@@ -86,7 +86,7 @@ def color_bins() -> Tensor:
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
-    """Return the distances of all pairs, [N, M]; not by a product, which GPUs round to TF32."""
+    """Return the distances of all pairs, [N, M], without a matrix product, which GPUs may round to TF32."""
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
@@ -106,14 +106,14 @@ def encode(ab: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rarity_weights(counts: Tensor, bins: Tensor) -> Tensor:
-    """Return the weight of each bin, inverse to its smoothed frequency mixed with the same for all (eq. 4).
+    """Return the weight of each bin, inverse to its smoothed frequency mixed with a uniform one (eq. 4).
 
     Args:
-        counts: [Q], places of each bin seen so far; may be 0.
-        bins: [Q, 2].
+        counts: [Q], number of places seen so far with a colour in each bin; may be 0.
+        bins: [Q, 2], from `color_bins`.
 
     Returns:
-        float32 [Q]; the mean over places is 1.
+        float32 [Q]; the mean over bins, weighted by the smoothed frequencies, is 1.
     """
     frequency = (counts.double() + 1.0) / (counts.double() + 1.0).sum()
     blur = (-(_distances(bins, bins).double() ** 2) / (2 * _SIGMA**2)).exp()
@@ -123,18 +123,18 @@ def rarity_weights(counts: Tensor, bins: Tensor) -> Tensor:
 
 
 def annealed_mean(logits: Tensor, bins: Tensor) -> Tensor:
-    """Return the colours [B, 2, H', W'] of distributions [B, Q, H', W'], between mean and mode (eq. 5)."""
+    """Return the colours [B, 2, H', W'] of logits [B, Q, H', W'], between mean and mode (eq. 5)."""
     shares = (at_least_float32(logits) / _ANNEALING).softmax(1)
     return torch.einsum("bqhw,qc->bchw", shares, bins)
 
 
 @dataclass(frozen=True)
 class ColorizationTerms:
-    """The loss and the share of places whose bin is the likeliest, scalars; means over the rank's places.
+    """The loss and an accuracy, scalars averaged over the rank's places.
 
     Attributes:
         loss: cross-entropy with the soft encoding, weighted by the rarity of the nearest bin (eq. 2).
-        top1: share of places whose nearest bin has the highest logit; no gradient.
+        top1: share of places whose nearest bin has the highest logit, without gradient.
     """
 
     loss: Tensor

@@ -1,4 +1,4 @@
-"""Cross-entropy on targets that images themselves provide, and on labels whose classes may be weighted."""
+"""Cross-entropy for pretext tasks, and for labels, optionally with a weight for each class."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ EFFECTIVE_BETA = 0.999
 
 @dataclass(frozen=True)
 class PretextTerms:
-    """The loss and the share of right answers, each a scalar, means over the rank's rows.
+    """The loss and the accuracy, scalars averaged over the rank's rows.
 
     Attributes:
         loss: cross-entropy.
-        top1: share of rows whose target has the highest logit; no gradient.
+        top1: share of rows whose target has the highest logit, without gradient.
     """
 
     loss: Tensor
@@ -27,14 +27,14 @@ class PretextTerms:
 
 
 def pretext_loss(logits_BC: Tensor, target: Tensor) -> PretextTerms:
-    """Compute the cross-entropy, a mean over the rank's rows.
+    """Compute the cross-entropy, averaged over the rank's rows.
 
     Args:
         logits_BC: [B, C], any float dtype; computed in float32 or wider.
         target: int64 [B], in [0, C).
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes do not match.
     """
     if logits_BC.ndim != 2 or target.shape != logits_BC.shape[:1]:
         raise ValueError(
@@ -51,8 +51,8 @@ def class_weights(counts: Tensor, effective: bool = False) -> Tensor:
 
     Args:
         counts: int64 [C], labels of each class, not all 0.
-        effective: inverse to (1 - b^n) / (1 - b), the effective number of n images, with b = 0.999; else
-            inverse to n.
+        effective: make weights inverse to the effective number of n images, (1 - b^n) / (1 - b) with
+            b = 0.999, instead of inverse to n.
 
     Returns:
         float32 [C], 0 for a class without labels; the mean over all labels is 1.
@@ -69,15 +69,15 @@ def class_weights(counts: Tensor, effective: bool = False) -> Tensor:
 def label_loss(
     logits: Tensor, labels: Tensor, weights: Tensor | None = None, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Return the cross-entropy, weighted by class, a mean over the rank's rows.
+    """Return the cross-entropy, weighted by class, averaged over the rank's rows.
 
-    The weights are not normalised within a batch: the mean over ranks or parts of a batch is then the mean
-    over the whole.
+    The weights are not normalised within a batch, so that the mean over ranks or parts of a batch is the mean
+    over the whole batch.
 
     Args:
         logits: [B, C], any float dtype; computed in float32 or wider.
-        labels: int64 [B]; or of mixed images, float [B, C], the share of each class.
-        weights: [C], from `class_weights`; None weighs all rows the same.
+        labels: int64 [B]; or, for mixed images, float [B, C], the share of each class.
+        weights: [C], from `class_weights`; by default all rows count the same.
         label_smoothing: share of a label that is spread evenly over all classes.
     """
     wide = at_least_float32(logits)

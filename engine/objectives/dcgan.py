@@ -1,9 +1,9 @@
-"""A generative adversarial network without labels: real against generated, and the generator against both.
+"""A generative adversarial network without labels: the losses of the discriminator and the generator.
 
 Source: Goodfellow et al. 2014, "Generative Adversarial Nets" (arXiv 1406.2661), algorithm 1, with the
-generator's loss of section 3 that does not saturate; Radford et al. 2015 (arXiv 1511.06434) train with it.
+non-saturating generator loss of section 3, which Radford et al. 2015 (arXiv 1511.06434) use too.
 
-Shapes: B real and G generated rows of this rank. A logit says how sure it is that an image is real.
+Shapes: B real and G generated rows of this rank. A logit is the log-odds that an image is real.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from engine.objectives.precision import at_least_float32
 
 @dataclass(frozen=True)
 class DcganTerms:
-    """Both losses and what they come from, scalars; means over the rank's rows.
+    """Both losses and the discriminator's mean outputs, scalars averaged over the rank's rows.
 
     Attributes:
-        discriminator: half the cross-entropy of "real" on real and of "generated" on generated images.
-        generator: cross-entropy of "real" on generated images.
-        real: mean probability that real images are real, detached.
-        generated: mean probability that generated images are real, detached.
+        discriminator: mean of two cross-entropies: real images against "real", generated ones against
+            "generated".
+        generator: cross-entropy of generated images against "real".
+        real: mean probability of "real" for real images, detached.
+        generated: mean probability of "real" for generated images, detached.
     """
 
     discriminator: Tensor
@@ -34,7 +35,7 @@ class DcganTerms:
 
     @property
     def loss(self) -> Tensor:
-        """Their sum: each network has a gradient from its own alone."""
+        """The sum of both losses; each network gets a gradient only from its own loss."""
         return self.discriminator + self.generator
 
 
@@ -43,8 +44,8 @@ def dcgan_loss(logits_real: Tensor, logits_generated: Tensor, logits_for_generat
 
     Args:
         logits_real: [B].
-        logits_generated: [G], of images whose generator gets no gradient from here.
-        logits_for_generator: [G], of the same images by a discriminator that gets no gradient from here.
+        logits_generated: [G], of generated images that are detached from the generator.
+        logits_for_generator: [G], of the same images with their gradient, from a frozen discriminator.
     """
     real, generated, rival = (
         at_least_float32(logits) for logits in (logits_real, logits_generated, logits_for_generator)

@@ -1,8 +1,8 @@
 """DeepCluster: predict the cluster of an image; every cluster counts the same.
 
 Source: Caron, Bojanowski, Joulin, Douze 2018, "Deep Clustering for Unsupervised Learning of Visual
-Features", equation 1 and section 3.3: images sampled uniformly over clusters are the same as a loss weighted
-by the inverse of the cluster's size. With weights the order of the loader need not depend on the clusters.
+Features", equation 1 and section 3.3: sampling images uniformly over clusters is equivalent to weighting the
+loss by the inverse of the cluster's size. With weights, the loader's order is independent of the clusters.
 
 Shapes: B rows of this rank, K clusters.
 """
@@ -31,10 +31,10 @@ def cluster_weights(assignment: Tensor, num_clusters: int) -> Tensor:
 
 
 def deepcluster_loss(logits_BK: Tensor, assignment: Tensor, weights: Tensor) -> PretextTerms:
-    """Compute the weighted cross-entropy, a mean over the rank's rows.
+    """Compute the weighted cross-entropy, averaged over the rank's rows.
 
-    The weights are not normalised within a batch: the mean over ranks is then the mean over the joined
-    batch, and its expectation the mean over clusters.
+    The weights are not normalised within a batch, so that the mean over ranks is the mean over the joined
+    batch, and its expectation is the mean over clusters.
 
     Args:
         logits_BK: [B, K], any float dtype; computed in float32 or wider.
@@ -42,10 +42,10 @@ def deepcluster_loss(logits_BK: Tensor, assignment: Tensor, weights: Tensor) -> 
         weights: [K], from `cluster_weights` of the whole split.
 
     Returns:
-        The loss, and the share of images whose cluster is recognised.
+        The loss, and the share of images whose cluster is predicted correctly.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes do not match.
     """
     if logits_BK.ndim != 2 or len(assignment) != len(logits_BK) or weights.shape != logits_BK.shape[1:]:
         raise ValueError(

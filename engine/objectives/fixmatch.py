@@ -29,8 +29,8 @@ class FixMatchTerms:
     Attributes:
         loss: supervised + weight * unsupervised.
         supervised: mean cross-entropy of the labelled rows.
-        unsupervised: cross-entropy of the confident rows, divided by all M rows.
-        mask_rate: share of the unlabelled rows that were confident enough, detached.
+        unsupervised: summed cross-entropy of the confident unlabelled rows, divided by M.
+        mask_rate: share of the unlabelled rows that are confident, detached.
     """
 
     loss: Tensor
@@ -40,33 +40,29 @@ class FixMatchTerms:
 
 
 class RecentGuesses(nn.Module):
-    """Moving averages over the guesses of all ranks, by which later ones are aligned and judged.
+    """Moving averages of class probabilities over all ranks, for alignment and the adaptive threshold.
 
     Attributes:
-        confidence: mean largest probability of a guess, a scalar.
-        classes: mean probabilities of the classes, [C].
+        confidence: average of the largest probability of a row, a scalar.
+        classes: average probability of each class, [C].
     """
 
     confidence: Tensor
     classes: Tensor
 
     def __init__(self, num_classes: int) -> None:
-        """Build the averages.
-
-        Args:
-            num_classes: C.
-        """
+        """Start with equal probabilities of all classes."""
         super().__init__()
         self.register_buffer("confidence", torch.tensor(1 / num_classes))
         self.register_buffer("classes", torch.full((num_classes,), 1 / num_classes))
 
     @torch.no_grad()
     def update(self, logits: Tensor, decay: float) -> None:
-        """Move the averages towards the guesses of a step.
+        """Update the averages with the logits of a step; every rank must call this.
 
         Args:
             logits: [M, C], of this rank.
-            decay: share of the past; 0 forgets it.
+            decay: weight of the old averages, in [0, 1]; 0 replaces them.
         """
         q = at_least_float32(logits).softmax(1)
         mean = all_reduce_sum(torch.cat([q.max(1).values.mean().unsqueeze(0), q.mean(0)])) / world_size()
@@ -74,15 +70,16 @@ class RecentGuesses(nn.Module):
         self.classes.lerp_(mean[1:], 1 - decay)
 
     def aligned(self, logits: Tensor) -> Tensor:
-        """Return logits [M, C] of probabilities divided by their mean, so that classes are guessed alike."""
+        """Return logits [M, C] of probabilities divided by `classes`, so that no class is preferred."""
         return at_least_float32(logits) - self.classes.clamp_min(1e-6).log()
 
     def threshold(self, logits: Tensor, by_class: bool) -> Tensor:
-        """Return the mean confidence, a scalar; by class, lower for classes that are guessed less often, [M].
+        """Return the adaptive threshold: the average confidence, a scalar.
 
         Args:
-            logits: [M, C], whose largest says each row's class.
-            by_class: whether classes differ.
+            logits: [M, C]; the largest of a row decides its class.
+            by_class: return a threshold for each row, [M], which is lower for classes that are predicted less
+                often.
         """
         if not by_class:
             return self.confidence
@@ -94,7 +91,7 @@ def confident_guesses(logits: Tensor, threshold: float | Tensor) -> tuple[Tensor
 
     Args:
         logits: [M, C]; no gradient flows back.
-        threshold: tau, least probability of a class to count; of all rows, or of each, [M].
+        threshold: tau, least probability of a confident guess; one for all rows, or one per row, [M].
     """
     confidence, guess = at_least_float32(logits.detach()).softmax(1).max(1)
     return guess, confidence >= threshold
@@ -103,7 +100,8 @@ def confident_guesses(logits: Tensor, threshold: float | Tensor) -> tuple[Tensor
 def masked_cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """Return the cross-entropy of the rows in the mask, divided by the number of all rows.
 
-    Dividing by all rows, not by those in the mask, makes the term grow as the network becomes confident.
+    Because the sum is divided by all rows, not by those in the mask, the term gains weight as the network
+    becomes confident.
 
     Args:
         logits: [M, C].
@@ -129,12 +127,12 @@ def fixmatch_loss(
         labels: int64 [B], or shares of the classes, see `label_loss`.
         logits_weak: [M, C], of the unlabelled rows' weak views; no gradient flows back.
         logits_strong: [M, C], of the same rows' strong views.
-        threshold: tau, of all rows or of each, [M]; 0.95 in the paper (0.7 on ImageNet).
+        threshold: tau, one for all rows or one per row, [M]; 0.95 in the paper (0.7 on ImageNet).
         unlabeled_weight: lambda_u; 1 in the paper (10 on ImageNet).
         class_weights: weight of each class in the supervised loss, see `label_loss`; the paper has none.
 
     Raises:
-        ValueError: weak and strong logits of different shapes.
+        ValueError: weak and strong logits differ in shape.
     """
     if logits_weak.shape != logits_strong.shape:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Jigsaw puzzles: recognise by which permutation, of a fixed set, the tiles of an image were shuffled.
+"""Jigsaw puzzles: predict which permutation, of a fixed set, the tiles of an image were shuffled by.
 
 Source: Noroozi, Favaro 2016, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles",
 algorithm 1 for the set of permutations.
@@ -21,19 +21,19 @@ from loaders.common.errors import UserError
 def permutation_set(num_permutations: int, num_tiles: int, seed: int = 0) -> NDArray[np.int64]:
     """Choose permutations that are far from each other in Hamming distance.
 
-    The first is drawn at random; each further one is, of all T!, the one with the largest mean distance to
-    those chosen so far (the first of several in lexicographic order).
+    The first permutation is drawn at random. Each further one has the largest mean distance to those chosen
+    before; of several, the first in lexicographic order is taken.
 
     Args:
         num_permutations: P, at most T!.
-        num_tiles: T, at most 9: all T! permutations are looked at.
+        num_tiles: T, at most 9, since all T! permutations are compared.
         seed: seed of the first permutation.
 
     Returns:
         int64 [P, T], all different.
 
     Raises:
-        UserError: more permutations than there are, or more than 9 tiles.
+        UserError: P is not in 1 to T!, or T not in 1 to 9.
     """
     if not 1 <= num_tiles <= 9:
         raise UserError(f"jigsaw: expected 1 to 9 tiles, found {num_tiles}")

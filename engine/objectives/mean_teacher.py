@@ -1,7 +1,7 @@
-"""Mean Teacher: a student agrees with the average of its own past weights on another view.
+"""Mean Teacher: a student agrees with the moving average of its own weights, the teacher, on another view.
 
 Source: Tarvainen and Valpola 2017, "Mean teachers are better role models" (arXiv 1703.01780), section 2 and
-appendix B for the ramps; both codes of the authors (github.com/CuriousAI/mean-teacher) for the division of
+appendix B for the ramps; the authors' implementations (github.com/CuriousAI/mean-teacher) for the divisor of
 the class loss, which the paper does not state.
 
 Shapes: B labelled rows and N rows in all (labelled and unlabelled) of this rank, C classes. Every term is a
@@ -28,11 +28,10 @@ def consistency_loss(student_logits: Tensor, teacher_logits: Tensor, distance: D
         student_logits: [N, C].
         teacher_logits: [N, C], from the averaged weights on another view; no gradient flows back.
         distance: "mse" is the squared difference of probabilities, averaged over classes and rows; "kl" is
-            the divergence of the student from the teacher, summed over classes, averaged over rows.
+            KL(teacher || student), summed over classes, averaged over rows.
 
     Raises:
-        ValueError: logits of different shapes, or the same tensor for both, which would make the loss zero
-            for any views.
+        ValueError: the logits differ in shape, or are the same tensor, for which the loss is always zero.
     """
     if student_logits.shape != teacher_logits.shape:
         raise ValueError(
@@ -51,9 +50,9 @@ def consistency_loss(student_logits: Tensor, teacher_logits: Tensor, distance: D
 def class_loss(
     logits_labeled: Tensor, labels: Tensor, num_rows: int, class_weights: Tensor | None = None
 ) -> Tensor:
-    """Return the cross-entropy of the labelled rows, summed and divided by the number of all rows.
+    """Return the summed cross-entropy of the labelled rows, divided by the number of all rows.
 
-    The consistency weight of 100 in the authors' code belongs to this division: a mean over the labelled rows
+    The consistency weight of 100 in the authors' code assumes this divisor: a mean over the labelled rows
     alone would be N / B = 1 + mu times as large.
 
     Args:
@@ -71,16 +70,16 @@ def class_loss(
 
 
 def ramp_up(step: int, ramp_steps: int) -> float:
-    """Return exp(-5 (1 - t)^2) with t = step / ramp_steps, at most 1.
+    """Return exp(-5 (1 - t)^2) with t = min(1, step / ramp_steps).
 
-    The weight of the consistency follows this ramp, since the teacher is of no use at first.
+    The weight of the consistency loss follows this ramp, since the teacher is useless at first.
     """
     t = min(1.0, step / ramp_steps) if ramp_steps > 0 else 1.0
     return math.exp(-5.0 * (1.0 - t) ** 2)
 
 
 def teacher_decay(step: int, ramp_steps: int, early: float = 0.99, late: float = 0.999) -> float:
-    """Return the decay of the average: early while the weight ramps up, late afterwards.
+    """Return the decay of the teacher's moving average: `early` during the ramp, `late` afterwards.
 
     The student improves fast at first; a long memory would hold the teacher back.
     """

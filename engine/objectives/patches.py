@@ -20,13 +20,13 @@ def choose_pairs(tiles: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         tiles: [B, 9, ...], row by row.
-        position: int64 [B], in [0, 8): the neighbour row by row, the centre not counted.
+        position: int64 [B], in [0, 8), the neighbour; counted row by row without the centre.
 
     Returns:
         Centres [B, ...] and neighbours [B, ...].
 
     Raises:
-        ValueError: another number of tiles.
+        ValueError: the number of tiles is not 9.
     """
     if tiles.shape[1] != NUM_POSITIONS + 1:
         raise ValueError(f"patches: expected 9 tiles, got {tiles.shape[1]}")

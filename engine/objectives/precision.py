@@ -1,4 +1,4 @@
-"""The precision that losses are computed in."""
+"""The precision in which losses are computed."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """Return half precision as float32, since sums over classes would lose it; the rest as it is."""
+    """Convert half precision to float32, which sums over classes need; leave other dtypes unchanged."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -1,8 +1,8 @@
 """Pseudo-labels: the network's own confident guesses as labels, with a weight that grows.
 
 Source: Lee 2013, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep Neural
-Networks", equations 15 and 16; the threshold is that of Sohn et al. 2020 (FixMatch), the growing threshold
-that of the INF473V report, section 3.2.
+Networks", equations 15 and 16; Sohn et al. 2020 (FixMatch) for the threshold; the INF473V report, section
+3.2, for the growing threshold.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def pseudo_label_loss(
     weight: float,
     class_weights: Tensor | None = None,
 ) -> FixMatchTerms:
-    """Compute the loss of pseudo-labels that are the guesses of the same logits: FixMatch with one view.
+    """Compute the loss with pseudo-labels: that of FixMatch with one view as both weak and strong view.
 
     Args:
         logits_labeled: [B, C].
@@ -35,7 +35,7 @@ def pseudo_label_loss(
 
 
 def label_weight(epoch: float, first_epoch: float, last_epoch: float, peak: float) -> float:
-    """Return alpha(t): 0 until `first_epoch`, then linear up to `peak` at `last_epoch`, constant after.
+    """Return alpha(t): 0 until `first_epoch`, then linear up to `peak` at `last_epoch`, then constant.
 
     Source: Lee 2013, equation 16.
     """
@@ -47,5 +47,5 @@ def label_weight(epoch: float, first_epoch: float, last_epoch: float, peak: floa
 
 
 def growing_threshold(epoch: int, start: float, growth: float, limit: float) -> float:
-    """Return start + growth * epoch, at most `limit`; growth 0 is a fixed threshold."""
+    """Return start + growth * epoch, at most `limit`; with growth 0, return `start`."""
     return min(start + growth * epoch, limit) if growth > 0.0 else start

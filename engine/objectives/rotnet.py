@@ -1,4 +1,4 @@
-"""RotNet: say by which quarter turn an image was rotated.
+"""RotNet: predict by how many quarter turns an image was rotated.
 
 Source: Gidaris, Singh, Komodakis 2018, "Unsupervised Representation Learning by Predicting Image
 Rotations", equations 1 to 3.
@@ -37,16 +37,16 @@ def rotate_four(x_BCHW: Tensor) -> Tensor:
 
 
 def rotnet_loss(logits: Tensor) -> PretextTerms:
-    """Compute the cross-entropy of the rotations, a mean over the rank's rows.
+    """Compute the cross-entropy of the rotations, averaged over the rank's rows.
 
     Args:
         logits: [4 * B, 4], for the rows of `rotate_four`; any float dtype, computed in float32 or wider.
 
     Returns:
-        The loss, and the share of rotations recognised.
+        The loss, and the share of rotations predicted correctly.
 
     Raises:
-        ValueError: logits of another shape.
+        ValueError: logits have another shape.
     """
     if logits.ndim != 2 or logits.shape[1] != NUM_ROTATIONS or len(logits) % NUM_ROTATIONS:
         raise ValueError(f"RotNet: expected logits [4 * B, 4], got {list(logits.shape)}")

@@ -1,7 +1,7 @@
 """Semi-supervised GAN: a classifier of K classes that also tells generated images from real ones.
 
-The class "generated" needs no output of its own: its logit is held at 0, so that with Z = sum of exp(logits)
-an image is real with probability Z / (Z + 1).
+The class "generated" needs no output of its own: its logit is fixed at 0, so that an image is real with
+probability Z / (Z + 1), where Z is the sum of exp(logits) over the K classes.
 
 Source: Salimans et al. 2016, "Improved Techniques for Training GANs" (arXiv 1606.03498), sections 3.1 and 5.
 
@@ -23,14 +23,15 @@ from engine.train.distributed import all_reduce_sum, world_size
 
 @dataclass(frozen=True)
 class DiscriminatorTerms:
-    """The loss of the classifier and its parts, scalars; means over the rank's rows.
+    """The loss of the classifier and its parts, scalars averaged over the rank's rows.
 
     Attributes:
         loss: supervised + unsupervised.
         supervised: cross-entropy over the K classes.
-        unsupervised: half the cross-entropy of "real" on unlabelled and of "generated" on generated images.
-        real: mean probability that unlabelled images are real, detached.
-        generated: mean probability that generated images are real, detached.
+        unsupervised: mean of two cross-entropies: unlabelled images against "real", generated ones against
+            "generated".
+        real: mean probability of "real" for unlabelled images, detached.
+        generated: mean probability of "real" for generated images, detached.
     """
 
     loss: Tensor
@@ -47,13 +48,13 @@ def discriminator_loss(
     logits_generated: Tensor,
     class_weights: Tensor | None = None,
 ) -> DiscriminatorTerms:
-    """Compute the loss of the K + 1 classes.
+    """Compute the loss over K classes and the class "generated".
 
     Args:
         logits_labeled: [B, K].
         labels: int64 [B], or shares of the classes, see `label_loss`.
         logits_unlabeled: [M, K].
-        logits_generated: [G, K], of images whose generator gets no gradient from here.
+        logits_generated: [G, K], of generated images that are detached from the generator.
         class_weights: weight of each of the K classes, see `label_loss`.
     """
     supervised = label_loss(logits_labeled, labels, class_weights)
@@ -73,15 +74,15 @@ def discriminator_loss(
 
 
 def feature_matching_loss(features_real: Tensor, features_generated: Tensor) -> Tensor:
-    """Return the mean distance between the mean features of real and generated images, over all ranks.
+    """Return the mean absolute difference of the mean features of real and of generated images.
 
-    The means are over the rows of all ranks, so every rank computes the same loss in full.
+    The mean features are over the rows of all ranks, so every rank computes the same loss.
 
     Args:
         features_real: [M, D], of the layer before the classifier; no gradient flows back.
         features_generated: [G, D].
 
-    Source: section 3.1, with the absolute distance of the authors' code.
+    Source: section 3.1, with the absolute difference of the authors' code.
     """
     real, generated = at_least_float32(features_real.detach()), at_least_float32(features_generated)
     mean_real = all_reduce_sum(real.mean(0)) / world_size()
@@ -91,12 +92,9 @@ def feature_matching_loss(features_real: Tensor, features_generated: Tensor) -> 
 
 @torch.no_grad()
 def diversity(images: Tensor) -> Tensor:
-    """Return the root mean square distance per pixel of images from their mean, over all ranks, a scalar.
+    """Return the root mean square difference of images [G, 3, H, W] from their mean over all ranks, a scalar.
 
-    It is close to 0 if a generator draws the same image for any input.
-
-    Args:
-        images: [G, 3, H, W].
+    It is close to 0 if the generator draws the same image for every input.
     """
     mean = all_reduce_sum(images.mean(0)) / world_size()
     square = all_reduce_sum((images - mean).square().mean()) / world_size()

@@ -1,11 +1,11 @@
-"""Cross-entropy with smoothed labels, and the two ways to mix images.
+"""Cross-entropy with smoothed labels, and the mixing of images by mixup and CutMix.
 
 Sources: Szegedy et al. 2016 (label smoothing), Zhang et al. 2018, "mixup: Beyond Empirical Risk
 Minimization" (arXiv 1710.09412), Yun et al. 2019, "CutMix" (arXiv 1905.04899).
 
 An image is mixed with its neighbour in the batch, whose order is random anyway: rows 0 and 1, 2 and 3, ...
-The ranks cut a batch into parts of even size, so the pairs, and the amount drawn from (seed, step), are the
-same on any number of ranks.
+A batch is divided among ranks in parts of even size, and the share is drawn from (seed, step), so pairs and
+shares are the same on any number of ranks.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Mixed:
 
     Attributes:
         x: [B, 3, H, W].
-        labels: int64 [B], of each image.
-        partner_labels: int64 [B], of the image that was mixed in.
-        share: share of the image itself in the mixture, in [0, 1].
+        labels: int64 [B], labels of the images.
+        partner_labels: int64 [B], labels of the neighbours that were mixed in.
+        share: share of an image in its mixture, in [0, 1]; the rest is the neighbour's.
     """
 
     x: Tensor
@@ -51,7 +51,7 @@ def draw_share(alpha: float, seed: int, step: int) -> float:
 
 
 def draw_box(share: float, height: int, width: int, seed: int, step: int) -> tuple[int, int, int, int]:
-    """Draw (top, bottom, left, right) of a box of 1 - share of the area around a uniform centre, clipped."""
+    """Draw (top, bottom, left, right) of a box with 1 - share of the area and a uniform centre, clipped."""
     generator = np.random.Generator(np.random.Philox(key=[seed % 2**64, step], counter=1 << 64))
     side = math.sqrt(1.0 - share)
     half_h, half_w = int(height * side) // 2, int(width * side) // 2
@@ -83,7 +83,7 @@ def mix(x: Tensor, labels: Tensor, mixing: Mixing, alpha: float, seed: int, step
     partner = torch.arange(len(x), device=x.device) ^ 1
     share = draw_share(alpha, seed, step)
     if mixing == "mixup":
-        own = x.float() if x.element_size() == 2 else x  # autocast rounds the mixture, once
+        own = x.float() if x.element_size() == 2 else x  # so that only autocast rounds the mixture, once
         return Mixed(share * own + (1.0 - share) * own[partner], labels, labels[partner], share)
     height, width = x.shape[2:]
     top, bottom, left, right = draw_box(share, height, width, seed, step)
@@ -96,11 +96,11 @@ def mix(x: Tensor, labels: Tensor, mixing: Mixing, alpha: float, seed: int, step
 def mixed_cross_entropy(
     logits: Tensor, mixed: Mixed, label_smoothing: float = 0.0, weights: Tensor | None = None
 ) -> Tensor:
-    """Return the mean cross-entropy with both labels of each mixture, by their shares.
+    """Return the mean cross-entropy with both labels of each mixture, weighted by their shares.
 
     Args:
         logits: [B, C], of `mixed.x`.
-        mixed: what `mix` returned.
+        mixed: from `mix`.
         label_smoothing: share of the label that is spread evenly over all classes; 0.1 in the paper.
         weights: weight of each class, see `label_loss`.
     """

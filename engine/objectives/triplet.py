@@ -1,7 +1,7 @@
-"""Triplets by cosine distance: nearer to another view of the same image than to another image.
+"""Triplet loss: a view of an image is nearer to another view of it than to a view of another image.
 
 Source: Wang, Gupta 2015, "Unsupervised Learning of Visual Representations using Videos", equations 1 and 2;
-their pairs are two frames of a track, ours two views of an image.
+their pairs are two frames of a track, those here are two views of an image.
 
 Shapes: B rows of this rank, D latent.
 """
@@ -20,11 +20,11 @@ from engine.train.distributed import all_gather, rank, world_size
 
 @dataclass(frozen=True)
 class TripletTerms:
-    """The loss and the share of triplets in order, each a scalar, means over the rank's rows.
+    """The loss and the share of triplets in order, scalars averaged over the rank's rows.
 
     Attributes:
         loss: max(0, distance to the positive - distance to the negative + margin).
-        ordered: share of anchors nearer to their positive than to their negative; no gradient.
+        ordered: share of anchors nearer to their positive than to their negative, without gradient.
     """
 
     loss: Tensor
@@ -34,21 +34,19 @@ class TripletTerms:
 def triplet_loss(
     anchor_BD: Tensor, positive_BD: Tensor, margin: float = 0.5, distance: TripletDistance = "cosine"
 ) -> TripletTerms:
-    """Compute the hinge of each anchor, its positive and the positive of the next image.
+    """Compute the hinge loss of triplets: an anchor, its positive, and as negative the next image's positive.
 
-    The next image is taken in the joined batch of all ranks; after the last comes the first.
+    The next image is that of the next row in the joined batch of all ranks; the first row follows the last.
 
     Args:
-        anchor_BD: [B, D], any scale, float32 or wider; not all zero.
+        anchor_BD: [B, D], any scale, float32 or wider; no row is zero.
         positive_BD: [B, D], other views of the same images.
         margin: 0.5 in the paper.
-        distance: 1 - cosine, as in the paper, or Euclidean, which depends on the scale of the codes.
-
-    Returns:
-        The loss and the share of triplets in order.
+        distance: "cosine" is 1 - cosine similarity, as in the paper; "euclidean" depends on the scale of the
+            embeddings.
 
     Raises:
-        ValueError: shapes that differ, or fewer than two images over all ranks.
+        ValueError: shapes differ, or there are fewer than two images over all ranks.
     """
     if anchor_BD.ndim != 2 or anchor_BD.shape != positive_BD.shape:
         raise ValueError(

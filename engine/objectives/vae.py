@@ -1,7 +1,7 @@
-"""Variational autoencoder: reconstruct an image from a noisy code that stays near a standard normal.
+"""Variational autoencoder: reconstruct an image from a noisy code whose distribution is near standard normal.
 
-Source: Kingma, Welling 2014, "Auto-Encoding Variational Bayes", equations 7 and 10 and appendix B; the
-factor beta is that of Higgins et al. 2017, "beta-VAE".
+Source: Kingma, Welling 2014, "Auto-Encoding Variational Bayes", equations 7 and 10 and appendix B; Higgins et
+al. 2017, "beta-VAE", for the factor beta.
 
 Shapes: B rows of this rank, D latent, H W pixels.
 """
@@ -19,12 +19,13 @@ from engine.choices import Reconstruction
 
 @dataclass(frozen=True)
 class VaeTerms:
-    """The loss and its two parts, each a scalar, means over the rank's rows.
+    """The loss and its two parts, scalars averaged over the rank's rows.
 
     Attributes:
         loss: reconstruction + beta * kl.
-        reconstruction: summed over pixels and channels.
-        kl: summed over the latent, not weighted; 0 in the plain autoencoder.
+        reconstruction: reconstruction error, summed over pixels and channels.
+        kl: divergence from the standard normal, summed over the latent, without beta; 0 in the plain
+            autoencoder.
     """
 
     loss: Tensor
@@ -33,32 +34,26 @@ class VaeTerms:
 
 
 def reparameterise(mean_BD: Tensor, log_variance_BD: Tensor, noise_BD: Tensor) -> Tensor:
-    """Turn standard normal noise into a sample of q(z | x): mean + standard deviation * noise.
-
-    Args:
-        mean_BD: [B, D].
-        log_variance_BD: [B, D].
-        noise_BD: [B, D], standard normal.
-    """
+    """Turn standard normal noise [B, D] into a sample of q(z | x): mean + standard deviation * noise."""
     return mean_BD + torch.exp(0.5 * log_variance_BD) * noise_BD
 
 
 def kl_to_standard_normal(mean_BD: Tensor, log_variance_BD: Tensor) -> Tensor:
-    """Return KL(q(z | x) || N(0, 1)), summed over the latent, mean over rows (paper, appendix B)."""
+    """Return KL(q(z | x) || N(0, 1)), summed over the latent, averaged over rows (paper, appendix B)."""
     terms = 1.0 + log_variance_BD - mean_BD.square() - log_variance_BD.exp()
     return -0.5 * terms.sum(1).mean()
 
 
 def reconstruction_loss(logits: Tensor, target: Tensor, kind: Reconstruction) -> Tensor:
-    """Compare a reconstruction with its image, summed over pixels and channels, mean over rows.
+    """Return the reconstruction error, summed over pixels and channels, averaged over rows.
 
     Args:
-        logits: [B, 3, H, W], float32 or wider; the intensity is their sigmoid.
+        logits: [B, 3, H, W], float32 or wider; their sigmoid is the reconstructed intensity.
         target: [B, 3, H, W], intensities in [0, 1].
         kind: "bce", the cross-entropy of Bernoulli intensities, or "mse", the squared error.
 
     Raises:
-        ValueError: shapes that differ, or another kind.
+        ValueError: shapes differ, or the kind is unknown.
     """
     if logits.shape != target.shape:
         raise ValueError(f"VAE: expected equal shapes, got {list(logits.shape)} and {list(target.shape)}")
@@ -79,12 +74,12 @@ def vae_loss(
     beta: float,
     kind: Reconstruction = "bce",
 ) -> VaeTerms:
-    """Compute the negative evidence lower bound, a mean over the rank's rows.
+    """Compute the negative evidence lower bound, averaged over the rank's rows.
 
     Args:
         logits: [B, 3, H, W], decoded from a sample of q(z | x).
         target: [B, 3, H, W], in [0, 1].
-        mean_BD: [B, D], of q(z | x).
+        mean_BD: [B, D], mean of q(z | x).
         log_variance_BD: [B, D]; None in the plain autoencoder, whose code has no distribution.
         beta: weight of the divergence; 1 in the paper.
         kind: see `reconstruction_loss`.

@@ -1,8 +1,8 @@
-"""VICReg: equal embeddings of both views, features that vary, features that do not covary.
+"""VICReg: make the embeddings of two views equal, and their features varied and uncorrelated.
 
 Source: Bardes, Ponce, LeCun 2022, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised
-Learning", algorithm 1, whose invariance is a mean over features too (equation 5 sums over them). The authors'
-code halves the variance term, the algorithm does not; we follow the algorithm.
+Learning", algorithm 1. Unlike in equation 5, the invariance term is averaged over features, not summed;
+unlike in the authors' code, the variance term is not halved.
 
 Shapes: B rows of this rank, N rows of all ranks, D embedding.
 """
@@ -26,8 +26,8 @@ class VicRegTerms:
     Attributes:
         loss: the weighted sum.
         invariance: mean squared difference of the views.
-        variance: mean over features of max(0, 1 - standard deviation), both views summed.
-        covariance: sum of squared covariances of different features over D, both views summed.
+        variance: mean over features of max(0, 1 - standard deviation), summed over both views.
+        covariance: sum of squared covariances of different features, divided by D, summed over both views.
     """
 
     loss: Tensor
@@ -64,7 +64,7 @@ def vicreg_loss(
         covariance_weight: the paper's nu, 1.
 
     Raises:
-        ValueError: shapes that differ, half precision, or fewer than two rows over all ranks.
+        ValueError: shapes differ, half precision, or fewer than two rows over all ranks.
     """
     if z_a_BD.ndim != 2 or z_a_BD.shape != z_b_BD.shape or len(z_a_BD) * world_size() < 2:
         raise ValueError(
