@@ -1,6 +1,6 @@
 """Fitting the tensors of a checkpoint to a network: names, sizes, and a count of what matched.
 
-timm itself handles most of it: every family whose published checkpoints have other names has a
+timm itself handles most layouts: every family whose published checkpoints have other names has a
 `checkpoint_filter_fn`, which renames tensors (DINOv2 with and without registers, MAE and DINO in
 timm.models.vision_transformer, DINOv3 in timm.models.eva) and resamples position tables and patch embeddings.
 This module adds two layouts: torchvision's VisionTransformer, and lightly's ResNet as a numbered
@@ -24,8 +24,8 @@ from engine.nets.weight_files import without_prefixes
 from loaders.common.errors import UserError
 
 LEAST_SHARE = 0.9
-"""Least share of a network's tensors that its file must have. A deeper or wider network of the same family
-shares less, and published checkpoints leave out less (such as a pooling norm)."""
+"""Least share of a network's tensors that its file must have. A file of a deeper or wider network of the same
+family has fewer of them; published files of the network itself lack only a few, such as a pooling norm."""
 
 # timm's names for torchvision.models.vision_transformer (VisionTransformer, EncoderBlock, MLPBlock).
 TORCHVISION_VIT = (
@@ -53,11 +53,11 @@ class Fit:
     """How a checkpoint fits a network.
 
     Attributes:
-        weights: tensors of the network that the checkpoint has, by the network's names.
+        weights: tensors that the checkpoint has of the network, by the network's names.
         head: weight [C, D] and bias [C] of the checkpoint's own classifier; None if it has none.
         missing: names that the network has and the checkpoint lacks.
         unused: names that the checkpoint has and the network lacks.
-        wrong: names whose shapes differ, with both.
+        wrong: names of tensors whose shapes differ, each with both shapes.
         total: number of tensors of the network, without counters of BatchNorm.
     """
 
@@ -70,7 +70,7 @@ class Fit:
 
     @property
     def matched(self) -> int:
-        """The number of tensors of the network that the checkpoint gives, without counters."""
+        """The number of tensors of the network that the checkpoint has, without counters of BatchNorm."""
         return self.total - len(self.missing) - len(self.wrong)
 
     def describe(self, source: str, name: str) -> str:
@@ -80,10 +80,11 @@ class Fit:
         return line + (f"; not used: {_some(self.unused)}" if self.unused else "")
 
     def check(self, source: str, name: str, network: nn.Module) -> None:
-        """Refuse the weights of another network, and broken ones.
+        """Refuse the weights of another network, and broken weights.
 
         Raises:
-            UserError: shapes differ, the network lacks some parts, or tensors are too few or not finite.
+            UserError: shapes differ, the checkpoint has parts that the network lacks, or tensors are too few
+                or not finite.
         """
         own = {child for child, module in network.named_children() if any(True for _ in module.parameters())}
         strange = [key for key in self.unused if key.split(".")[0] in own]
@@ -108,10 +109,10 @@ class Fit:
 
 
 def fit_tensors(tensors: Mapping[str, Tensor], network: nn.Module) -> Fit:
-    """Find the tensors of a network in a checkpoint, under the prefix that most of them have.
+    """Find the tensors of a network in a checkpoint, under the prefix and layout that match the most.
 
     Args:
-        tensors: name and tensor of each weight, as `read_weights` gives them.
+        tensors: name and tensor of each weight, from `read_weights`.
         network: without a classifier; from `timm.create_model(..., num_classes=0)` or one of this project's.
     """
     best: Fit | None = None
@@ -125,7 +126,7 @@ def fit_tensors(tensors: Mapping[str, Tensor], network: nn.Module) -> Fit:
 
 
 def _layouts(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Return the tensors under their own names and, for a known layout of others, under timm's names."""
+    """Return the tensors under their own names and, if another project's layout is found, timm's names."""
     found = [tensors]
     for layout, mark in ((TORCHVISION_VIT, "conv_proj.weight"), (_SEQUENTIAL_RESNET, "4.0.conv1.weight")):
         if mark in tensors:
@@ -134,7 +135,7 @@ def _layouts(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 def renamed(name: str, layout: tuple[tuple[str, str], ...]) -> str:
-    """Return timm's name of a tensor that another project's layout names."""
+    """Translate a tensor's name from another project's layout to timm's."""
     for pattern, replacement in layout:
         if re.match(pattern, name):
             return re.sub(pattern, replacement, name)
@@ -169,7 +170,7 @@ def _fit(tensors: dict[str, Tensor], network: nn.Module) -> Fit | None:
 
 
 def _pop_head(tensors: dict[str, Tensor], names: object) -> tuple[Tensor, Tensor] | None:
-    """Take the classifier out of the tensors; return it if it is one linear layer."""
+    """Remove the classifier from the tensors, and return it if it is a linear layer."""
     found = None
     for name in (names,) if isinstance(names, str) else (names if isinstance(names, (tuple, list)) else ()):
         weight, bias = tensors.pop(f"{name}.weight", None), tensors.pop(f"{name}.bias", None)
@@ -181,7 +182,7 @@ def _pop_head(tensors: dict[str, Tensor], names: object) -> tuple[Tensor, Tensor
 
 
 def _fit_input(tensors: dict[str, Tensor], own: Mapping[str, Tensor], names: object) -> None:
-    """Fit the first convolution of a network that was trained on images with another number of channels."""
+    """Adapt the first convolution of weights that were trained on images with one or four channels."""
     for name in (names,) if isinstance(names, str) else (names if isinstance(names, (tuple, list)) else ()):
         key = f"{name}.weight"
         if key not in tensors or key not in own or tensors[key].ndim != 4:

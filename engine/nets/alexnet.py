@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from loaders.common.errors import UserError
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
-_MIN_RESOLUTION = 63  # with fewer pixels the third pooling has no input left
+_MIN_RESOLUTION = 63  # for fewer pixels, the input of the third pooling is too small
 _POOLED_SIDE = 6
 
 
@@ -23,7 +23,7 @@ class AlexNet(nn.Module):
     """
 
     num_features = 256 * _POOLED_SIDE**2
-    stage_modules = LAYERS  # whose outputs are the maps of the stages
+    stage_modules = LAYERS  # their outputs are the maps of the stages
 
     def __init__(self) -> None:
         """Build the network with He initialisation."""
@@ -47,7 +47,7 @@ class AlexNet(nn.Module):
             [B, channels, H', W'], after BatchNorm and ReLU.
 
         Raises:
-            UserError: the name is none of these.
+            UserError: the name is not in `LAYERS`.
         """
         if name not in LAYERS:
             raise UserError(f"AlexNet layer: expected one of {', '.join(LAYERS)}, found {name!r}")

@@ -1,4 +1,4 @@
-"""Networks: backbones by timm name or our tiny one, projectors, and backbone weights on disk."""
+"""Backbones by name, from this project or timm; projectors; and loading a backbone from disk."""
 
 from __future__ import annotations
 
@@ -33,14 +33,12 @@ from loaders.common.notice import tell
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut; the last BatchNorm starts at zero, the block as identity."""
+    """Two 3x3 convolutions with a shortcut; the last BatchNorm starts at zero, so the block as its shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         """Build the block.
 
         Args:
-            in_channels: channels of the input.
-            out_channels: channels of the output.
             stride: stride of the first convolution; the shortcut averages before its 1x1 convolution.
         """
         super().__init__()
@@ -51,7 +49,8 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.norm2.weight)
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or in_channels != out_channels:
-            # Nothing is padded. But below opset 19, ONNX counts what a window lacks at the edge as padding.
+            # Nothing is padded, but below opset 19, ONNX counts the part of a window beyond the edge as
+            # padding: count_include_pad=False leaves that part out of the average.
             average = nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
             self.shortcut = nn.Sequential(
                 average if stride > 1 else nn.Identity(),
@@ -66,15 +65,15 @@ class ResidualBlock(nn.Module):
 
 
 class TinyResNet(nn.Module):
-    """A ResNet for 32-pixel images on a CPU: 4 blocks, 1.2 million parameters, h of 256.
+    """A ResNet for 32-pixel images on a CPU: 4 blocks, 1.2 million parameters, 256 features.
 
-    The stem halves the resolution at once: on two cores the full-resolution stage would cost as much as
-    all the others together.
+    The stem already halves the resolution: on two cores, a stage at full resolution would cost as much as all
+    the others together.
     """
 
     num_features = 256
-    reduction = 16  # of the last map's side
-    stage_modules = tuple(f"stages.{i}" for i in range(4))  # whose outputs are the maps of the stages
+    reduction = 16  # side of the views / side of the last map
+    stage_modules = tuple(f"stages.{i}" for i in range(4))  # their outputs are the maps of the stages
 
     def __init__(self) -> None:
         """Build the network with He initialisation."""
@@ -98,28 +97,28 @@ class TinyResNet(nn.Module):
         return maps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map views [B, 3, H, W] to representations [B, 256]; H and W of at least 16 make sense."""
+        """Map views [B, 3, H, W] to representations [B, 256]; H and W should be at least 16."""
         return self.forward_features(x).mean(dim=(2, 3))
 
 
 def build_backbone(name: str, resolution: int, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
     """Build a backbone that maps [B, 3, H, W] to representations [B, num_features].
 
-    timm's ResNets start the last BatchNorm of each block at zero by default, and so does ours.
+    The last BatchNorm of each block starts at zero in timm's ResNets by default, and in `tiny_resnet` too.
 
     Args:
         name: `tiny_resnet`, `compact_cnn`, `wrn_28_2`, `alexnet_bn`, `gan_discriminator_96` (or another
             width), or any name that `timm.list_models()` prints.
         resolution: side of the square views in pixels; sizes the position tables of networks that have them.
-        weights: weights of this network, maybe for views of another resolution: timm interpolates position
-            tables of another size, if it can do so for this network. Random weights by default.
+        weights: weights of this network, possibly for views of another resolution: timm then interpolates
+            position tables, if it can do so for this network. Random weights by default.
 
     Returns:
         The network in channels_last, in training mode, with the attribute `num_features`.
 
     Raises:
-        UserError: the name is unknown (the message lists the closest known ones), or the network or its
-            weights cannot take the resolution.
+        UserError: the name is unknown (the message lists similar names), or the network or its weights cannot
+            take the resolution.
     """
     if weights is None and architecture(name) != name:
         tell(f"backbone {name}: random weights; its pre-trained ones are --init timm:{name}")
@@ -130,16 +129,16 @@ def build_backbone(name: str, resolution: int, weights: Mapping[str, Tensor] | N
         network = network.to(memory_format=torch.channels_last).eval()
         keep_gradients_finite(network)
         num_features = _count_features(network, name, resolution)
-    if network.num_features != num_features:  # timm's omits layers behind the pooling of some networks
+    if network.num_features != num_features:  # for some networks, timm's ignores layers behind the pooling
         network.num_features = num_features  # type: ignore[assignment]
     return network.train()
 
 
 def keep_gradients_finite(network: nn.Module) -> None:
-    """Widen maps that are narrower than a convolution's stride, under bfloat16 autocast on a processor.
+    """Pad maps that are narrower than a convolution's stride, under autocast on a CPU.
 
-    oneDNN's gradients read memory there that nobody wrote, and can be NaN. A border of zeros up to the stride
-    changes no output: it lies in the padding.
+    For such maps in bfloat16, oneDNN's gradients read uninitialised memory and can be NaN. Zeros up to the
+    stride change no output, since the convolution pads with zeros there anyway.
     """
 
     def widen(convolution: Any, inputs: tuple[Tensor]) -> Tensor | None:
@@ -158,10 +157,10 @@ def keep_gradients_finite(network: nn.Module) -> None:
 
 
 def resized(network: nn.Module, name: str, resolution: int) -> nn.Module:
-    """Return a backbone for views of another resolution, in evaluation mode, on its device.
+    """Return a backbone for views of another resolution, in evaluation mode, on the same device.
 
     Args:
-        network: built by `build_backbone`; returned unchanged if no part of it depends on the resolution.
+        network: built by `build_backbone`; returned itself if no part of it depends on the resolution.
         name: name of a network, as `build_backbone` takes it.
         resolution: side of the views in pixels.
 
@@ -179,21 +178,22 @@ def resized(network: nn.Module, name: str, resolution: int) -> nn.Module:
 
 
 def of_whole_images(network: nn.Module, name: str, resolution: int) -> nn.Module:
-    """Return a backbone that learns from tiles as one that takes whole images, to be measured as it is now.
+    """Return a form of a backbone for tiles that takes whole images, to measure it during training.
 
-    The network itself stays as it is, and no random number is drawn.
+    The backbone itself does not change, and neither does the random generator.
 
     Args:
-        network: built by `build_backbone` for tiles; returned where nothing in it belongs to a resolution.
+        network: built by `build_backbone` for tiles; returned itself if no part of it depends on the
+            resolution.
         name: name of a network, as `build_backbone` takes it.
         resolution: side of the whole images in pixels.
 
     Raises:
-        UserError: a resolution that the network cannot take.
+        UserError: the network cannot take the resolution.
     """
     if "img_size" not in _size_options(name, resolution):
         return network
-    with torch.random.fork_rng(devices=[]):  # a new network draws weights before it gets these
+    with torch.random.fork_rng(devices=[]):  # a new network draws random weights before it gets its own
         return resized(network, name, resolution)
 
 
@@ -206,7 +206,7 @@ def check_resolution(network: nn.Module, name: str, resolution: int) -> None:
         resolution: side of the views in pixels.
 
     Raises:
-        UserError: it cannot.
+        UserError: the network cannot take the resolution.
     """
     training = network.training
     with _refusal(name, resolution):
@@ -240,7 +240,7 @@ def _count_features(network: nn.Module, name: str, resolution: int) -> int:
 
 
 def _create(name: str, resolution: int, **options: Any) -> nn.Module:
-    """Build a network with random weights; `options` are those of `timm.create_model`."""
+    """Build a network, by default with random weights; `options` go to `timm.create_model`."""
     if name == TINY_RESNET:
         return TinyResNet()
     if name == COMPACT_CNN:
@@ -258,7 +258,7 @@ def _create(name: str, resolution: int, **options: Any) -> nn.Module:
 
 
 def architecture(name: str) -> str:
-    """Return the name of a network without timm's tag, which names certain weights."""
+    """Return the name of a network without timm's tag, which names its weights."""
     return str(split_model_name_tag(name)[0])
 
 
@@ -266,12 +266,12 @@ def check_start(named: str, backbone: str, init: Path) -> None:
     """Refuse a start of another network.
 
     Args:
-        named: network of the start.
-        backbone: network that is asked for.
-        init: the start.
+        named: name of the start's network.
+        backbone: name of the network to train.
+        init: path or name of the start, for the message.
 
     Raises:
-        UserError: they differ, or this version has no such network.
+        UserError: the networks differ, or this version does not have the start's network.
     """
     if architecture(named) != architecture(backbone):
         check_name(named)
@@ -281,10 +281,10 @@ def check_start(named: str, backbone: str, init: Path) -> None:
 
 
 def check_name(name: str) -> None:
-    """Refuse an unknown name.
+    """Refuse the name of an unknown network.
 
     Raises:
-        UserError: names the closest known ones.
+        UserError: no network has the name; the message lists similar names.
     """
     if name in OURS or discriminator_width(name) is not None or timm.is_model(name):
         return
@@ -298,16 +298,16 @@ def _size_options(name: str, resolution: int) -> dict[str, Any]:
 
 
 def _with_weights(network: nn.Module, name: str, resolution: int, weights: Mapping[str, Tensor]) -> nn.Module:
-    """Return the network with the weights, or a rebuilt one if the weights are for another resolution."""
+    """Return the network with the weights; it is built anew if they are for another resolution."""
     shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
     if all(shapes.get(key, tensor.shape) == tensor.shape for key, tensor in weights.items()):
         network.load_state_dict(weights)
         return network
-    # timm resizes tables while it loads, by the rules of each family; num_classes=0, since there is no head
-    # to drop.
+    # timm resizes position tables while it loads weights, by the rules of each family. num_classes=0 says
+    # that the weights have no classifier to drop.
     given = {"state_dict": dict(weights), "num_classes": 0}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torch warns of the way timm indexes
+        warnings.simplefilter("ignore", UserWarning)  # torch warns about the way timm indexes
         return _create(name, resolution, pretrained=True, pretrained_cfg_overlay=given)
 
 
@@ -322,7 +322,7 @@ class Projector(nn.Sequential):
 
         Args:
             num_features: size of the representation h.
-            sizes: output size of each layer, the last being the embedding's.
+            sizes: output size of each layer; the last is that of the embedding.
         """
         if not sizes or min(sizes) < 1:
             raise UserError(f"projector: expected one or more positive sizes, found {list(sizes)}")
@@ -348,8 +348,8 @@ def load_backbone(path: Path, resolution: int | None = None) -> nn.Module:
         The network with its weights, on the CPU, in evaluation mode, in channels_last.
 
     Raises:
-        UserError: there is no such file, it is no backbone of this project, or the network cannot take the
-            resolution.
+        UserError: the file does not exist or holds no backbone of this project, or the network cannot take
+            the resolution.
     """
     file = path / "backbone.safetensors" if path.is_dir() else path
     described = read_description(file)

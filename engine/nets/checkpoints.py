@@ -1,7 +1,7 @@
-"""A checkpoint as something to start from: its backbone, and what the run said of it.
+"""Checkpoints to start training from: their backbone and its description.
 
-A checkpoint is a whole recipe; see `engine.train.checkpoint`. Of a run that averages weights the average is
-taken, as of a finished one.
+A checkpoint holds all networks of a recipe, see `engine.train.checkpoint`. If the run averages weights, the
+averaged backbone is taken, as from a finished run.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def describe_checkpoint(path: Path) -> Description:
-    """Return what a checkpoint says of its backbone.
+    """Return the description of a checkpoint's backbone.
 
     Raises:
-        UserError: it is damaged, or of a run that began with weights of others and older than the view in it.
+        UserError: the checkpoint is damaged; or its run began with third-party weights, and it is too old to
+            hold their view.
     """
     return _describe(path, (path / "meta.json").stat().st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=4)  # options ask for it again and again, and hashes of every file take seconds
+@functools.lru_cache(maxsize=4)  # it is needed several times, and hashing every file takes seconds
 def _describe(path: Path, stamp: int) -> Description:
     damage = find_damage(path)
     if damage is not None:
@@ -57,7 +58,7 @@ def load_checkpoint(path: Path, resolution: int | None = None) -> nn.Module:
         resolution: side of the views in pixels; that of its training by default.
 
     Raises:
-        UserError: as `describe_checkpoint`, or a recipe without a backbone, or one that does not take the
+        UserError: see `describe_checkpoint`; or the recipe has no backbone, or the backbone cannot take the
             resolution.
     """
     described = describe_checkpoint(path)

@@ -1,9 +1,9 @@
 """A backbone with a linear classifier: the network that every recipe with labels trains.
 
 classifier.safetensors       the weights as trained
-classifier-ema.safetensors   their moving average, where the recipe keeps one
+classifier-ema.safetensors   the moving average of the weights, if the recipe keeps one
 
-Each file names its classes and the view with which it is measured, see `engine.nets.description`.
+Each file holds the names of its classes and its evaluation view, see `engine.nets.description`.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class Classifier(nn.Module):
         Args:
             backbone: maps [B, 3, H, W] to h [B, num_features].
             backbone_name: name of the network, as `build_backbone` takes it.
-            view: view with which the network is measured; the backbone was built for its resolution.
+            view: evaluation view; the backbone was built for its resolution.
             classes: names of the C classes, in the order of the logits.
-            origin: origin of the weights with which the backbone's training began; None for random ones.
+            origin: third-party weights with which the backbone's training began; None if they were random.
         """
         super().__init__()
         self.backbone = backbone
@@ -68,11 +68,11 @@ class Classifier(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """Number of classes, C."""
         return len(self.classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map views [B, 3, H, W], or what the backbone made of them before [B, D], to logits [B, C]."""
+        """Map views [B, 3, H, W], or features that the backbone gave for them [B, D], to logits [B, C]."""
         logits: Tensor = self.head(self.backbone(x) if x.ndim == 4 else x)
         return logits
 
@@ -98,14 +98,14 @@ def build_classifier(
     init: Path | None = None,
     keep_head: bool = False,
 ) -> Classifier:
-    """Build a classifier from random weights or from those of a run, maybe at another resolution.
+    """Build a classifier with random weights or with those of a start, possibly at another resolution.
 
     Args:
         backbone_name: `tiny_resnet`, `wrn_28_2` or any timm name; must be that of `init`.
-        view: view with which it will be measured.
+        view: evaluation view.
         classes: names of the C classes.
         init: run folder to start from (its averaged classifier, else its classifier, else its backbone), one
-            of its checkpoints or weights files, or weights that others trained, see `engine.nets.foreign`.
+            of its checkpoints or weights files, or third-party weights, see `engine.nets.foreign`.
         keep_head: also start with the classifier layer of `init`, matched by the names of classes. Without
             this, and for classes that `init` does not know, the layer is new.
 
@@ -153,14 +153,14 @@ def _from_foreign(
 
 
 def foreign_classifier(foreign: Foreign, resolution: int | None = None) -> Classifier:
-    """Build the classifier that comes with weights of others, in evaluation mode, on the CPU.
+    """Build the classifier that comes with third-party weights, in evaluation mode, on the CPU.
 
     Args:
         foreign: the weights.
         resolution: side of the views in pixels; that of the weights' own view by default.
 
     Raises:
-        UserError: the weights have no classifier, or it is no linear layer.
+        UserError: the weights have no linear classifier, or it does not fit the backbone.
     """
     head = foreign.head()
     if head is None:
@@ -184,13 +184,13 @@ def foreign_classifier(foreign: Foreign, resolution: int | None = None) -> Class
 
 
 def best_weights(run: Path) -> Weights | None:
-    """Return which weights to go on from: the average, else the trained ones; None if there are none."""
+    """Return which classifier of a run to use: the averaged one, or else the trained one; None for none."""
     kinds: tuple[Weights, ...] = ("ema", "raw")
     return next((kind for kind in kinds if (run / FILE_NAMES[kind]).is_file()), None)
 
 
 def has_classifier(start: Path) -> bool:
-    """Tell whether a run, or a weights file of this project, holds a classifier."""
+    """Return whether a run, or a weights file of this project, holds a classifier."""
     if start.is_file() and is_described(start):
         return read_description(start).num_classes > 0
     return best_weights(start) is not None
@@ -217,17 +217,17 @@ def find_classifier(
     """Load the classifier of a run, like `load_classifier`, to predict the classes of a pack.
 
     Args:
-        run: run folder, or weights of others that come with a classifier.
+        run: run folder or classifier's file, or third-party weights that come with a classifier.
         classes: classes of the pack; output c of the result is the class `classes[c]`. A class that the
             classifier does not know has probability 0; the softmax leaves out classes that the pack lacks.
-            None takes the classifier's own.
-        weights: which weights; by default the average if the run has one.
-        backbone: network of a weights file that does not say it.
-        every_class: refuse a classifier that does not know every class, since pseudo-labels would miss the
-            others.
+            None keeps the classifier's own classes.
+        weights: which weights; by default the averaged ones if the run has them.
+        every_class: refuse a classifier that does not know every class, since its pseudo-labels would miss
+            the others.
+        backbone: name of the network, for a weights file that does not state it.
 
     Raises:
-        UserError: there is no classifier, or its classes differ, see `match_classes`.
+        UserError: there is no classifier, or its classes do not match, see `match_classes`.
     """
     if is_foreign(run):
         network = foreign_classifier(read_foreign(run, backbone))
@@ -267,7 +267,8 @@ def load_classifier(run: Path, weights: Weights, resolution: int | None = None) 
         resolution: side of the views in pixels; that of its training by default.
 
     Raises:
-        UserError: there is no such file, it is not one of ours, or the network cannot take the resolution.
+        UserError: the file does not exist or holds no classifier of this project, or the network cannot take
+            the resolution.
     """
     file = run if run.is_file() else run / FILE_NAMES[weights]
     described = read_description(file)

@@ -1,4 +1,4 @@
-"""From the last map of a backbone to logits per place: what a task on pixels puts on top of it."""
+"""A head for tasks on pixels, which maps the last feature map of a backbone to logits at each place."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ def last_map(backbone: nn.Module, x: Tensor) -> Tensor:
     """Return the map [B, C, H', W'] that a backbone averages to its representation.
 
     Args:
-        backbone: network with `forward_features`, as timm's networks have it.
+        backbone: network with a method `forward_features`, as timm's networks have.
         x: views [B, 3, H, W].
     """
     return cast(Callable[[Tensor], Tensor], backbone.forward_features)(x)
 
 
 class MapHead(nn.Module):
-    """Nearest-neighbour doubling and 3x3 convolutions up to a side, then a 1x1 convolution to the logits."""
+    """Enlarges a map by nearest-neighbour doubling and 3x3 convolutions; a 1x1 convolution gives logits."""
 
     def __init__(self, backbone: nn.Module, resolution: int, side: int, width: int, num_logits: int) -> None:
-        """Look at the backbone's map and build the layers; call `seed_everything` first.
+        """Measure the backbone's map and build the layers; call `seed_everything` first.
 
-        Parameters of the backbone that its map does not depend on, such as layers behind the pooling, are
-        frozen: nothing here would train them.
+        Parameters of the backbone that its map does not depend on, such as those behind the pooling, are
+        frozen, since no gradient would reach them.
 
         Args:
             backbone: see `last_map`.
             resolution: side of the views in pixels.
             side: side of the map of logits.
             width: channels of the hidden maps.
-            num_logits: per place.
+            num_logits: number of logits at each place.
 
         Raises:
-            UserError: a backbone without maps, such as a ViT.
+            UserError: the backbone has no maps, such as a ViT.
         """
         super().__init__()
         channels, own = _measure(backbone, resolution)
@@ -63,7 +63,7 @@ class MapHead(nn.Module):
 
 
 def _measure(backbone: nn.Module, resolution: int) -> tuple[int, int]:
-    """Return channels and side of the map, and freeze what it does not depend on."""
+    """Return channels and side of the map, and freeze the parameters that it does not depend on."""
     if not hasattr(backbone, "forward_features"):
         raise UserError(
             f"backbone: expected one with maps, found {type(backbone).__name__}; take tiny_resnet or a ResNet"

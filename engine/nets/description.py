@@ -1,7 +1,7 @@
 """The description of a network in its weights file: the backbone, its view of images, and its classes.
 
-It is one JSON text in the metadata of the safetensors file. The order of several entries would change from
-process to process, but equal runs end with equal files.
+It is a single JSON text in the metadata of the safetensors file: the order of several entries would differ
+from process to process, and equal runs must end with equal files.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ METADATA_KEY = "sluice"
 
 @dataclass(frozen=True)
 class Origin:
-    """Weights of others with which training began; the record is kept with all weights that come from them.
+    """Third-party weights with which training began; all weights trained from them keep this record.
 
     Attributes:
         source: name that the user gave: timm:NAME, hf:REPO, a folder or a file.
-        licence: licence that their publisher states; "" if none is stated.
+        licence: licence that the publisher states; "" if none is stated.
     """
 
     source: str
@@ -36,16 +36,15 @@ class Origin:
 
 @dataclass(frozen=True)
 class Description:
-    """A network on disk.
+    """The description of a network on disk.
 
     Attributes:
         backbone: name, as `build_backbone` takes it.
-        view: view with which it was measured. Older files lack it; their runs used the usual view of their
-            resolution.
+        view: evaluation view. Older files lack it; their runs used the usual view of their resolution.
         classes: names of the classes, in the order of the logits; None in the file of a backbone, and in old
             files of classifiers.
-        num_classes: C; 0 in the file of a backbone.
-        origin: origin of the weights with which training began; None if they were random.
+        num_classes: number of classes; 0 in the file of a backbone.
+        origin: third-party weights with which training began; None if it began with random weights.
     """
 
     backbone: str
@@ -56,7 +55,7 @@ class Description:
 
 
 def metadata_of(content: Mapping[str, Any]) -> dict[str, str]:
-    """Return the metadata of a weights file with this description of its network."""
+    """Return the metadata of a weights file, given the entries that describe its network."""
     return {METADATA_KEY: json.dumps(dict(content), sort_keys=True)}
 
 
@@ -69,7 +68,7 @@ def metadata_of_classifier(
 
 
 def describe_origin(origin: Origin | None) -> dict[str, Any]:
-    """Return the metadata's entry on the origin of weights; empty for random ones."""
+    """Return the entry on the origin of weights; empty if training began with random weights."""
     return {} if origin is None else {"origin": asdict(origin)}
 
 
@@ -83,7 +82,7 @@ def is_described(file: Path) -> bool:
 
 
 def timm_metadata(file: Path) -> str | None:
-    """Return the configuration that `engine.nets.exported` writes into a file for timm; None for others."""
+    """Return the configuration that a file exported for timm holds; None for other files."""
     try:
         with safe_open(file, framework="pt") as opened:
             text: str | None = (opened.metadata() or {}).get("timm")
@@ -93,10 +92,10 @@ def timm_metadata(file: Path) -> str | None:
 
 
 def read_metadata(file: Path) -> dict[str, Any]:
-    """Read the description in a weights file of this project; empty for files of others.
+    """Read the description in a weights file of this project; empty for files of other projects.
 
     Raises:
-        UserError: no such file, or not a safetensors file.
+        UserError: the file does not exist or is not a safetensors file, or the description is damaged.
     """
     if not file.is_file():
         raise UserError(f"weights: expected a file at {file}, found none; finish a run first")
@@ -123,7 +122,7 @@ def read_description(file: Path) -> Description:
     """Read the description of the network in a weights file.
 
     Raises:
-        UserError: there is no such file, or it does not say which network it holds.
+        UserError: the file does not exist, or does not say which network it holds.
     """
     return describe_content(read_metadata(file), file)
 
@@ -142,10 +141,10 @@ def parse_description(text: str, file: Path) -> Description:
 
 
 def describe_content(content: Mapping[str, Any], file: Path) -> Description:
-    """Return what the entries of a file say of its network.
+    """Build the description of a network from the entries in its file.
 
     Raises:
-        UserError: they do not say which network it is.
+        UserError: the entries do not say which network it is.
     """
     try:
         stored, classes = content.get("view"), content.get("classes")

@@ -1,11 +1,11 @@
-"""A classifier in formats of others: written, compared with the network, and read again.
+"""Exporting a classifier to the formats of other libraries, comparing the results, and loading the files.
 
-Every format holds all that belongs to the network: the name of the backbone, the view of images, the names of
-the classes, and the origin of the weights.
+Every format keeps the name of the backbone, the view of images, the names of the classes, and the origin of
+the weights.
 
 timm          one .safetensors file with timm's names; its metadata is timm's configuration
 hf            a folder that timm, and transformers' TimmWrapper, load: config.json, model.safetensors
-torchvision   a state dict with torchvision's names, and a .json beside it: a state dict holds tensors alone
+torchvision   a state dict with torchvision's names, and a .json beside it, since it can only hold tensors
 onnx          a graph with a batch of any size
 torch_export  a program of torch.export, for a batch of any size
 safetensors   this project's own file
@@ -49,9 +49,10 @@ from loaders.common.notice import tell
 from loaders.views.evaluation import EvaluationView
 
 TOLERANCE = 1e-4
-"""Largest difference of a logit between a network and its export, relative to the largest logit."""
+"""Largest difference of a logit between a network and its export, relative to the largest logit if that is
+above 1."""
 _BROKEN = (BadZipFile, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, zlib.error)
-"""What reading a damaged program raises."""
+"""Exceptions that reading a damaged program raises."""
 _TORCHVISION_VITS = {
     "vit_base_patch16_224": "vit_b_16",
     "vit_base_patch32_224": "vit_b_32",
@@ -71,11 +72,11 @@ def as_timm(network: Classifier, x: Tensor) -> nn.Module:
 
     Args:
         network: classifier in evaluation mode, on the CPU.
-        x: views [B, 3, H, W] on which both are compared.
+        x: views [B, 3, H, W] on which both networks are compared.
 
     Raises:
-        UserError: the network is this project's own, or its classifier in timm is no linear layer on its
-            features.
+        UserError: the network is this project's own, its classifier in timm is no linear layer, or the logits
+            differ.
     """
     name = architecture(network.backbone_name)
     if name in OURS or discriminator_width(name) is not None:
@@ -111,7 +112,7 @@ def write_timm(network: Classifier, x: Tensor, out: Path) -> None:
 
 
 def write_hf(network: Classifier, x: Tensor, out: Path) -> None:
-    """Write a folder that timm loads as `local-dir:FOLDER` with `pretrained=True`, and transformers too."""
+    """Write a folder that transformers loads, and timm as `local-dir:FOLDER` with `pretrained=True`."""
     config = _timm_config(network)
     kept: dict[str, Any] = {"pretrained_cfg": {"license": config["pretrained_cfg"].get("license")}}
     kept["label_names"] = list(network.classes)
@@ -119,7 +120,7 @@ def write_hf(network: Classifier, x: Tensor, out: Path) -> None:
     with _whole(out) as partial:
         save_for_hf(model, str(partial), kept, data_config=config["pretrained_cfg"], safe_serialization=True)
         written = parse_json((partial / "config.json").read_bytes())
-        written["model_args"].pop("num_classes", None)  # transformers pass the one outside of them, too
+        written["model_args"].pop("num_classes", None)  # transformers also passes the one outside model_args
         write_atomic(partial / "config.json", to_json(written))
 
 
@@ -143,7 +144,8 @@ def write_torchvision(network: Classifier, x: Tensor, out: Path) -> None:
     """Write a state dict that torchvision's network of the same architecture loads.
 
     Raises:
-        UserError: torchvision has no such network, or its description would replace another file.
+        UserError: torchvision has no such network, `network` is a backbone alone, or its description would
+            replace another file.
     """
     beside = out.with_suffix(".json")
     if beside.exists():
@@ -189,10 +191,10 @@ def write_safetensors(network: Classifier, x: Tensor, out: Path) -> None:
 
 
 def write_torch_export(network: Classifier, x: Tensor, out: Path) -> None:
-    """Write a program of torch.export whose batch may have any size, and compare it.
+    """Write a program of torch.export for a batch of any size, and compare its logits with the network's.
 
     Raises:
-        UserError: the file's results differ; no file is left then.
+        UserError: the logits differ; no file is left then.
     """
     _tell_long("torch_export")
     batch = torch.export.Dim("batch", min=1)
@@ -207,11 +209,11 @@ def write_torch_export(network: Classifier, x: Tensor, out: Path) -> None:
 
 
 def write_onnx(network: Classifier, x: Tensor, out: Path) -> None:
-    """Write an ONNX graph whose batch may have any size, and compare it by onnxruntime.
+    """Write an ONNX graph for a batch of any size, and compare its logits in onnxruntime with the network's.
 
     Raises:
         MissingBackendError: onnx, onnxscript or onnxruntime is not installed.
-        UserError: ONNX cannot express a part of the network, or its results differ.
+        UserError: ONNX cannot express a part of the network, or the logits differ; no file is left then.
     """
     onnx = _onnx()
     _tell_long("onnx")
@@ -240,7 +242,7 @@ def write_onnx(network: Classifier, x: Tensor, out: Path) -> None:
 
 @contextmanager
 def _whole(out: Path) -> Iterator[Path]:
-    """Give a place for a file or folder that gets its name when the block ends; an error leaves nothing."""
+    """Yield a temporary path, which is renamed to `out` when the block ends, or removed after an error."""
     partial = out.with_name(f".{out.stem}.partial{out.suffix}")
     try:
         yield partial
@@ -265,10 +267,10 @@ WRITERS: Mapping[str, Callable[[Classifier, Tensor, Path], None]] = {
 
 @torch.inference_mode()
 def check_equal(network: nn.Module, other: nn.Module, x: Tensor, what: str) -> None:
-    """Refuse an export whose logits differ from the network's.
+    """Refuse an export whose logits differ from the network's, for a whole batch or for one view.
 
     Raises:
-        UserError: they differ by more than `TOLERANCE` of the largest logit.
+        UserError: they differ by more than `TOLERANCE`.
     """
     expected = network(x)
     for size in (len(x), 1):
@@ -305,10 +307,10 @@ class OnnxNetwork(nn.Module):
 
 
 class Exported(nn.Module):
-    """A network of any format with all that `predict` needs."""
+    """A network from any format, with its evaluation view and the names of its classes."""
 
     def __init__(self, network: nn.Module, view: EvaluationView, classes: tuple[str, ...]) -> None:
-        """Join the network and its description."""
+        """Wrap the network."""
         super().__init__()
         self.network, self.view, self.classes = network, view, classes
 
@@ -318,19 +320,19 @@ class Exported(nn.Module):
         return logits
 
     def train(self, mode: bool = True) -> Exported:
-        """Do nothing: programs have one mode."""
+        """Do nothing, since an exported program has no training mode."""
         return self
 
 
 def load_exported(path: Path, backbone: str | None = None) -> Exported:
-    """Load a classifier from a run folder, an exported file, or weights of others with a classifier.
+    """Load a classifier from a run folder, an exported file, or third-party weights with a classifier.
 
     Args:
-        path: path of the file, or timm:NAME or hf:REPO.
-        backbone: network of a weights file that does not say it.
+        path: path of the folder or file, or timm:NAME or hf:REPO.
+        backbone: name of the network, for a weights file that does not state it.
 
     Raises:
-        UserError: there is nothing, or no classifier.
+        UserError: nothing is found, or it has no classifier.
     """
     if path.suffix == ".onnx":
         graph = OnnxNetwork(_checked(path))
@@ -348,9 +350,10 @@ def load_exported(path: Path, backbone: str | None = None) -> Exported:
 
 
 def _of_program(path: Path) -> Classifier:
-    """Rebuild the classifier of a program by its description, with the numbers of its weights.
+    """Rebuild the classifier of an exported program from its description and the numbers of its weights.
 
-    Torch would run what a file says: it unpickles members, evaluates sizes, and calls any function by name.
+    Loading the program itself could run code from the file: torch unpickles members, evaluates sizes, and
+    calls any function that the file names.
     """
     try:
         with ZipFile(path) as archive:
@@ -389,7 +392,7 @@ def _checked(path: Path) -> Path:
 def _onnx() -> Any:
     try:
         import onnx
-        import onnxscript  # noqa: F401 - torch's exporter writes by it
+        import onnxscript  # noqa: F401 - torch's exporter needs it
     except ImportError as error:
         raise MissingBackendError(f"export: {error.name} is not installed; pip install '.[export]'") from None
     _runtime()

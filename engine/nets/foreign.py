@@ -1,8 +1,8 @@
-"""Weights that others trained: by name from timm or the Hugging Face hub, from a folder, from a file.
+"""Third-party weights: by name from timm or the Hugging Face hub, from a folder, or from a file.
 
-timm:NAME       a tag of timm, such as timm:resnet18.a1_in1k; timm downloads it and keeps it in its cache
+timm:NAME       weights that timm names, such as timm:resnet18.a1_in1k; timm downloads and caches them
 hf:REPO         a repository on the Hugging Face hub that timm can load, such as hf:timm/resnet18.a1_in1k
-FOLDER          what `timm.models.save_for_hf` wrote: config.json beside the weights
+FOLDER          a folder from `timm.models.save_for_hf`: config.json beside the weights
 FILE            .safetensors, .pth, .pt, .bin or .ckpt, with the name of its network
 
 The view of images and the licence come with the weights.
@@ -37,12 +37,12 @@ _SCHEMES = {"timm": "", "hf": "hf-hub:"}
 
 @dataclass(frozen=True, eq=False)
 class Foreign:
-    """A network whose weights others trained; every call of `build` builds a new one.
+    """A network with third-party weights; every call of `build` builds a new one.
 
     Attributes:
         source: name that the user gave.
         backbone: name, as `build_backbone` takes it.
-        view: view with which the weights were trained.
+        view: evaluation view that belongs to the weights.
         origin: source and licence of the weights.
         tensors: tensors of the checkpoint, by its own names.
         classes: names of the classes of its classifier; None if they are not known.
@@ -56,19 +56,19 @@ class Foreign:
     classes: tuple[str, ...] | None = None
 
     def build(self, resolution: int) -> nn.Module:
-        """Build the backbone with these weights for views of a side in pixels, on the CPU.
+        """Build the backbone with these weights for views of a resolution in pixels, on the CPU.
 
-        Prints one line on what matched, once.
+        Two lines on stderr, printed once, say which tensors matched and what the licence is.
 
         Raises:
-            UserError: the file belongs to another network, or is broken.
+            UserError: the weights belong to another network, or are broken.
         """
         network = build_backbone(architecture(self.backbone), resolution)
         network.load_state_dict(self._fit(network).weights, strict=False)
         return network
 
     def head(self) -> tuple[Tensor, Tensor] | None:
-        """Return weight [C, D] and bias [C] of the checkpoint's own linear classifier; None for none."""
+        """Return weight [C, D] and bias [C] of the checkpoint's linear classifier; None if it has none."""
         return self._fit(build_backbone(architecture(self.backbone), self.view.resolution)).head
 
     def _fit(self, network: nn.Module) -> Fit:
@@ -81,7 +81,7 @@ class Foreign:
 
 
 def is_foreign(start: Path) -> bool:
-    """Return whether a start means weights that others trained, not a run, checkpoint or file of ours."""
+    """Return whether a start is third-party weights, not a run, checkpoint or file of this project."""
     if _scheme(str(start)) is not None:
         return True
     if start.is_dir():
@@ -90,15 +90,15 @@ def is_foreign(start: Path) -> bool:
 
 
 def read_foreign(start: Path, backbone: str | None = None) -> Foreign:
-    """Read weights that others trained.
+    """Read third-party weights.
 
     Args:
         start: see the module's docstring.
-        backbone: name of the network; needed for a file that does not say it.
+        backbone: name of the network; needed for a file that does not state it.
 
     Raises:
-        UserError: there are no weights, they cannot be fetched, are not for `backbone`, or do not name a
-            network.
+        UserError: there are no weights, they cannot be fetched, they are not for `backbone`, or no network is
+            named.
     """
     found = _read(str(start), _stamp(start), None if start.is_dir() or _scheme(str(start)) else backbone)
     if backbone is not None and architecture(found.backbone) != architecture(backbone):
@@ -109,7 +109,7 @@ def read_foreign(start: Path, backbone: str | None = None) -> Foreign:
     return found
 
 
-@functools.lru_cache(maxsize=2)  # the network is built several times; every rank reads for itself
+@functools.lru_cache(maxsize=2)  # each rank builds the network several times
 def _read(source: str, stamp: int, backbone: str | None) -> Foreign:
     scheme, path = _scheme(source), Path(source)
     if scheme is not None:
@@ -125,7 +125,7 @@ def _read(source: str, stamp: int, backbone: str | None) -> Foreign:
         name = backbone
         known = None if backbone in OURS else timm.get_pretrained_cfg(backbone)
         given = {} if known is None else known.to_dict()
-        given.pop("license", None)  # of timm's own weights
+        given.pop("license", None)  # the licence of timm's own weights
     else:
         raise UserError(
             f"start: {source} does not say which network it holds; name it by --backbone, such as resnet50"
@@ -135,7 +135,7 @@ def _read(source: str, stamp: int, backbone: str | None) -> Foreign:
 
 
 def _fetched(source: str, name: str) -> Foreign:
-    """Let timm fetch and build a network, and take it apart."""
+    """Let timm fetch and build a network, and return its weights and configuration."""
     with _place(source, name):
         model: Any = timm.create_model(name, pretrained=True)
     config: dict[str, Any] = dict(model.pretrained_cfg)
@@ -148,11 +148,11 @@ def _fetched(source: str, name: str) -> Foreign:
 
 
 def _place(source: str, name: str) -> AbstractContextManager[None]:
-    """Return the context for the place from which timm takes weights: a folder, a URL or the hub."""
+    """Return a context for loading weights, whose errors name their place: a folder, a URL or the hub."""
     if _scheme(source) is None:
         return _one_line(f"whole weights of timm in {source}", "fetch the folder again")
     known = None
-    with suppress(RuntimeError):  # an unknown tag, of which timm says more later
+    with suppress(RuntimeError):  # an unknown tag, for which `create_model` raises a better error
         known = timm.get_pretrained_cfg(name)
     if known is None or known.hf_hub_id or not known.url:
         return from_hub(source)
@@ -163,7 +163,7 @@ def _place(source: str, name: str) -> AbstractContextManager[None]:
 
 @contextmanager
 def _one_line(expected: str, remedy: str) -> Iterator[None]:
-    """Turn what timm raises while it takes weights from another place than the hub into one line."""
+    """Turn any error of timm, while it loads weights from a folder or a URL, into a one-line error."""
     try:
         yield
     except Exception as error:  # of timm, safetensors, pickle and torch.hub
@@ -173,18 +173,18 @@ def _one_line(expected: str, remedy: str) -> Iterator[None]:
 
 
 def _view(config: Mapping[str, Any], name: str) -> EvaluationView:
-    """Return the view in timm's configuration of a network."""
+    """Return the evaluation view in timm's configuration of a network; a usual view without one."""
     if not config:
         return EvaluationView.usual(32)
     found = resolve_data_config({}, pretrained_cfg=dict(config))
     interpolation = "bilinear" if found["interpolation"] == "bilinear" else "bicubic"
     if found["interpolation"] not in ("bilinear", "bicubic"):
         tell(f"views: {name} was shown images by {found['interpolation']}; bicubic stands in for it here")
-    if found["crop_mode"] != "center":  # squash deforms the whole image to a square, border adds to it
+    if found["crop_mode"] != "center":  # "squash" deforms the whole image to a square, "border" pads it
         tell(f"views: {name} was shown images in crop mode {found['crop_mode']}; the centre stands in for it")
     mean, std = (tuple(float(value) for value in found[key]) for key in ("mean", "std"))
     side, crop = int(found["input_size"][-1]), min(1.0, float(found["crop_pct"]))
-    if len(mean) != 3:  # one channel: views have three, see `adapt_input_conv`
+    if len(mean) != 3:  # of a network for one channel, which `adapt_input_conv` changes to three
         mean, std = mean[:1] * 3, std[:1] * 3
     return EvaluationView(side, crop, mean, std, interpolation, True)  # type: ignore[arg-type]
 
@@ -205,10 +205,7 @@ def _scheme(source: str) -> str | None:
 
 
 def timm_config(place: Path) -> Mapping[str, Any] | None:
-    """Return timm's configuration: that of a folder which timm can load, or that in or beside a weights file.
-
-    None if there is none.
-    """
+    """Return timm's configuration in a folder, or in or beside a weights file; None if there is none."""
     try:
         text = None if place.is_dir() else timm_metadata(place)
         folder = place if place.is_dir() else place.parent
@@ -219,5 +216,5 @@ def timm_config(place: Path) -> Mapping[str, Any] | None:
 
 
 def _stamp(path: Path) -> int:
-    """Return a value that changes with a file or folder, so that a changed one is read again."""
+    """Return when a path was last changed, so that `_read` caches no outdated weights; 0 for a name."""
     return path.stat().st_mtime_ns if path.exists() else 0

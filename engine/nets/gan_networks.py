@@ -18,7 +18,7 @@ _SLOPE = 0.2  # of the leaky ReLU
 
 
 def _halvings(resolution: int) -> tuple[int, int]:
-    """How often the resolution halves on its way to 4, 5, 6 or 7 pixels, and to which of them."""
+    """Return how many halvings of the resolution reach 4, 5, 6 or 7 pixels, and which of these."""
     halvings = int(math.log2(max(1, resolution // 4)))
     first = resolution // 2**halvings
     if resolution != first * 2**halvings or not 2 <= halvings <= 5:
@@ -30,14 +30,14 @@ def _halvings(resolution: int) -> tuple[int, int]:
 
 
 class Generator(nn.Module):
-    """From noise to images in [-1, 1], doubling the side from 4 to 7 pixels with transposed convolutions."""
+    """Maps noise to images in [-1, 1] by transposed convolutions, each of which doubles the side."""
 
     def __init__(self, resolution: int, noise_size: int, width: int) -> None:
         """Build the network.
 
         Args:
             resolution: side of the images: 4, 5, 6 or 7 times 4, 8, 16 or 32.
-            noise_size: numbers in the input.
+            noise_size: length of the noise vector.
             width: channels at half the resolution; each earlier layer has twice as many, up to 8 * width.
         """
         super().__init__()
@@ -65,14 +65,14 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Weight-normalised convolutions and a global average; a linear layer on top gives the K logits."""
+    """Weight-normalised convolutions and a global average, without the layer that gives the logits."""
 
     def __init__(self, width: int, dropout: float = 0.5) -> None:
         """Build the network.
 
         Args:
             width: channels of the first three layers; the others have twice as many. 96 in the paper.
-            dropout: before the second and third group of layers; 0.4 of it on the image itself.
+            dropout: dropout before the second and third group of layers; on the image it is 0.4 times this.
         """
         super().__init__()
         wide = 2 * width
@@ -82,8 +82,8 @@ class Discriminator(nn.Module):
         layers: list[nn.Module] = [nn.Dropout(0.4 * dropout)]
         for number, (size_in, size_out, kernel, stride, padding) in enumerate(plan, start=1):
             convolution = nn.Conv2d(size_in, size_out, kernel, stride, padding)
-            # Nine layers without BatchNorm: He's initialisation keeps the signal, PyTorch's loses it. The
-            # paper's own initialisation, from the first batch, would give every rank different weights.
+            # Through nine layers without BatchNorm, He's initialisation keeps the scale of activations, and
+            # PyTorch's default does not. The paper's, from the first batch, would differ from rank to rank.
             nn.init.kaiming_normal_(convolution.weight, a=_SLOPE, nonlinearity="leaky_relu")
             layers += [weight_norm(convolution), nn.LeakyReLU(_SLOPE)]
             if number in (3, 6):
@@ -93,7 +93,7 @@ class Discriminator(nn.Module):
             "layers.6",
             "layers.13",
             "layers.20",
-        )  # whose outputs are the maps of the stages
+        )  # their outputs are the maps of the stages
         self.layers = nn.Sequential(*layers)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class Discriminator(nn.Module):
         return self.forward_features(x).mean(dim=(2, 3))
 
     def set_dropout(self, dropout: float) -> None:
-        """Change the dropout; that of the image changes in proportion."""
+        """Set the dropout; on the image it is 0.4 times this."""
         first, *others = [module for module in self.layers if isinstance(module, nn.Dropout)]
         first.p = 0.4 * dropout
         for module in others:

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: whether it answers, so that an unreachable one costs seconds and its cache serves."""
+"""The Hugging Face hub: if it does not answer within seconds, weights are read from its cache only."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from loaders.common.notice import tell
 
 @functools.cache
 def why_silent() -> str:
-    """Ask the hub once, by its own client, which knows HF_ENDPOINT and proxies; "" if it answers anything.
+    """Return why the hub does not answer a request; "" if it gives any answer.
 
-    The hub's own functions ask six times for each of several files, half a minute each. A thread asks here,
-    since the look-up of a name has no time limit.
+    The hub's own functions would repeat six times, half a minute for each of several files. This function
+    sends one request, by the hub's own client, which knows HF_ENDPOINT and proxies. A thread sends it, since
+    the DNS look-up has no time limit.
     """
     limit = float(settings.HF_HUB_ETAG_TIMEOUT)
     said: list[str] = []
@@ -30,7 +31,7 @@ def why_silent() -> str:
         try:
             get_session().head(settings.ENDPOINT, timeout=limit)
             said.append("")
-        except Exception as error:  # of whichever HTTP library the hub uses
+        except Exception as error:  # of any HTTP library that the hub's client may use
             said.append(f"{type(error).__name__}: {brief(error)}")
 
     asking = threading.Thread(target=ask, daemon=True)
@@ -41,13 +42,13 @@ def why_silent() -> str:
 
 @contextmanager
 def from_hub(source: str) -> Iterator[None]:
-    """Let a library fetch weights inside; where the hub does not answer, its cache alone is read.
+    """Let a library fetch weights within the block; if the hub does not answer, only its cache is read.
 
     Args:
-        source: the weights as the user named them.
+        source: the weights as the user named them, for messages.
 
     Raises:
-        UserError: they are in neither, or cannot be built.
+        UserError: the weights are neither on the hub nor in its cache, or cannot be loaded.
     """
     level, offline = hub_logging.get_verbosity(), settings.HF_HUB_OFFLINE
     silent = "" if offline else why_silent()

@@ -13,11 +13,11 @@ from loaders.common.errors import UserError
 
 @dataclass(frozen=True)
 class Layer:
-    """Where features are read.
+    """The layer whose output is taken as features.
 
     Attributes:
-        name: of a module inside the backbone, such as conv4 of alexnet_bn, stages.2 of tiny_resnet, layer3 of
-            a timm ResNet or blocks.8 of a ViT; "" is the representation of the backbone.
+        name: name of a module in the backbone, such as conv4 of alexnet_bn, stages.2 of tiny_resnet, layer3
+            of a timm ResNet or blocks.8 of a ViT; "" for the representation of the backbone.
         side: a map is averaged to side x side before it is flattened; tokens are averaged.
     """
 
@@ -33,7 +33,7 @@ class _Reached(Exception):
 
 
 class LayerFeatures(nn.Module):
-    """A backbone cut off at a layer, as a module."""
+    """A module that runs a backbone up to a layer."""
 
     def __init__(self, backbone: nn.Module, layer: Layer) -> None:
         """Hold the backbone; its weights are shared, not copied."""
@@ -54,11 +54,11 @@ def read_layer(backbone: nn.Module, x: Tensor, layer: Layer) -> Tensor:
         layer: where to stop.
 
     Returns:
-        Features [B, F]: a map [B, C, H', W'] averaged to `side` x `side` and flattened, tokens [B, N, C]
-        averaged, anything [B, F] as it is.
+        Features [B, F]: a map [B, C, H', W'] is averaged to `side` x `side` and flattened, tokens [B, N, C]
+        are averaged, and vectors [B, F] stay as they are.
 
     Raises:
-        UserError: there is no such layer, the network does not run it, or its output has another shape.
+        UserError: the layer does not exist, is not run, or has an output of another shape.
     """
     if not layer.name:
         h: Tensor = backbone(x)
@@ -74,15 +74,12 @@ def read_layer(backbone: nn.Module, x: Tensor, layer: Layer) -> Tensor:
 
 
 def measure_layer(backbone: nn.Module, resolution: int, layer: Layer) -> tuple[int, list[nn.Parameter]]:
-    """Return the number of features of a layer, and the parameters behind the layer.
+    """Return the number of features of a layer, and the parameters that they do not depend on.
 
     Args:
-        backbone: network on the CPU; the mode of its modules is restored.
+        backbone: network on the CPU; afterwards each module has its former mode.
         resolution: side of the views in pixels.
         layer: where to stop.
-
-    Returns:
-        F, and the parameters that no gradient of the features reaches.
     """
     modes = [(module, module.training) for module in backbone.modules()]
     parameters = [p for p in backbone.parameters() if p.requires_grad]
@@ -90,7 +87,7 @@ def measure_layer(backbone: nn.Module, resolution: int, layer: Layer) -> tuple[i
     try:
         with torch.enable_grad():
             features = read_layer(backbone, torch.zeros(2, 3, resolution, resolution), layer)
-            through = parameters if features.requires_grad else []  # of a layer before the first parameter
+            through = parameters if features.requires_grad else []  # no parameter precedes the layer
             reached = torch.autograd.grad(features.sum(), through, allow_unused=True) if through else ()
     finally:
         for module, training in modes:
@@ -114,7 +111,8 @@ def _find(backbone: nn.Module, name: str) -> nn.Module:
 
 def _as_vectors(output: Tensor, layer: Layer, channels_last: bool) -> Tensor:
     if isinstance(output, Tensor) and output.ndim == 4:
-        height, width, last = output.shape[1:]  # of a map of channels last; views, and so maps, are square
+        # Named as in a channels-last map. Views and thus maps are square, so this tells the layouts apart.
+        height, width, last = output.shape[1:]
         if height == width and (width != last or channels_last):
             output = output.permute(0, 3, 1, 2)
         own = min(output.shape[2:])

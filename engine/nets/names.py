@@ -1,4 +1,4 @@
-"""Names of backbones, judged before torch and timm are imported."""
+"""Names of backbones, checked before torch and timm are imported."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ COMPACT_CNN = "compact_cnn"
 WIDE_RESNET = "wrn_28_2"
 ALEXNET = "alexnet_bn"
 GONE = {"compact_resnet": COMPACT_CNN}
-"""Names of older networks, and of those that have their place; weights do not fit."""
+"""Removed networks and those that replaced them; weights of the removed ones do not fit the new ones."""
 OURS = (TINY_RESNET, COMPACT_CNN, WIDE_RESNET, ALEXNET)
 _OF_NETWORKS = {".json", ".safetensors", ".onnx", ".pt", ".pt2", ".pth", ".bin", ".ckpt", ".tar", ".npz"}
-"""Suffixes of which one stands in every folder that holds a network."""
+"""File suffixes; every folder that holds a network has a file with one of them."""
 
 
 def discriminator_width(name: str) -> int | None:
@@ -29,16 +29,16 @@ def discriminator_width(name: str) -> int | None:
 
 
 def check_mentioned(name: str, option: str = "backbone") -> None:
-    """Refuse a network whose name timm's own files nowhere hold; timm itself takes ten seconds to import.
+    """Refuse a network whose name does not occur in timm's source files; importing timm takes ten seconds.
 
-    A name that a file holds for another reason passes here; `check_name` refuses it later.
+    A name that occurs there for another reason passes here; `check_name` refuses it later.
 
     Args:
-        name: name of a network, maybe with timm's tag of its weights.
-        option: that gave it.
+        name: name of a network, possibly with timm's tag for its weights.
+        option: option that gave the name, for the message.
 
     Raises:
-        UserError: names the closest known ones.
+        UserError: no network has the name; the message lists similar ones.
     """
     bare = name.split(".")[0]
     if bare in OURS or discriminator_width(bare) is not None:
@@ -48,7 +48,7 @@ def check_mentioned(name: str, option: str = "backbone") -> None:
 
 
 def unknown(name: str, of_timm: list[str], option: str = "backbone") -> UserError:
-    """Return the error on a name that no network has."""
+    """Return the error for a name that no network has; `of_timm` are the names that timm has."""
     if name in GONE:
         return UserError(
             f"{option}: expected a network of this version, found {name!r}, which {GONE[name]} replaced, "
@@ -63,13 +63,13 @@ def unknown(name: str, of_timm: list[str], option: str = "backbone") -> UserErro
 
 @cache
 def _words() -> frozenset[str]:
-    """Return what `_sources` define as functions or begin a text with."""
+    """Return the words that `_sources` define as functions or have at the start of a string."""
     return frozenset(re.findall(r"""(?:def |['"])(\w+)[('".]""", _sources()))
 
 
 @cache
 def _sources() -> str:
-    """Return the text of timm's files of networks; empty where timm keeps them elsewhere."""
+    """Return the source text of timm's networks; empty if its files are not found."""
     found = PathFinder.find_spec("timm")
     folders = (found and found.submodule_search_locations) or []
     files = (file for folder in folders for file in sorted(Path(folder, "models").glob("*.py")))
@@ -79,21 +79,21 @@ def _sources() -> str:
 def check_start(
     start: Path | None, option: str, backbone: str | None = None, classifier: bool = False
 ) -> None:
-    """Refuse a run, weights or a network that are not there, before the libraries load that read them.
+    """Refuse a start or a network that does not exist, before the libraries that read it are imported.
 
     Args:
-        start: path, or timm:NAME or hf:REPO; None for nothing to check.
-        option: name of the option that gave it.
-        backbone: name of the network; None for nothing to check.
+        start: path, or timm:NAME or hf:REPO; None is not checked.
+        option: name of the option that gave the start.
+        backbone: name of the network; None is not checked.
         classifier: also refuse a run that left only a backbone.
 
     Raises:
-        UserError: there is nothing, or no such network.
+        UserError: the start or the network does not exist, or the start has no classifier.
     """
     if backbone is not None:
         check_mentioned(backbone)
     source, _, name = str(start).partition(":")
-    if source == "timm" and ":" not in name:  # timm reads sources of its own too, such as local-dir:
+    if source == "timm" and ":" not in name:  # a further colon means a scheme of timm's, such as local-dir:
         check_mentioned(name, option)
     if start is None or str(start).startswith(("timm:", "hf:")):
         return

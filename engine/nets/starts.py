@@ -1,4 +1,4 @@
-"""Starts of a network: a run of any recipe, its checkpoint or file, or weights of others."""
+"""What training can start from: a run of any recipe, a checkpoint, a weights file, or third-party weights."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Start:
         path: run folder, checkpoint folder (`step-XXXXXXXX`), .safetensors file, or anything that
             `engine.nets.foreign` reads.
         backbone: name, as `build_backbone` takes it.
-        view: view with which it was measured.
-        origin: origin of the weights with which its training began; None if they were random.
+        view: its evaluation view.
+        origin: the third-party weights with which its training began; None if it began with random weights.
     """
 
     path: Path
@@ -37,26 +37,27 @@ class Start:
 
     @property
     def resolution(self) -> int:
-        """Side of the views, in pixels; by default that of its training."""
+        """Side of the views in pixels."""
         return self.view.resolution
 
     def view_at(self, resolution: int) -> EvaluationView:
-        """Return the view with which a run that starts here is measured, at the run's own resolution.
+        """Return the evaluation view, at a resolution, of a run that begins with this start.
 
-        Weights of others keep the mean, deviation, crop and filter of their training. A network that was
-        trained here with the usual view of one resolution takes the usual view of the new one.
+        If the start has the usual view of its own resolution, this is the usual view of the new one. Other
+        views, such as those of third-party weights, keep their mean, deviation, crop and filter.
         """
         usual = self.view == EvaluationView.usual(self.view.resolution)
         return EvaluationView.usual(resolution) if usual else self.view.at(resolution)
 
     def at(self, resolution: int | None) -> Start:
-        """Return the same start for views of a resolution; itself for None."""
+        """Return the same start for views of another resolution; None leaves it unchanged."""
         return self if resolution is None else replace(self, view=self.view_at(resolution))
 
     def load(self) -> nn.Module:
         """Build the backbone with its weights, on the CPU, in evaluation mode.
 
-        A run with labels gives the backbone of its classifier, or of the averaged one if it has one.
+        If the start is a run with labels, it is the backbone of the averaged classifier, or else of the
+        classifier as trained.
         """
         if is_foreign(self.path):
             return read_foreign(self.path, self.backbone).build(self.resolution).eval()
@@ -73,14 +74,14 @@ class Start:
 
 
 def find_start(path: Path, backbone: str | None = None) -> Start:
-    """Return the start for which a run, a checkpoint, a file or a name stands.
+    """Return the start at a path, or with a name that stands for third-party weights.
 
     Args:
-        path: path of the start, or the name.
-        backbone: name of the network, if the user gives one; needed for a file that does not say it.
+        path: path of a run, a checkpoint or a weights file; or a name, see `engine.nets.foreign`.
+        backbone: name of the network, if the user gives one; needed for a file that does not state it.
 
     Raises:
-        UserError: there is nothing to start from, or it cannot be fetched.
+        UserError: there is nothing to start from, or the weights cannot be fetched.
     """
     if is_foreign(path):
         foreign = read_foreign(path, backbone)
@@ -93,7 +94,7 @@ def find_start(path: Path, backbone: str | None = None) -> Start:
 
 
 def weights_digest(path: Path) -> str:
-    """Return what tells the weights of a start from others in its place; empty where a name stands for them.
+    """Return hashes of the weights of a start, which show whether they were replaced; "" for a name.
 
     Raises:
         UserError: there is nothing to start from.
@@ -101,7 +102,7 @@ def weights_digest(path: Path) -> str:
     if path.is_file():
         files = [path]
     elif is_checkpoint(path):
-        files = [path / "meta.json"]  # with the digests of the others
+        files = [path / "meta.json"]  # holds the hashes of the other files
     elif not is_foreign(path):
         files = [_file_of_run(path)]
     elif path.is_dir():
@@ -112,7 +113,7 @@ def weights_digest(path: Path) -> str:
 
 
 def build_start(init: Path | None, backbone: str, resolution: int) -> nn.Module:
-    """Build a backbone in training mode: from random weights, or from a start, which must be of that network.
+    """Build a backbone with random weights or those of a start, in training mode.
 
     Args:
         init: path or name of the start; None for random weights, for which call `seed_everything` first.
@@ -120,7 +121,7 @@ def build_start(init: Path | None, backbone: str, resolution: int) -> nn.Module:
         resolution: side of the views in pixels.
 
     Raises:
-        UserError: another network, or a start that there is not.
+        UserError: the start does not exist, or is of another network.
     """
     if init is None:
         return build_backbone(backbone, resolution)

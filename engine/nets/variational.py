@@ -11,10 +11,10 @@ _DOUBLINGS = 4
 
 
 class Decoder(nn.Sequential):
-    """Maps a latent vector to an image: four times nearest-neighbour doubling and a 3x3 convolution.
+    """Maps a latent vector to an image, by four nearest-neighbour doublings, each with a 3x3 convolution.
 
-    Doubling before the convolution leaves no checkerboard, which transposed convolutions do (Odena et al.
-    2016, "Deconvolution and Checkerboard Artifacts").
+    Transposed convolutions would leave checkerboard patterns instead (Odena et al. 2016, "Deconvolution and
+    Checkerboard Artifacts").
     """
 
     def __init__(self, num_latent: int, resolution: int, width: int) -> None:
@@ -26,7 +26,7 @@ class Decoder(nn.Sequential):
             width: channels of the last hidden map; each earlier one has twice as many.
 
         Raises:
-            UserError: four doublings do not reach the resolution.
+            UserError: the resolution is no multiple of 16.
         """
         side, rest = divmod(resolution, 2**_DOUBLINGS)
         if rest:
@@ -49,7 +49,7 @@ class Decoder(nn.Sequential):
 
 
 class LatentCode(nn.Module):
-    """The parameters of q(z | x) as linear functions of h, and the decoder."""
+    """The linear layer from h to the parameters of q(z | x), and the decoder."""
 
     def __init__(
         self, num_features: int, num_latent: int, resolution: int, width: int, stochastic: bool
@@ -61,7 +61,7 @@ class LatentCode(nn.Module):
             num_latent: size of z.
             resolution: side of the views, a multiple of 16.
             width: width of the decoder.
-            stochastic: False leaves out the variance: the plain autoencoder.
+            stochastic: False leaves out the variance, for a plain autoencoder.
         """
         super().__init__()
         self.num_latent, self.stochastic = num_latent, stochastic
@@ -69,9 +69,9 @@ class LatentCode(nn.Module):
         self.decoder = Decoder(num_latent, resolution, width).to(memory_format=torch.channels_last)
 
     def encode(self, h: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Map representations [B, num_features] to mean and log-variance of z, float32 [B, D] each.
+        """Map representations [B, num_features] to mean and log-variance of z, float32 [B, num_latent] each.
 
-        The second is None in the plain autoencoder.
+        The log-variance is None in the plain autoencoder.
         """
         parameters = self.parameters_of_z(h).float()
         if not self.stochastic:
@@ -80,7 +80,7 @@ class LatentCode(nn.Module):
         return mean, log_variance
 
     def decode(self, z: Tensor) -> Tensor:
-        """Map z [B, D] to the logits of intensities, float32 [B, 3, H, W]."""
+        """Map z [B, num_latent] to the logits of intensities, float32 [B, 3, H, W]."""
         logits: Tensor = self.decoder(z)
         return logits.float()
 
@@ -92,12 +92,7 @@ class Intensities(nn.Module):
     std: Tensor
 
     def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
-        """Keep the statistics beside the weights, but not in checkpoints.
-
-        Args:
-            mean: mean of each of the three channels.
-            std: standard deviation of each of the three channels.
-        """
+        """Store mean and standard deviation of each channel as buffers that checkpoints do not contain."""
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
@@ -111,18 +106,16 @@ class Intensities(nn.Module):
 def reconstruct_and_sample(
     backbone: nn.Module, code: LatentCode, to_intensities: Intensities, x: Tensor, seed: int
 ) -> list[Tensor]:
-    """Show what an autoencoder has learned; both networks stay in evaluation mode.
+    """Show what an autoencoder has learned; `backbone` and `code` are left in evaluation mode.
 
     Args:
         backbone: the encoder.
-        code: parameters of q(z | x), and the decoder.
-        to_intensities: undoes the normalisation of the views.
         x: normalised views [N, 3, H, W].
         seed: seed of the samples.
 
     Returns:
-        Intensities [N, 3, H, W] each: the images, their reconstructions from the mean, and, of a VAE,
-        samples of the prior.
+        Intensities [N, 3, H, W] of the images, of their reconstructions from the mean and, for a VAE, of
+        samples from the prior.
     """
     backbone.eval()
     code.eval()

@@ -1,9 +1,9 @@
-"""Weights files of other projects: read without running code in them, and taken out of their wrappers.
+"""Reading tensors from the weights files of other projects without running code that the files hold.
 
-A `.safetensors` file holds tensors alone. Every other file is a pickle of torch. With `weights_only=True`
-torch builds only tensors and plain containers and refuses the rest. One more class is allowed: the authors of
-DINO (main_dino.py) and MAE (util/misc.py, save_model) put the `argparse.Namespace` of their command beside
-the weights; it holds values and runs nothing.
+A `.safetensors` file holds only tensors. Every other file is a pickle of torch. With `weights_only=True`,
+torch builds only tensors and plain containers and refuses everything else. One more class is allowed: the
+authors of DINO (main_dino.py) and MAE (util/misc.py, save_model) save the `argparse.Namespace` of their
+command beside the weights; it holds values and runs nothing.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from loaders.common.errors import UserError, brief
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _AVERAGES = ("state_dict_ema", "model_ema", "ema", "teacher")
 _WRAPPERS = (*_AVERAGES, "state_dict", "model", "student", "module", "backbone", "encoder")
-"""Keys under which checkpoints keep their weights, the better ones first: the authors of DINO, Mean Teacher
-and timm evaluate averages of weights."""
+"""Keys under which checkpoints keep their weights, in the order of preference. Averages come first, since the
+authors of DINO, Mean Teacher and timm evaluate averaged weights."""
 _PREFIXES = (
     *("_orig_mod", "module", "model", "backbone", "encoder", "encoder_q", "base_encoder"),
     *("teacher", "student", "ema"),
@@ -45,17 +45,17 @@ _OF_TENSORS = re.compile(
     r"collections\.OrderedDict|torch\._utils\._rebuild\w+|torch\.\w*Storage|torch"
     r"\.(Size|device|Tensor|u?int\d+|b?float\d+)|torch\.storage\.\w*Storage|torch\.nn\.parameter\.Parameter"
 )
-"""What torch itself imports to build tensors; a file that holds no more than these is no code."""
+"""Names that torch's own pickles import to build tensors; a pickle that imports no others runs no code."""
 
 
 _PICKLES_BYTES = 16 * 2**20  # bytes at the start of a file that are searched for code
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a weights file, out of their wrappers; names keep their prefixes.
+    """Read the tensors of a weights file from inside its wrappers; names keep their prefixes.
 
     Raises:
-        UserError: there is no such file; it is cut off, no checkpoint, holds pickled code, or has no tensors.
+        UserError: the file does not exist, is cut off, is no checkpoint, holds code, or has no tensors.
     """
     if not path.is_file():
         raise UserError(f"weights: expected a file at {path}, found none; give the path of one")
@@ -80,17 +80,17 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 def _pickled(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # on a pickle of another protocol than torch's
+            warnings.simplefilter("ignore", UserWarning)  # about a pickle protocol that torch does not use
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many kinds, and pickle, which names one of them, is imported nowhere
+    except Exception as error:  # of many kinds; naming pickle's would need an import of pickle
         code = _code_in(path)
         if code:
             raise UserError(
                 f"weights: {path} holds pickled code ({', '.join(code[:3])}), which is not run; where you "
                 "trust it, save its state dict alone as .safetensors and give that"
             ) from None
-        if zipfile.is_zipfile(path):  # the end is there
-            # Torch's advice to run code in the file is left out.
+        if zipfile.is_zipfile(path):  # a zip file is only valid with its end, so it is not cut off
+            # Cut torch's advice to run the code in the file.
             said = str(error).rpartition("WeightsUnpickler error:")[2]
             reason = brief(re.split("In PyTorch|Check the doc", said)[0]) or type(error).__name__
             raise UserError(
@@ -101,10 +101,10 @@ def _pickled(path: Path) -> Any:
 
 
 def _code_in(path: Path) -> list[str]:
-    """Name what a file would have to import beyond tensors; empty if it holds no pickle."""
+    """Return the names that a file's pickles import, except those for tensors; empty if it has no pickle."""
     try:
         found = set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # of many kinds: no zip file of torch's, so a pickle by itself, or none
+    except Exception:  # of many kinds; the file is not torch's zip, but perhaps a bare pickle
         found = {name for name in _imports(path) if not _OF_TENSORS.fullmatch(name)}
     return sorted(found - {"argparse.Namespace"})
 
@@ -112,11 +112,11 @@ def _code_in(path: Path) -> list[str]:
 def _imports(path: Path) -> set[str]:
     """Return the names that the pickles at the start of a file import; reading them runs nothing.
 
-    Torch's files without a zip are five pickles, one behind the other, and then the numbers. A pickle may
-    claim any length of what follows; in a buffer that reserves no memory.
+    Torch's old files, which are no zip, hold five pickles in a row and then the numbers. A damaged pickle may
+    claim any length for a value; reading it from a buffer reserves no memory for that length.
     """
     names: set[str] = set()
-    with suppress(OSError, ValueError, MemoryError), path.open("rb") as file:  # ValueError: no pickle, or cut
+    with suppress(OSError, ValueError, MemoryError), path.open("rb") as file:  # ValueError: no whole pickle
         begin = io.BytesIO(file.read(_PICKLES_BYTES))
         for _ in range(5):
             names |= _imports_of_one(pickletools.genops(begin))
@@ -144,7 +144,7 @@ def _imports_of_one(operations: Iterable[tuple[pickletools.OpcodeInfo, Any, int 
 
 
 def _no_checkpoint(path: Path) -> UserError:
-    """Say what is the matter with a file, by its first bytes: what libraries say of it helps nobody."""
+    """Return an error that says, by a file's first bytes, what is wrong; the libraries' own texts do not."""
     try:
         with path.open("rb") as file:
             head = file.read(9)
@@ -162,7 +162,7 @@ def _no_checkpoint(path: Path) -> UserError:
 
 
 def _unwrapped(content: Any) -> dict[str, Tensor]:
-    """Go into the wrappers of a checkpoint until the tensors are reached."""
+    """Return the tensors of a checkpoint from inside its wrappers, which may be nested."""
     if not isinstance(content, Mapping):
         return {}
     for name in _WRAPPERS:
@@ -174,9 +174,9 @@ def _unwrapped(content: Any) -> dict[str, Tensor]:
 
 
 def without_prefixes(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Yield all tensors, then those under every prefix that wraps a network, without the prefix.
+    """Yield all tensors, and those under each prefix that wraps a network, without the prefix.
 
-    Averages come before the weights that they average: of two equal fits the first is taken.
+    Averaged weights come first, so that the first of two equally good fits is the averaged one.
     """
     prefixes = {""}
     for name in tensors:

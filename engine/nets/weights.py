@@ -16,11 +16,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
 
     Args:
         path: file to write.
-        tensors: name and tensor, of any layout; safetensors keeps no strides.
-        metadata: texts kept beside them.
+        tensors: name and tensor, of any memory layout; they are written contiguous, since safetensors keeps
+            no strides.
+        metadata: texts to store in the header of the file.
     """
     path.touch()
-    mode = path.stat().st_mode  # as the user's umask says; safetensors makes files that nobody else can read
+    mode = path.stat().st_mode  # by the user's umask; safetensors makes files that nobody else can read
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     safetensors.torch.save_file(contiguous, path, metadata=metadata)
     path.chmod(mode)

@@ -14,10 +14,10 @@ _EPS = 5e-4  # added to the eigenvalues, for views of unit variance; Jordan 2024
 
 
 class WhiteningStem(nn.Module):
-    """Fixed kernels, the scaled principal directions of patches and their negatives, and a bias that learns.
+    """A convolution by the scaled principal directions of patches and their negatives; only the bias learns.
 
-    The kernels are a buffer: no optimizer moves them, and every checkpoint and weights file has them. They
-    are random and orthogonal until `set_kernels`, so the network can be used untrained.
+    The kernels are a buffer: no optimizer changes them, and every checkpoint and weights file has them. Until
+    `set_kernels` is called they are random and orthogonal, so that the network can be used untrained.
     """
 
     kernels: Tensor
@@ -28,9 +28,9 @@ class WhiteningStem(nn.Module):
 
         Args:
             kernel_size: side of the patches in pixels.
-            stride: between patches.
-            out_channels: an even number, at most twice the 3 kernel_size^2 numbers of a patch; half of them
-                are the directions of largest variance.
+            stride: distance between patches in pixels.
+            out_channels: an even number, at most 6 kernel_size^2 (twice the numbers in a patch); half of the
+                channels are the directions of largest variance, the others their negatives.
         """
         super().__init__()
         most = 6 * kernel_size**2
@@ -47,24 +47,24 @@ class WhiteningStem(nn.Module):
         return torch.cat([kept, -kept])
 
     def set_kernels(self, directions: Tensor) -> None:
-        """Take kernels from `whitening_kernels`, float64 [3 k^2, 3 k^2]."""
+        """Set the kernels to directions from `whitening_kernels`, float64 [3 k^2, 3 k^2]."""
         self.kernels.copy_(self._both_signs(directions))
         self.is_set.fill_(True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map views [B, 3, H, W] to [B, out_channels, (H - k) // stride + 1, likewise]."""
+        """Map views [B, 3, H, W] to [B, out_channels, (H - k) // stride + 1, (W - k) // stride + 1]."""
         return F.conv2d(x, self.kernels, self.bias, self.stride)
 
 
 def patch_moments(x: Tensor, kernel_size: int) -> Tensor:
-    """Return the sum of p p^T over all patches p of some views, and their number as one more row.
+    """Return the sum of p p^T over all patches p of views, with a last row that holds the number of patches.
 
     Args:
         x: views [B, 3, H, W].
         kernel_size: k, side of a patch in pixels.
 
     Returns:
-        float64 [3 k^2 + 1, 3 k^2]; sums over parts of the images add up, and so do those of ranks.
+        float64 [3 k^2 + 1, 3 k^2]; the moments of several batches or ranks can be added.
     """
     patches = F.unfold(x.float(), kernel_size).transpose(1, 2).reshape(-1, 3 * kernel_size**2)
     count = torch.full((1, patches.shape[1]), float(len(patches)), dtype=torch.float64, device=x.device)
@@ -74,15 +74,15 @@ def patch_moments(x: Tensor, kernel_size: int) -> Tensor:
 def whitening_kernels(moments: Tensor, kernel_size: int) -> Tensor:
     """Return the principal directions of patches, each divided by its standard deviation.
 
-    The mean is not taken off, as in the source: views are normalised already, and a bias follows.
+    As in the source, the mean is not subtracted: views are normalised already, and a bias follows.
 
     Args:
         moments: sum of `patch_moments`.
         kernel_size: k.
 
     Returns:
-        float64 [3 k^2, 3 k^2], a direction a row, largest variance first, on the device of `moments`. The
-        largest entry of each is positive, whatever the solver says.
+        float64 [3 k^2, 3 k^2], one direction per row, largest variance first, on the device of `moments`. The
+        sign, which solvers choose freely, makes the entry of largest magnitude positive.
     """
     size = 3 * kernel_size**2
     values, vectors = torch.linalg.eigh((moments[:size] / moments[size:]).cpu())

@@ -11,15 +11,13 @@ _SLOPE = 0.1  # of the leaky ReLU, as in the semi-supervised papers' code
 class PreActivationBlock(nn.Module):
     """BatchNorm and leaky ReLU before each of two 3x3 convolutions.
 
-    Where the width changes, the shortcut starts from the activated input.
+    If the width or the resolution changes, the shortcut is a 1x1 convolution of the activated input.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         """Build the block.
 
         Args:
-            in_channels: channels of the input.
-            out_channels: channels of the output.
             stride: stride of the first convolution and of the shortcut.
         """
         super().__init__()
@@ -38,22 +36,21 @@ class PreActivationBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """A WRN-d-k without its classifier; d = 28, k = 2 has 1.5 million parameters and h of 128.
+    """A WRN-d-k without its classifier; for d = 28, k = 2 it has 1.5 million parameters and 128 features.
 
     Source: Zagoruyko and Komodakis 2016, "Wide Residual Networks", table 1, with the leaky ReLU of
-    Oliver et al. 2018, "Realistic Evaluation of Deep Semi-Supervised Learning Algorithms". The
-    shortcut between stages takes the activated map, as in the first source; FixMatch's code does so in the
-    first stage alone. BatchNorm's statistics follow with PyTorch's usual momentum: the papers' 0.001 needs
-    their million steps.
+    Oliver et al. 2018, "Realistic Evaluation of Deep Semi-Supervised Learning Algorithms". The shortcut of
+    every stage starts from the activated map, as in the first source; FixMatch's code does so only in the
+    first stage. BatchNorm has PyTorch's default momentum: the papers' 0.001 needs their million steps.
     """
 
-    reduction = 4  # of the last map's side
+    reduction = 4  # side of the views / side of the last map
 
     def __init__(self, depth: int = 28, width: int = 2) -> None:
         """Build the network.
 
         Args:
-            depth: layers, 6 n + 4.
+            depth: number of layers, 6 n + 4 for any n of at least 1.
             width: factor k of the channels (16 k, 32 k, 64 k).
         """
         super().__init__()
@@ -62,7 +59,7 @@ class WideResNet(nn.Module):
         sizes = (16, 16 * width, 32 * width, 64 * width)
         blocks_per_stage = (depth - 4) // 6
         self.num_features = sizes[-1]
-        # Whose outputs are the maps of the stages: the last block of each.
+        # The last block of each stage, whose output is the map of the stage.
         self.stage_modules = tuple(f"stages.{blocks_per_stage * i - 1}" for i in (1, 2, 3))
         self.stem = nn.Conv2d(3, sizes[0], 3, 1, 1, bias=False)
         blocks = [
