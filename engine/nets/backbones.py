@@ -33,7 +33,7 @@ from loaders.common.notice import tell
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut; the last BatchNorm starts at zero, so the block as its shortcut."""
+    """Two 3x3 convolutions with a shortcut; the last BatchNorm starts at zero, which leaves the shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         """Build the block.

@@ -1,4 +1,4 @@
-"""The table of the gain of each stage in a chain of trainings, as files, picture and on the screen."""
+"""The accuracy after each stage in a chain of trainings: as files, as a picture and on the screen."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Measured:
 def write_ablation(
     out: Path, measured: Sequence[Measured], titles: Mapping[str, str], config: Mapping[str, Any]
 ) -> None:
-    """Write ablation.json and ablation.csv of the stages so far.
+    """Write ablation.json and ablation.csv of the stages so far into `out`.
 
     Args:
         out: folder of the files.
-        measured: result of each stage, in their order.
-        titles: titles of the stages.
+        measured: result of each stage, in the order of the chain.
+        titles: title of each stage by its name.
         config: options of the whole chain, in JSON types.
     """
     if not measured:
@@ -53,13 +53,13 @@ def draw_ablation(out: Path, measured: Sequence[Measured], titles: Mapping[str, 
 def print_ablation(
     console: Console, measured: Sequence[Measured], titles: Mapping[str, str], apart: str
 ) -> None:
-    """Print the accuracy after every stage and the change that it made.
+    """Print the accuracy after every stage and its change from the stage before.
 
     Args:
         console: where to print.
-        measured: result of each stage, in their order.
-        titles: titles of the stages.
-        apart: a stage from which no other goes on.
+        measured: result of each stage, in the order of the chain.
+        titles: title of each stage by its name.
+        apart: name of a stage outside the chain, for which no change is shown.
     """
     table = Table("stage", "top-1, %", "change")
     chained = [row for row in measured if row.stage != apart]

@@ -10,7 +10,7 @@ from engine.report.page import jpeg_uri
 from loaders.packs import Pack
 from loaders.packs.images.thumbnail import thumbnail
 
-_NAME_CHARACTERS = 24  # that fit beside a bar
+_NAME_CHARACTERS = 24  # characters of a name that fit beside a bar
 _BAR_PX = 18
 
 
@@ -21,7 +21,7 @@ class Bars:
     Attributes:
         names: names of the bars.
         counts: lengths of the bars.
-        caption: what the picture shows.
+        caption: text below the bars, and description for those who cannot see them.
     """
 
     names: Sequence[str]
@@ -78,6 +78,6 @@ class Sheet:
 
 
 def image_sheet(pack: Pack, name: str, rows: Sequence[int], said: Sequence[str]) -> Sheet:
-    """Return a sheet of rows of a pack; `said` of each stands behind its key."""
+    """Return a sheet of rows of a pack; the text of each row in `said` follows its key."""
     keys = [f"{pack.key(row)}: {text}" for row, text in zip(rows, said, strict=True)]
     return Sheet(name, [thumbnail(pack, row) for row in rows], keys)

@@ -26,7 +26,7 @@ _SHOWN_CLASSES, _SHOWN_IMAGES = 3, 8
 
 
 def interval(right: int, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share (Wilson 1927)."""
+    """Return the 95 % interval of the share right / count (Wilson 1927)."""
     from scipy.stats import binomtest
 
     found = binomtest(right, count).proportion_ci(0.95, method="wilson")
@@ -40,9 +40,9 @@ def interval_text(top1: float, count: int) -> str:
 
 
 def headline(top1: float, count: int, top5: float | None, mean_class: float | None) -> Section:
-    """Return the accuracy that the page shows first."""
+    """Return the accuracies that the page shows first."""
     tiles = [Tile(percent(top1), f"accuracy on {count:,} test images", interval_text(top1, count))]
-    if top5 is not None and top5 < 1.0:  # as it always is with five classes or fewer
+    if top5 is not None and top5 < 1.0:  # with five classes or fewer it is always 1
         tiles.append(Tile(percent(top5), "among the five most probable", ""))
     if mean_class is not None:
         tiles.append(Tile(percent(mean_class), "mean accuracy of the classes", ""))
@@ -50,10 +50,10 @@ def headline(top1: float, count: int, top5: float | None, mean_class: float | No
 
 
 class ClassifierPages:
-    """The sections about the predictions of labelled images."""
+    """Makes the sections about predictions for labelled images."""
 
     def __init__(self, pack: Pack, tested: Tested) -> None:
-        """Measure them; `tested.probabilities` must be there, and a label of every image."""
+        """Evaluate the predictions; every image must have probabilities and a label."""
         import torch
 
         assert tested.probabilities is not None
@@ -61,7 +61,7 @@ class ClassifierPages:
         self.report: ClassificationReport = classification_report(
             tested.probabilities, torch.from_numpy(tested.label)
         )
-        self.order = cluster_order(self.report.confusion)  # of the classes in the picture
+        self.order = cluster_order(self.report.confusion)  # order of the classes in the picture
         self.confidence, self.guess = (t.numpy() for t in tested.probabilities.max(1))
         self.right = self.guess == tested.label
         shown, whole = len(tested.row), tested.num_labelled
@@ -70,7 +70,7 @@ class ClassifierPages:
             self.of = f"{shown:,} of {whole:,} images of split {tested.split!r}, evenly spaced"
 
     def confusion(self) -> Section:
-        """Return the confusion matrix, with confused classes side by side, and the worst pairs."""
+        """Return the confusion matrix, with often confused classes side by side, and the worst pairs."""
         report, classes = self.report, self.pack.classes
         order = self.order
         names = [classes[i] for i in order]

@@ -28,17 +28,17 @@ def embedding_section(tested: Tested, classes: tuple[str, ...]) -> Section:
 
 
 def place(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return float32 [M, 2], the places of features, float32 [M, D]; the same on every call."""
+    """Map features, float32 [M, D], to points in a plane, float32 [M, 2]; deterministic."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
     centred = features - features.mean(0)
-    if not np.ptp(centred, axis=0).any():  # a collapsed network puts all images in one place
+    if not np.ptp(centred, axis=0).any():  # a collapsed network gives all images the same features
         return np.zeros((len(features), 2), np.float32)
-    most = min(50, *centred.shape)  # always by PCA: the start needs the two widest directions
+    most = min(50, *centred.shape)  # PCA is needed in any case: t-SNE starts from the first two components
     reduced = PCA(most, random_state=0, svd_solver="randomized").fit_transform(centred)
     start = reduced[:, :2] if reduced.shape[1] >= 2 else np.hstack([reduced, np.zeros_like(reduced)])
-    start = start / max(float(start[:, 0].std()), 1e-12) * 1e-4  # what scikit-learn makes of a PCA
+    start = start / max(float(start[:, 0].std()), 1e-12) * 1e-4  # scaled as by scikit-learn's init="pca"
     perplexity = min(_PERPLEXITY, (len(features) - 1) / 3)
     found: NDArray[np.float32] = TSNE(
         init=start.astype(np.float32), perplexity=perplexity, random_state=0, max_iter=500

@@ -26,17 +26,17 @@ from loaders.options import LoaderOptions
 from loaders.packs import Pack
 
 _SHOWN_IMAGES, _SHOWN_MAPS = 4, 9
-_COLOURS = "viridis"  # dark is zero, on light and on dark pages
-_GAP, _LEAST_SIDE = 1, 20  # pixels between maps, and of each
+_COLOURS = "viridis"  # zero is dark, on light and on dark pages
+_GAP, _LEAST_SIDE = 1, 20  # pixels between maps, and least side of a map in pixels
 
 
 @dataclass(frozen=True)
 class ImageMaps:
-    """What a network makes of some images.
+    """The feature maps of a network for some images.
 
     Attributes:
         name: name of the network.
-        images: uint8 [N, 3, H, W], as the network sees them.
+        images: uint8 [N, 3, H, W], the views that the network saw.
         stages: maps of each stage, from the first to the last.
     """
 
@@ -46,17 +46,18 @@ class ImageMaps:
 
 
 def look(name: str, start: Path, pack: Pack, rows: Sequence[int], **options: Any) -> ImageMaps:
-    """Show a network some images of a pack.
+    """Compute the feature maps of a network for images of a pack.
 
     Args:
-        name: what it is called.
-        start: whatever `--init` takes.
+        name: name to show for the network.
+        start: the network, as `--init` takes it.
         pack: pack that holds the images.
-        rows: rows of the pack, each once.
-        options: `backbone`, of a weights file that does not say it; `resolution`, else that of its training.
+        rows: rows of the pack, without repetition.
+        options: `backbone`, name of the network, for a weights file that does not state it; `resolution`, by
+            default that of its training.
 
     Raises:
-        UserError: no such start, or a network that does not tell its stages.
+        UserError: there is no such start, or its network does not name its stages.
     """
     found = find_start(start, options.get("backbone")).at(options.get("resolution"))
     device = device_of_process()
@@ -70,21 +71,21 @@ def look(name: str, start: Path, pack: Pack, rows: Sequence[int], **options: Any
 
 
 def some_channels(num_channels: int, count: int, seed: int) -> NDArray[np.int64]:
-    """Return up to `count` channels, drawn at random: the same for networks of one architecture."""
+    """Return up to `count` random channels; for networks of one architecture they are the same."""
     count = min(count, num_channels)
     drawn = np.random.default_rng(seed).choice(num_channels, count, replace=False)
     return np.sort(drawn).astype(np.int64)
 
 
 def montage(maps: Tensor, channels: NDArray[np.int64]) -> Tensor:
-    """Set maps of one image side by side in a square.
+    """Arrange maps of one image in a square grid.
 
     Args:
         maps: float32 [C, H, W].
-        channels: int64 [K], those to show; each is divided by its own largest magnitude.
+        channels: int64 [K], channels to show; each map is divided by its own largest magnitude.
 
     Returns:
-        uint8 [3, H', W']; small maps are enlarged, so that the gaps between them do not outweigh them.
+        uint8 [3, H', W']; small maps are enlarged, so that they are much larger than the gaps between them.
     """
     from matplotlib import colormaps
 
@@ -127,7 +128,7 @@ def maps_section(run: Path, pack: Pack, rows: Iterable[int], seed: int = 0) -> S
 
 
 def sparseness_table(seen: Sequence[ImageMaps]) -> Table:
-    """Return how sparse the maps of networks are; a row per stage and network."""
+    """Return a table of the sparseness of maps, with a row per network and stage."""
     rows = [
         (stage.stage, *(() if len(seen) == 1 else (one.name,)), _size(stage), f"{stage.sparseness:.3f}")
         for one in seen
@@ -144,8 +145,8 @@ def draw_maps(seen: Sequence[ImageMaps], count: int, seed: int) -> Picture:
 
     Args:
         seen: maps of the same images; networks may have different stages.
-        count: channels of each stage to show.
-        seed: seed by which they are chosen.
+        count: number of channels to show of each stage.
+        seed: seed of the choice of channels.
     """
     names = drawn_names([one.name for one in seen])
     num_images, num_columns = len(seen[0].images), 1 + max(len(one.stages) for one in seen)

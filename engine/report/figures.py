@@ -40,12 +40,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Series:
-    """A quantity over another, such as accuracies over the number of labels per class.
+    """One quantity over another, such as accuracy over the number of labels per class.
 
     Attributes:
-        name: shown in the legend.
+        name: name in the legend.
         places: increasing, such as labels per class or steps.
-        mean: accuracies in [0, 1], one per place.
+        mean: values, one per place, such as accuracies in [0, 1].
         spread: standard deviations over seeds, one per place.
     """
 
@@ -70,9 +70,9 @@ def draw_curves(curves: Sequence[Curve], caption: str = "", x_name: str = "step"
             axes = figure.add_subplot(num_rows, 2, place + 1)
             for number, curve in enumerate(drawn):
                 text = texts.get(curve.label)
-                text = f" {text}" if text and text[0] == "_" else text  # else the legend leaves the curve out
+                text = f" {text}" if text and text[0] == "_" else text  # a legend omits names such as "_x"
                 kind = sum(other.run == curve.run for other in drawn[:number])
-                # The second line of one of several runs is thinner.
+                # If there are several runs, the second line of a run in a panel is thinner than its first.
                 look = line_look(runs.index(curve.run) if len(runs) > 1 else number, palette)
                 look["linewidth"] = 1.6 / (1 + kind) if len(runs) > 1 else 1.4
                 marker = "o" if len(curve.steps) == 1 else None  # a line of one point is invisible
@@ -101,9 +101,9 @@ def draw_curves(curves: Sequence[Curve], caption: str = "", x_name: str = "step"
 
 
 def _leave_room(figure: Any, num_rows: int) -> None:
-    """Place rows of two panels, by inches.
+    """Place rows of two panels with margins in inches.
 
-    Every run ends with such a picture: matplotlib's own search for the room took most of its time.
+    Every run draws such a picture at its end, and matplotlib's own layout took most of the time.
     """
     width, height = figure.get_size_inches()
     left, right, top, bottom, gap = 0.55, 0.25, 0.3, 0.5, 0.55
@@ -119,14 +119,14 @@ def _leave_room(figure: Any, num_rows: int) -> None:
 
 
 def line_look(number: int, palette: Palette) -> dict[str, Any]:
-    """Return the colour and the dashes of one of several lines."""
+    """Return the colour and the dashes of the line with a number."""
     colors = (palette.accent, palette.second, palette.muted)
     dashes = _DASHES[number // len(colors) % len(_DASHES)]
     return {"color": colors[number % len(colors)], "linestyle": dashes}
 
 
 def draw_label_efficiency(series: Sequence[Series], caption: str = "") -> Picture:
-    """Draw accuracy over labels per class, a line with its spread per way of starting."""
+    """Draw accuracy over labels per class; each of `series` is a line with its spread."""
     ticks = sorted({k for line in series for k in line.places})
 
     def scale(axes: Any) -> None:
@@ -148,11 +148,11 @@ def draw_lines(
     """Draw several lines with their spreads into one panel.
 
     Args:
-        series: a line each.
+        series: the lines.
         titles: titles of the horizontal axis and of the values, and a description of the picture for those
             who cannot see it.
-        factor: factor of the values, such as 100 for shares in per cent.
-        caption: below the picture.
+        factor: multiplies the values, such as 100 for shares in per cent.
+        caption: text below the picture.
         scale: prepares the horizontal axis.
     """
     names = drawn_names([line.name for line in series])
@@ -168,7 +168,7 @@ def draw_lines(
             high = [m + factor * s for m, s in zip(mean, line.spread, strict=True)]
             axes.fill_between(line.places, low, high, color=color, alpha=0.16, linewidth=0)
             look = {"color": color, "marker": marker, "linestyle": dashes, "markersize": 4.5}
-            # Matplotlib leaves names that begin with "_" out of the legend.
+            # Matplotlib omits names that begin with "_" from the legend.
             axes.plot(line.places, mean, label=f" {name}" if name[:1] == "_" else name, **look)
         scale(axes)
         axes.set_xlabel(titles[0], fontsize=8, color=palette.muted)
@@ -220,15 +220,15 @@ def draw_picture(
     names: DrawnNames | None = None,
     layout: Literal["constrained"] | None = "constrained",
 ) -> Picture:
-    """Draw for a light and for a dark page.
+    """Draw a picture twice, for a light and for a dark page.
 
     Args:
         draw: draws on an empty figure with a palette's colours.
         size: width and height in inches.
         alt: what the picture shows, for those who cannot see it.
-        caption: below the picture.
-        names: names from outside in the picture; the caption gets their note.
-        layout: who finds room for the texts: matplotlib, or `draw` itself.
+        caption: text below the picture.
+        names: user-given names in the picture; their note is added to the caption.
+        layout: "constrained" lets matplotlib make room for the texts; None leaves this to `draw`.
     """
     # Matplotlib's object interface needs no display and leaves no global state of pyplot behind.
     from matplotlib import rc_context

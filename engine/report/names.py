@@ -1,7 +1,7 @@
-"""Names from outside in drawings: a name that no font can draw becomes a number; the caption explains it.
+"""User-given names in pictures: a name that no font can draw becomes a number, which the caption explains.
 
-A browser draws the page and has fonts for every script. Matplotlib draws the pictures: it has one font of its
-own, uses those of the machine, and neither joins letters nor writes from right to left.
+A browser draws the page and has fonts for every script. Matplotlib draws the pictures: it has only its own
+font and those of the machine, and can neither join letters nor write from right to left.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class DrawnNames:
     """Names in the form that a picture shows.
 
     Attributes:
-        texts: one per name, with `$` escaped, which would begin a formula.
-        families: font families that have their letters, in the order of preference.
-        note: explanation of the numbers, for the caption; empty if there are none.
+        texts: one per name; `$` is escaped, since it would begin a formula.
+        families: font families that have all letters of the texts, in the order of preference.
+        note: for the caption: the names that numbers stand for; empty if there are none.
     """
 
     texts: tuple[str, ...]
@@ -58,16 +58,16 @@ def drawn_names(names: Sequence[str]) -> DrawnNames:
 
 
 def names_of(places: Sequence[Path]) -> list[str]:
-    """Return a name for each run or start: its last part, or its whole path where two have one name."""
+    """Return a name for each path: its last part, or the whole path if several have the same last part."""
     short = [place.name or place.absolute().name for place in places]
     return [name if short.count(name) == 1 else str(p) for name, p in zip(short, places, strict=True)]
 
 
 def check_classes(names: Sequence[str], classes: Sequence[str]) -> None:
-    """Refuse names of no class.
+    """Refuse names that no class has.
 
     Raises:
-        UserError: names one of them.
+        UserError: no class has one of the names; the message contains it.
     """
     unknown = [name for name in names if name not in classes]
     if unknown:
@@ -76,7 +76,7 @@ def check_classes(names: Sequence[str], classes: Sequence[str]) -> None:
 
 
 def _is_simple(text: str) -> bool:
-    """Tell whether a text is drawn letter by letter from left to right."""
+    """Return whether a text is drawn letter by letter from left to right."""
     return not any(
         unicodedata.bidirectional(letter) in _RIGHT_TO_LEFT or unicodedata.category(letter) in _JOINING
         for letter in text
@@ -104,7 +104,7 @@ def _family_of(letters: frozenset[str]) -> str | None:
 
 @cache
 def _letters_of(path: str) -> frozenset[int]:
-    """Return the code points of a font file; none if the font cannot be drawn in every size."""
+    """Return the code points of a font file; none if it cannot be read or is not scalable."""
     from matplotlib.ft2font import FT2Font
 
     try:

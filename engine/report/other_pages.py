@@ -42,10 +42,10 @@ CLASSIFICATION_NAME, PREDICTIONS_NAME = "classification.json", "predictions.npz"
 
 
 def build_page(options: PageOptions) -> str:
-    """Return the page of any folder that a recipe leaves.
+    """Return the page about any folder that a recipe writes.
 
     Raises:
-        UserError: no such folder.
+        UserError: the folder is not one of a recipe.
     """
     if (options.run / RESULTS_NAME).is_file() and not (options.run / "metrics.jsonl").is_file():
         return few_labels_page(options)
@@ -122,7 +122,10 @@ def pipeline_page(options: PageOptions) -> str:
 
 
 def _stage_maps(config: dict[str, Any], options: PageOptions) -> Section:
-    """Return the maps of the network of each stage, for the first test image (the report's figure 1)."""
+    """Return the feature maps of each stage's network for the first test image.
+
+    Source: figure 1 of Zhou, Wan, Li 2021.
+    """
     starts = [options.run / name for name in _STAGE_FOLDERS if (options.run / name).is_dir()]
     try:
         pack = pack_of({"config": config}, options)
@@ -134,21 +137,21 @@ def _stage_maps(config: dict[str, Any], options: PageOptions) -> Section:
 
 
 def evaluation_page(options: PageOptions) -> str:
-    """Return the page of what recipes/evaluate.py left: all images of a split, the mean of all views.
+    """Return the page about a folder of recipes/evaluate.py: all images of a split, averaged over views.
 
     Raises:
-        UserError: a folder without predictions, or with damaged ones; no pack, or another than was measured.
+        UserError: predictions are missing or damaged, or the pack is missing or not the one evaluated.
     """
     content, tested, classes = read_predictions(options.run)
     config = dict(content["config"])
     pack = pack_of({"config": config}, options)
-    packed, now = content.get("pack"), pack_fingerprint(pack)  # older evaluations do not say it
+    packed, now = content.get("pack"), pack_fingerprint(pack)  # older evaluations do not name their pack
     if packed not in (None, now):
         raise UserError(
             f"pack: expected that of the evaluation, {packed}, found one {now} at {pack.path}; give it by "
             "--pack, or evaluate again"
         )
-    pack.classes = classes  # some may have been added since
+    pack.classes = classes  # the pack may have got more classes since
     check_classes(options.classes, classes)
     sections = [leaks_section([str(leak) for leak in config.get("leaks", ())])]
     known = tested.label >= 0
@@ -173,10 +176,10 @@ def evaluation_page(options: PageOptions) -> str:
 
 
 def read_predictions(out: Path) -> tuple[dict[str, Any], Tested, tuple[str, ...]]:
-    """Read what recipes/evaluate.py left: its figures, what the network said, and the classes.
+    """Read the files of recipes/evaluate.py: the content of classification.json, predictions and classes.
 
     Raises:
-        UserError: files that are missing, damaged, or of an older version.
+        UserError: files are missing, damaged, or of an older version.
     """
     path = out / PREDICTIONS_NAME
     if not path.is_file():
@@ -208,7 +211,7 @@ def compare_page(runs: Sequence[Path], title: str | None = None, lead: str = "")
 
 
 def compared_sections(runs: Sequence[Path], below: Path | None = None) -> list[Section]:
-    """Return the results, the curves and the differing options of several runs."""
+    """Return results, curves and differing options of runs, whose names are relative to `below` if given."""
     found = []
     missing: list[Block] = []
     names = names_of(runs) if below is None else [run.relative_to(below).as_posix() for run in runs]

@@ -1,4 +1,4 @@
-"""Assembles a self-contained HTML page from blocks; text is escaped here and nowhere else."""
+"""A self-contained HTML page, assembled from blocks, each of which escapes its own text."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class Gallery:
     Attributes:
         names: R names, one for each row.
         columns: PNG files, R in each column.
-        caption: what is to be seen.
+        caption: text below the pictures.
     """
 
     names: Sequence[str]

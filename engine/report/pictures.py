@@ -14,10 +14,10 @@ from loaders.common.files import write_atomic
 
 
 def save_rows(path: Path, rows: Sequence[Tensor]) -> None:
-    """Write one line of pictures for each entry.
+    """Write a PNG file with a line of images for each entry of `rows`, atomically.
 
     Args:
-        path: a PNG file, replaced in one move.
+        path: the file to write or replace.
         rows: float [N, 3, H, W] each, in [0, 1], all of one shape.
     """
     joined = [image.detach().float().cpu().clamp(0, 1) for row in rows for image in row]

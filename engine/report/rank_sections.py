@@ -1,4 +1,4 @@
-"""What a page shows of a classifier's ranks: right and wrong images, precision at rank, imbalance."""
+"""Sections about images ranked by class: right and wrong images, precision at rank, imbalance of classes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _SHOWN_CLASSES, _SHOWN_IMAGES = 2, 12
 
 
 class RankPages:
-    """The sections about the images that a classifier finds likeliest of each class."""
+    """Makes sections about the images to which a classifier gives the highest probability of each class."""
 
     def __init__(self, pack: Pack, tested: Tested, classes: Sequence[str]) -> None:
-        """Rank the images; `tested.probabilities` must be there, with a column for each of `classes`."""
+        """Rank the images; `tested.probabilities` must have a column for each of `classes`."""
         assert tested.probabilities is not None
         self.pack, self.tested, self.classes = pack, tested, classes
         scores = tested.probabilities.numpy()
@@ -37,9 +37,9 @@ class RankPages:
         self.has_labels = bool((tested.label >= 0).any())
 
     def chosen(self, names: Sequence[str]) -> list[int]:
-        """Return the classes of these names; of none, the best and the worst at their own size.
+        """Return the numbers of the named classes; without names, those with the best and worst R-precision.
 
-        Without labels, those that are guessed most and least often.
+        If no image has a label, they are the classes that are predicted most and least often.
         """
         if names:
             return [self.classes.index(name) for name in names]
@@ -51,7 +51,10 @@ class RankPages:
         return list(dict.fromkeys([*order[:_SHOWN_CLASSES], *order[-_SHOWN_CLASSES:]]))
 
     def sheets(self, names: Sequence[str] = ()) -> Section:
-        """Return right and wrong ones among the likeliest images of some classes (the report's figure 2)."""
+        """Return the right and the wrong images among the likeliest of some classes.
+
+        Source: figure 2 of Zhou, Wan, Li 2021.
+        """
         blocks: list[Block] = []
         for number in self.chosen(names):
             first = int(self.ranked.reach[number])
@@ -75,17 +78,17 @@ class RankPages:
         return Section("Right and wrong by rank", blocks)
 
     def precision(self) -> Section:
-        """Return how the share of right ones falls with the rank."""
+        """Return the precision at rank as curves and as a table; an empty section without labels."""
         if not self.has_labels:
             return Section("Precision at rank", [])
         return Section("Precision at rank", [self._curves(), self._table()])
 
     def imbalance(self, training: NDArray[np.int64] | None, per_class: NDArray[np.float64]) -> Section:
-        """Return how unequal the guessed classes are, and the accuracy over the labels trained on.
+        """Return the number of images per predicted class, and accuracy over training labels per class.
 
         Args:
-            training: int64 [C], labels of each class that were trained on; None where that is not known.
-            per_class: float64 [C], accuracy of each class, NaN where it has no image.
+            training: int64 [C], number of labels of each class that were trained on; None if unknown.
+            per_class: float64 [C], accuracy of each class; NaN for a class without images.
         """
         blocks: list[Block] = [self._guessed(), self._thresholds()]
         known = ~np.isnan(per_class)
@@ -94,7 +97,7 @@ class RankPages:
         return Section("Imbalance", blocks)
 
     def _sheet(self, title: str, number: int, places: NDArray[np.int64]) -> Sheet:
-        """Show images, each with its label and its probability of a class."""
+        """Return a sheet of images, each with its label and its probability of the class `number`."""
         assert self.tested.probabilities is not None
         scores = self.tested.probabilities[torch.from_numpy(places), number].tolist()
         labels = (self.classes[label] if label >= 0 else "no label" for label in self.tested.label[places])
@@ -194,7 +197,7 @@ class RankPages:
 
 
 def _over_labels(counts: NDArray[np.int64], shares: NDArray[np.float64]) -> Picture:
-    """Draw the accuracy of each class over the labels that it was trained on."""
+    """Draw the accuracy of each class over the number of its training labels."""
 
     def draw(figure: Any, palette: Palette) -> None:
         axes = figure.add_subplot(1, 1, 1)

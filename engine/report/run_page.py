@@ -1,4 +1,4 @@
-"""The page about a run folder, made from its files; the page names what is missing and leaves it out."""
+"""The page about a run folder, made from its files; the page lists the sections that cannot be made."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _SHOWN_BAD_ROWS = 20
 
 @dataclass(frozen=True)
 class PageOptions:
-    """What the page shows: the options of tools/report.py, but `commands` are the lines themselves."""
+    """The options of tools/report.py, except that `commands` holds the command lines themselves."""
 
     run: Path
     few_labels: Path | None = None
@@ -178,13 +178,13 @@ def pack_of(described: dict[str, Any], options: PageOptions) -> Pack:
 
 
 def network_sections(described: dict[str, Any], pack: Pack, options: PageOptions) -> list[Section]:
-    """Return what the network says of test images, and a map of its features."""
+    """Return the sections on the network's predictions for test images, and a map of its features."""
     from engine.report.embedding import embedding_section
 
     config = described["config"]
     split = config.get("test_split", "test")
     if not split or (split not in pack.splits and "test_split" not in config):
-        return []  # a run that measures nothing misses nothing
+        return []  # the run was not meant to be tested, so nothing is missing
     tested: Tested | None = look_at_split(options.run, pack, str(split), options.num_tested)
     if tested is None:
         return []
@@ -199,13 +199,14 @@ def network_sections(described: dict[str, Any], pack: Pack, options: PageOptions
 def classifier_sections(
     tested: Tested, pack: Pack, training: NDArray[np.int64] | None, classes: Sequence[str]
 ) -> list[Section]:
-    """Return what a classifier says of labelled images.
+    """Return the sections on a classifier's predictions for labelled images.
 
     Args:
-        tested: what it says.
+        tested: the predictions.
         pack: pack that holds the images.
-        training: int64 [C], labels of each class that were trained on; None where that is not known.
-        classes: names of those whose right and wrong images are shown; the best and the worst by default.
+        training: int64 [C], number of labels of each class that were trained on; None if unknown.
+        classes: names of classes whose right and wrong images are shown; by default, those of the best and
+            the worst R-precision.
     """
     from engine.report.classifier_sections import ClassifierPages
     from engine.report.rank_sections import RankPages
@@ -217,7 +218,7 @@ def classifier_sections(
 
 
 def training_counts(run: Path, config: dict[str, Any], pack: Pack) -> NDArray[np.int64] | None:
-    """Return the number of labels that a run trained on, int64 [C]; None if the options do not tell."""
+    """Return the number of labels of each class that a run trained on, int64 [C]; None if unknown."""
     if "labeled_split" not in config:
         return None
     try:
@@ -231,7 +232,7 @@ def training_counts(run: Path, config: dict[str, Any], pack: Pack) -> NDArray[np
 
 
 def original_pixels(pack: Pack, rows: Tensor, resolution: int) -> Tensor:
-    """Return uint8 [N, 3, H, W], the centred squares of these rows of a pack, in order."""
+    """Return uint8 [N, 3, H, W], the centred squares of the images in `rows` of a pack, in that order."""
     wanted = rows.tolist()
     order = sorted(set(wanted))
     if not 0 <= order[0] <= order[-1] < len(pack):
@@ -247,12 +248,12 @@ def original_pixels(pack: Pack, rows: Tensor, resolution: int) -> Tensor:
 
 
 def _shown(runs: Sequence[Path]) -> Path:
-    """Return the first of these folders that has samples, or the first."""
+    """Return the first folder that has samples, or the first one if none has."""
     return next((run for run in runs if (run / SAMPLES_NAME).is_file()), runs[0])
 
 
 def views_section(runs: Sequence[Path], pack: Pack, num_images: int) -> Section:
-    """Return the sheet of the first training images of a run or its first phase, each above its views."""
+    """Return a sheet of the first training images of a run or its first phase, each above its views."""
     run = _shown(runs)
     views, rows = load_samples(run)
     views, rows = tuple(view[:num_images] for view in views), rows[:num_images]
@@ -267,7 +268,7 @@ def views_section(runs: Sequence[Path], pack: Pack, num_images: int) -> Section:
 
 
 def feature_maps(runs: Sequence[Path], pack: Pack) -> Section:
-    """Return what the stages of a run's network make of the first images that it was trained on."""
+    """Return the feature maps of a run's network for the first images that it was trained on."""
     from engine.report.feature_maps import maps_section
 
     try:
@@ -278,19 +279,19 @@ def feature_maps(runs: Sequence[Path], pack: Pack) -> Section:
 
 
 def phases_of(run: Path) -> list[Path]:
-    """Return the trainings that a command of several phases is made of, in their order; else none."""
+    """Return the folders of a command's training phases, in order; none if the command trains only once."""
     if (run / METRICS_NAME).is_file():
         return []
 
     def order(phase: Path) -> tuple[bool, list[str | int]]:
-        parts = re.split(r"(\d+)", phase.name)  # the tenth comes after the second
+        parts = re.split(r"(\d+)", phase.name)  # numbers in names sort as numbers: 10 after 2
         return phase.name != "start", [int(part) if part.isdigit() else part for part in parts]
 
     return sorted((path.parent for path in run.glob(f"*/{METRICS_NAME}")), key=order)
 
 
 def read_logs(runs: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return the records of trainings, one behind the other: the steps of each go on from the one before."""
+    """Return the records of successive trainings, with the steps of each counted on from the one before."""
     joined: list[dict[str, Any]] = []
     for run in runs:
         first = joined[-1]["step"] if joined else 0
@@ -299,7 +300,7 @@ def read_logs(runs: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def phases_section(phases: Sequence[Path]) -> Section:
-    """Return a table of the trainings that a command is made of."""
+    """Return a table of the training phases of a command."""
     rows = []
     for phase in phases:
         records, accuracy = read_metrics(phase / METRICS_NAME), read_accuracy(phase)
@@ -323,7 +324,7 @@ def speed_section(records: Sequence[dict[str, Any]]) -> Section:
     timed = [r for r in records if r.get("img_per_s")]
     if not timed:
         return Section("Speed", [])
-    # The first window compiles and warms up. If there are other windows, only they count.
+    # The first log window includes compiling and warming up, so it is left out if there are others.
     timed = timed[1:] or timed
     rate = len(timed) / sum(1 / r["img_per_s"] for r in timed)
     wait = sum(r.get("wait_share", 0.0) for r in timed) / len(timed)
@@ -354,7 +355,7 @@ def bad_rows_section(run: Path, pack: Pack | None) -> Section:
 
 
 def commands_of(options: PageOptions) -> list[Block]:
-    """Return the commands that led to the run: the given ones, or the one in the folder."""
+    """Return the commands that led to the run: those in `options`, or else the one kept in the folder."""
     path = options.run / COMMAND_NAME
     lines = options.commands
     if not lines and path.is_file():
@@ -365,10 +366,10 @@ def commands_of(options: PageOptions) -> list[Block]:
 
 
 def leave_page(run: Path, build: Callable[[], str] | None = None) -> None:
-    """Write the page of a finished run, in the first process; a failure is a line and no error.
+    """Write the page of a finished run, on rank 0; a failure prints a line and raises no error.
 
     Args:
-        run: folder of the run, which also keeps the command line of this process.
+        run: folder of the run; the command line of this process is written there, too.
         build: makes the page; `build_run_page` by default.
     """
     if os.environ.get("RANK", "0") != "0":
@@ -380,7 +381,7 @@ def leave_page(run: Path, build: Callable[[], str] | None = None) -> None:
         text = build_run_page(PageOptions(run)) if build is None else build()
         write_atomic(page, text.encode("utf-8", "replace"))
     except (UserError, OSError, ValueError, RuntimeError) as error:
-        # The training is done and saved; an error in drawing must not look like a failed training.
+        # The training is done and saved, so an error of the page must not look like a failed training.
         print(f"report: not written ({one_line(str(error))}); try python tools/report.py --run {run}")
         return
     print(f"report: {page}")

@@ -38,13 +38,13 @@ def percent(share: float) -> str:
 
 
 def arm_names(results: Sequence[FewLabelResult]) -> dict[str, str]:
-    """Name ways to start: "from scratch", "pre-trained (NAME)" with a run's name, or a sweep's own name."""
+    """Return a name for each `init`: "from scratch", "pre-trained (RUN)", or the name that a sweep gave."""
     names = {r.init: f"pre-trained ({PurePath(r.init).name})" if r.is_pretrained else r.init for r in results}
     return names | {SCRATCH: "from scratch"}
 
 
 def label_series(summaries: Sequence[Summary], name: Callable[[str], str]) -> list[Series]:
-    """Return the accuracies over the number of labels: a line per way to start, called by `name`."""
+    """Return one line of accuracies over labels per class for each `init`, which `name` turns into text."""
     return [
         Series(name(init), list(arm), [s.mean for s in arm.values()], [s.spread for s in arm.values()])
         for init, arm in by_start(summaries).items()
@@ -127,7 +127,7 @@ def curves_of(records: Sequence[Mapping[str, Any]], label: str | None = None) ->
 
     Args:
         records: records of metrics.jsonl, and of probe.jsonl if there is one.
-        label: name of the run if several share a panel; None names training and validation instead.
+        label: name of the run, if several runs share a panel.
     """
     curves = []
     for key, (name, from_zero, own) in _PANELS.items():
@@ -153,7 +153,7 @@ def curves_section(records: Sequence[Mapping[str, Any]]) -> Section:
 
 
 def configuration_section(described: Mapping[str, Any], commands: Sequence[Block]) -> Section:
-    """Return the commands, the configuration of the run and the versions that ran it."""
+    """Return the commands, the configuration of the run and the versions of the software."""
     options = [(name, _plain(value)) for name, value in _options(described["config"])]
     installed = {name: _version_of(name) for name in PACKAGES}
     versions = {"python": platform.python_version(), **installed, **described["versions"]}
@@ -170,7 +170,7 @@ def configuration_section(described: Mapping[str, Any], commands: Sequence[Block
 
 
 def _options(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield options by their names on the command line; those of a group stand in its place."""
+    """Yield options by their names on the command line; a group is replaced by its options."""
     for name, value in config.items():
         if isinstance(value, Mapping):
             yield from _options(value)

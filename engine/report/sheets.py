@@ -52,12 +52,12 @@ def contact_sheet(rows: Sequence[tuple[str, Tensor]], caption: str = "") -> Gall
 
 def png(image: Tensor) -> bytes:
     """Return uint8 [3, H, W] as a PNG file."""
-    # torchvision's own encoder is deprecated; this one is no hot path.
+    # torchvision's own encoder is deprecated, and speed does not matter here.
     return png_bytes(Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()))
 
 
 def png_bytes(image: Image.Image, optimize: bool = False) -> bytes:
-    """Return a picture as a PNG file; to `optimize` makes a smaller file and takes longer."""
+    """Return a picture as a PNG file; `optimize` makes the file smaller and takes longer."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=optimize)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Predictions of a run's network for some images of a pack, for its page."""
+"""Predictions of a run's network for some images of a pack, which the run's page shows."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ MOST_TESTED, MOST_MAPPED = 4000, 1000
 
 @dataclass(frozen=True)
 class Tested:
-    """What a network says of images of a split: all, or labelled ones evenly spaced over it.
+    """Predictions of a network for images of a split: all images, or evenly spaced ones that have labels.
 
     Attributes:
         split: name of the split.
-        num_labelled: number of labelled images of the split, from which these are taken.
+        num_labelled: number of images of the split from which the N images are taken.
         row: int64 [N], rows of the pack.
-        label: int64 [N], -1 where an image of an evaluation has none.
+        label: int64 [N], -1 for no label, which occurs only among all images.
         probabilities: float32 [N, C]; None for a run without a classifier.
-        mapped: int64 [M], positions among the N whose features are known.
-        features: float32 [M, D], of the backbone.
+        mapped: int64 [M], positions among the N images of those that have features here.
+        features: float32 [M, D], backbone outputs for those.
     """
 
     split: str
@@ -48,7 +48,7 @@ class Tested:
     features: NDArray[np.float32]
 
     def only(self, kept: NDArray[np.bool_]) -> Tested:
-        """Return it for some images, bool [N], without the features."""
+        """Return the predictions for the images that `kept`, bool [N], selects, without features."""
         assert self.probabilities is not None
         none, scores = self.mapped[:0], self.probabilities[torch.from_numpy(kept)]
         return Tested(
@@ -63,10 +63,10 @@ def look_at_split(run: Path, pack: Pack, split: str, most: int = MOST_TESTED) ->
         run: run folder with a classifier or a backbone.
         pack: pack that holds the images.
         split: name of the split.
-        most: most images.
+        most: maximum number of images.
 
     Raises:
-        UserError: the network cannot be read, or its classes are others.
+        UserError: the network cannot be read, or its classes do not match those of the pack.
     """
     whole = pack.split(split)
     labels = whole.labels()
