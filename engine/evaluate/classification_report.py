@@ -140,8 +140,7 @@ def draw_reliability(found: Reliability, caption: str = "") -> Picture:
 def cluster_order(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return an order of the classes, int64 [C], in which classes that are often confused are neighbours.
 
-    It is the order of the leaves of a clustering by average linkage, in which classes that are often confused
-    are close.
+    It is the order of the leaves of a hierarchical clustering of the classes by average linkage.
     """
     if len(confusion) < 3:
         return np.arange(len(confusion))

@@ -1,7 +1,7 @@
 """Doubtful labels, and images that are unlike every class, found by the similarity of frozen features.
 
-A labelled image is compared with the other labelled images, never with itself. An image counts as unlike a
-class by comparison with how similar the class's own images are, so no threshold depends on the network.
+A labelled image is compared with the other labelled images, never with itself. How similar the images of a
+class are to each other decides what counts as unlike that class, so no threshold depends on the network.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch import Tensor
 from engine.evaluate.collapse import spaced
 from engine.evaluate.knn import nearest
 
-# Of more images, evenly spaced ones are used; this many take half a minute on two cores.
+# Maximum numbers of images, which take half a minute on two cores; of more, evenly spaced ones are used.
 MOST_COMPARED, MOST_JUDGED = 60_000, 20_000
-USUAL = 0.95  # share of a class's images that are within the similarity that counts as usual for it
+USUAL = 0.95  # share of a class's own images that count as like the class
 _NEIGHBOURS, _TEMPERATURE = 10, 0.07  # temperature as in `engine.evaluate.knn`
 _LEAST_LEAD = 0.5  # share of the vote by which another class must lead
 _CHUNK_SIZE = 512  # queries at once; their similarities to 60,000 images take 123 MB
@@ -120,7 +120,7 @@ def unlike_every_class(h: Tensor, labels: Tensor, num_classes: int, others: Tens
         usual[label] = among.quantile(1 - USUAL) if len(among) else torch.nan
     if bool(usual.isnan().all()):
         return Unlike(np.zeros(0, np.int64), 0)
-    usual = usual.nan_to_num(float(usual.nan_to_num(1.0).min()))  # one image: the lowest limit of any class
+    usual = usual.nan_to_num(float(usual.nan_to_num(1.0).min()))  # one-image classes: the lowest limit
     margins = torch.cat(
         [
             (likeness - usual).max(1).values

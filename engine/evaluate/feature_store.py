@@ -118,7 +118,7 @@ def _facts(network: nn.Module, loader: EpochLoader) -> dict[str, str]:
     for name, tensor in network.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    layer = getattr(network, "layer", None)  # the weights are the same for every layer that may be read
+    layer = getattr(network, "layer", None)  # the hash does not depend on which layer is read
     return facts | {"network": digest.hexdigest()} | ({} if layer is None else {"layer": repr(layer)})
 
 
@@ -225,7 +225,8 @@ def _mark(store: FeatureStore, rows: int, facts: Mapping[str, Any], device: torc
 def read_stored(folder: Path, pack: Pack) -> tuple[Tensor, NDArray[np.int64]] | None:
     """Return the stored features of a pack's images; None if the folder holds none.
 
-    If the folder holds features of several networks, layers or views, those of the most images are returned.
+    If the folder holds features of several networks, layers or views, those that cover the most images are
+    returned.
 
     Args:
         folder: the folder that `store_features` was given, or the run folder that contains it.

@@ -26,7 +26,7 @@ MOST_PAIRS = 10_000_000
 _PER_IMAGE = 8  # neighbours that are searched for first, including the image itself
 _SAMPLE = 512
 _ROWS_PER_PART = 4096
-_ROUNDING = 1e-6  # tolerance of a cosine; in float32, that of equal features is off by at most half of this
+_ROUNDING = 1e-6  # tolerance of a cosine; for equal features, float32 is off by at most half of this
 Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # [M, D] and k -> similarities and rows, [M, k] each
 
 
@@ -77,7 +77,7 @@ def _above(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return the similar pairs that contain one of `rows`, and their similarities.
 
-    A pair is the number first * N + second; the numbers increase. If all k neighbours of an image are
+    Each pair is encoded as first * N + second, in increasing order. If all k neighbours of an image are
     similar, it may have further ones, so it is searched again with a larger k.
     """
     keys, similarities, k, number = [], [], _PER_IMAGE, 0

@@ -118,7 +118,7 @@ def measure_accuracy(
         network, loader, device, out: see `predict`.
         classes: names of the C classes, in the order of the logits.
     """
-    # For each class: the number of images, of right ones and of those right among five, and the summed loss.
+    # A column per class: number of images, of right guesses and of labels among five guesses; summed loss.
     counts = torch.zeros(4, 0, dtype=torch.float64)
     for part in predict(network, loader, device, out):
         num_classes = part.probabilities.shape[1]

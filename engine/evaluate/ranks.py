@@ -67,7 +67,7 @@ class Ranked:
         return ("class", "images", *(f"at {k}" for k in self._ranks()), "at own size")
 
     def rows(self, classes: Sequence[str]) -> list[tuple[str, int, list[float]]]:
-        """Return name, `count`, and precision at some ranks and at its own size of each labelled class.
+        """Return the name, the `count` and the precisions of each class that has labelled images.
 
         Beyond the reach of a class, precision is NaN: it would fall there even for a perfect classifier.
         """
@@ -88,7 +88,7 @@ class Ranked:
 def rank_images(
     probabilities: NDArray[np.float32], label: NDArray[np.int64], most: int = MOST_RANKED
 ) -> Ranked:
-    """Rank images by their probability of each class; of equal ones, the first comes first.
+    """Rank images by their probability of each class; ties keep the order of the images.
 
     Args:
         probabilities: float32 [N, C].

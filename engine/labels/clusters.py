@@ -56,7 +56,7 @@ def check_finite(features: Floats | Halves) -> None:
 
 
 def whiten(features: Floats, num_components: int) -> Floats:
-    """Project features onto the first principal components, each scaled to variance 1, then normalise rows.
+    """Whiten features by PCA, keeping the first components, and scale every row to length 1.
 
     Args:
         features: float32 [N, D].
@@ -96,8 +96,8 @@ def kmeans(
 
     Args:
         features: float32 [N, D]; or float16, which may be memory-mapped. Centres of float16 features are
-            found on a sample of 2**27 numbers, and the points are then assigned in parts; only to repair an
-            empty cluster are all features read into memory.
+            found on a sample of about 2**27 numbers at most, and points are then assigned in parts. All
+            features are in memory at once only if an empty cluster has to be repaired.
         num_clusters: K, at most N.
         seed: seed of the first centres, and of the sample.
         num_iterations: iterations of Lloyd's algorithm; 20 in DeepCluster.

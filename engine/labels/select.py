@@ -4,8 +4,8 @@ Scores come in chunks and are read once. Each row is paired with its top K class
 collected, and from time to time all but the best P of each class are dropped, so that memory holds at most
 about 2 * classes * P pairs.
 
-If a row has equal scores, the lower class wins; if a class has, the lower row. The result therefore depends
-only on the scores, not on the size or order of the chunks or the number of ranks.
+Of equal scores in a row, the lower class wins; of equal scores in a class, the lower row. The result thus
+depends only on the scores, not on the size or order of the chunks or the number of ranks.
 
 Source: the protocol of Yalniz et al. 2019, "Billion-scale semi-supervised learning for image
 classification" (arXiv 1905.00546), section 3.2.

@@ -151,7 +151,7 @@ def describe_shared(unlabeled: Split, measured: Split) -> tuple[str, ...]:
 
 
 def check_run(path: Path | None, measured: Split, allow: bool) -> Account:
-    """Look for leaks between the labels behind a run, or the runs that it started from, and a split.
+    """Look for leaks between a split and the labels of a run and of the runs that it started from.
 
     Args:
         path: run folder, or a checkpoint or file in it; None for no run.

@@ -53,7 +53,7 @@ class Fit:
     """How a checkpoint fits a network.
 
     Attributes:
-        weights: tensors that the checkpoint has of the network, by the network's names.
+        weights: tensors of the network that are in the checkpoint, by the network's names.
         head: weight [C, D] and bias [C] of the checkpoint's own classifier; None if it has none.
         missing: names that the network has and the checkpoint lacks.
         unused: names that the checkpoint has and the network lacks.
@@ -70,7 +70,7 @@ class Fit:
 
     @property
     def matched(self) -> int:
-        """The number of tensors of the network that the checkpoint has, without counters of BatchNorm."""
+        """The number of the network's tensors, out of `total`, that the checkpoint has in the right shape."""
         return self.total - len(self.missing) - len(self.wrong)
 
     def describe(self, source: str, name: str) -> str:

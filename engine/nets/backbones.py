@@ -33,7 +33,10 @@ from loaders.common.notice import tell
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut; the last BatchNorm starts at zero, which leaves the shortcut."""
+    """Two 3x3 convolutions with a shortcut.
+
+    The last BatchNorm starts at zero, so that only the shortcut counts at first.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         """Build the block.
@@ -129,7 +132,7 @@ def build_backbone(name: str, resolution: int, weights: Mapping[str, Tensor] | N
         network = network.to(memory_format=torch.channels_last).eval()
         keep_gradients_finite(network)
         num_features = _count_features(network, name, resolution)
-    if network.num_features != num_features:  # for some networks, timm's ignores layers behind the pooling
+    if network.num_features != num_features:  # timm's number ignores layers behind some networks' pooling
         network.num_features = num_features  # type: ignore[assignment]
     return network.train()
 
@@ -160,7 +163,7 @@ def resized(network: nn.Module, name: str, resolution: int) -> nn.Module:
     """Return a backbone for views of another resolution, in evaluation mode, on the same device.
 
     Args:
-        network: built by `build_backbone`; returned itself if no part of it depends on the resolution.
+        network: built by `build_backbone`; returned as it is if no part of it depends on the resolution.
         name: name of a network, as `build_backbone` takes it.
         resolution: side of the views in pixels.
 
@@ -178,12 +181,12 @@ def resized(network: nn.Module, name: str, resolution: int) -> nn.Module:
 
 
 def of_whole_images(network: nn.Module, name: str, resolution: int) -> nn.Module:
-    """Return a form of a backbone for tiles that takes whole images, to measure it during training.
+    """Return a backbone for whole images with the weights of one for tiles, to measure it during training.
 
-    The backbone itself does not change, and neither does the random generator.
+    The backbone for tiles does not change, and neither does the random generator.
 
     Args:
-        network: built by `build_backbone` for tiles; returned itself if no part of it depends on the
+        network: built by `build_backbone` for tiles; returned as it is if no part of it depends on the
             resolution.
         name: name of a network, as `build_backbone` takes it.
         resolution: side of the whole images in pixels.

@@ -35,7 +35,7 @@ def describe_checkpoint(path: Path) -> Description:
     return _describe(path, (path / "meta.json").stat().st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=4)  # it is needed several times, and hashing every file takes seconds
+@functools.lru_cache(maxsize=4)  # callers repeat, and each time hashing every file would take seconds
 def _describe(path: Path, stamp: int) -> Description:
     damage = find_damage(path)
     if damage is not None:

@@ -184,7 +184,7 @@ def foreign_classifier(foreign: Foreign, resolution: int | None = None) -> Class
 
 
 def best_weights(run: Path) -> Weights | None:
-    """Return which classifier of a run to use: the averaged one, or else the trained one; None for none."""
+    """Return which classifier of a run to use: the averaged one, else the trained one; None for neither."""
     kinds: tuple[Weights, ...] = ("ema", "raw")
     return next((kind for kind in kinds if (run / FILE_NAMES[kind]).is_file()), None)
 

@@ -5,7 +5,7 @@ the weights.
 
 timm          one .safetensors file with timm's names; its metadata is timm's configuration
 hf            a folder that timm, and transformers' TimmWrapper, load: config.json, model.safetensors
-torchvision   a state dict with torchvision's names, and a .json beside it, since it can only hold tensors
+torchvision   a state dict with torchvision's names, and a .json beside it with all that is no tensor
 onnx          a graph with a batch of any size
 torch_export  a program of torch.export, for a batch of any size
 safetensors   this project's own file

@@ -109,7 +109,7 @@ def read_foreign(start: Path, backbone: str | None = None) -> Foreign:
     return found
 
 
-@functools.lru_cache(maxsize=2)  # each rank builds the network several times
+@functools.lru_cache(maxsize=2)  # each rank builds the network several times from the same weights
 def _read(source: str, stamp: int, backbone: str | None) -> Foreign:
     scheme, path = _scheme(source), Path(source)
     if scheme is not None:
@@ -148,7 +148,7 @@ def _fetched(source: str, name: str) -> Foreign:
 
 
 def _place(source: str, name: str) -> AbstractContextManager[None]:
-    """Return a context for loading weights, whose errors name their place: a folder, a URL or the hub."""
+    """Return a context in which an error of loading weights names their place: a folder, a URL or the hub."""
     if _scheme(source) is None:
         return _one_line(f"whole weights of timm in {source}", "fetch the folder again")
     known = None

@@ -87,7 +87,7 @@ def measure_layer(backbone: nn.Module, resolution: int, layer: Layer) -> tuple[i
     try:
         with torch.enable_grad():
             features = read_layer(backbone, torch.zeros(2, 3, resolution, resolution), layer)
-            through = parameters if features.requires_grad else []  # no parameter precedes the layer
+            through = parameters if features.requires_grad else []  # else no parameter precedes the layer
             reached = torch.autograd.grad(features.sum(), through, allow_unused=True) if through else ()
     finally:
         for module, training in modes:
@@ -111,7 +111,8 @@ def _find(backbone: nn.Module, name: str) -> nn.Module:
 
 def _as_vectors(output: Tensor, layer: Layer, channels_last: bool) -> Tensor:
     if isinstance(output, Tensor) and output.ndim == 4:
-        # Named as in a channels-last map. Views and thus maps are square, so this tells the layouts apart.
+        # The names are those of a channels-last map. Maps are square, like views, so equal sides tell whether
+        # the map is one.
         height, width, last = output.shape[1:]
         if height == width and (width != last or channels_last):
             output = output.permute(0, 3, 1, 2)

@@ -41,10 +41,10 @@ class Start:
         return self.view.resolution
 
     def view_at(self, resolution: int) -> EvaluationView:
-        """Return the evaluation view, at a resolution, of a run that begins with this start.
+        """Return the evaluation view of a run that begins with this start and has another resolution.
 
-        If the start has the usual view of its own resolution, this is the usual view of the new one. Other
-        views, such as those of third-party weights, keep their mean, deviation, crop and filter.
+        If the start has the usual view of its own resolution, the run has the usual view of the new one.
+        Other views, such as those of third-party weights, keep their mean, deviation, crop and filter.
         """
         usual = self.view == EvaluationView.usual(self.view.resolution)
         return EvaluationView.usual(resolution) if usual else self.view.at(resolution)

@@ -106,7 +106,7 @@ class Intensities(nn.Module):
 def reconstruct_and_sample(
     backbone: nn.Module, code: LatentCode, to_intensities: Intensities, x: Tensor, seed: int
 ) -> list[Tensor]:
-    """Show what an autoencoder has learned; `backbone` and `code` are left in evaluation mode.
+    """Return images, reconstructions and samples; `backbone` and `code` are left in evaluation mode.
 
     Args:
         backbone: the encoder.
@@ -114,8 +114,8 @@ def reconstruct_and_sample(
         seed: seed of the samples.
 
     Returns:
-        Intensities [N, 3, H, W] of the images, of their reconstructions from the mean and, for a VAE, of
-        samples from the prior.
+        The images, their reconstructions from the mean and, for a VAE, samples from the prior: a tensor of
+        intensities [N, 3, H, W] each.
     """
     backbone.eval()
     code.eval()

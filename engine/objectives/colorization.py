@@ -91,11 +91,11 @@ def _distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def encode(ab: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
-    """Spread each colour over its five nearest bins, by a Gaussian of 5 units (the paper's soft encoding).
+    """Spread each colour over its five nearest bins by a Gaussian with deviation 5 (soft encoding).
 
     Args:
         ab: [B, 2, H', W'].
-        bins: [Q, 2], of `color_bins`.
+        bins: [Q, 2], from `color_bins`.
 
     Returns:
         Bins int64 [N, 5], the nearest first, and their weights, float32 [N, 5], which sum to 1.

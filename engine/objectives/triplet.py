@@ -1,4 +1,4 @@
-"""Triplet loss: a view of an image is nearer to another view of it than to a view of another image.
+"""Triplet loss: two views of one image are nearer to each other than views of different images.
 
 Source: Wang, Gupta 2015, "Unsupervised Learning of Visual Representations using Videos", equations 1 and 2;
 their pairs are two frames of a track, those here are two views of an image.

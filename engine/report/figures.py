@@ -14,7 +14,7 @@ from engine.report.theme import DARK, LIGHT, Palette
 from loaders.common.files import write_atomic
 
 _DPI = 160
-_MARKERS, _DASHES = "os^Dv", ("-", "--", ":", "-.")  # dashes of lines beyond the three colours
+_MARKERS, _DASHES = "os^Dv", ("-", "--", ":", "-.")  # dashes tell lines of the same colour apart
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _leave_room(figure: Any, num_rows: int) -> None:
 
 
 def line_look(number: int, palette: Palette) -> dict[str, Any]:
-    """Return the colour and the dashes of the line with a number."""
+    """Return the colour and the dashes of line `number` of a panel."""
     colors = (palette.accent, palette.second, palette.muted)
     dashes = _DASHES[number // len(colors) % len(_DASHES)]
     return {"color": colors[number % len(colors)], "linestyle": dashes}

@@ -151,7 +151,7 @@ def evaluation_page(options: PageOptions) -> str:
             f"pack: expected that of the evaluation, {packed}, found one {now} at {pack.path}; give it by "
             "--pack, or evaluate again"
         )
-    pack.classes = classes  # the pack may have got more classes since
+    pack.classes = classes  # the pack may have gained classes since the evaluation
     check_classes(options.classes, classes)
     sections = [leaks_section([str(leak) for leak in config.get("leaks", ())])]
     known = tested.label >= 0

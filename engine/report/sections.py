@@ -38,13 +38,13 @@ def percent(share: float) -> str:
 
 
 def arm_names(results: Sequence[FewLabelResult]) -> dict[str, str]:
-    """Return a name for each `init`: "from scratch", "pre-trained (RUN)", or the name that a sweep gave."""
+    """Return a name for each `init`: "from scratch", "pre-trained (RUN)", or a method's name as it is."""
     names = {r.init: f"pre-trained ({PurePath(r.init).name})" if r.is_pretrained else r.init for r in results}
     return names | {SCRATCH: "from scratch"}
 
 
 def label_series(summaries: Sequence[Summary], name: Callable[[str], str]) -> list[Series]:
-    """Return one line of accuracies over labels per class for each `init`, which `name` turns into text."""
+    """Return a line of accuracies over labels per class for each `init`, named by `name`."""
     return [
         Series(name(init), list(arm), [s.mean for s in arm.values()], [s.spread for s in arm.values()])
         for init, arm in by_start(summaries).items()

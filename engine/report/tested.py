@@ -33,10 +33,10 @@ class Tested:
         split: name of the split.
         num_labelled: number of images of the split from which the N images are taken.
         row: int64 [N], rows of the pack.
-        label: int64 [N], -1 for no label, which occurs only among all images.
+        label: int64 [N], -1 for an image without a label, which occurs only if all images are taken.
         probabilities: float32 [N, C]; None for a run without a classifier.
-        mapped: int64 [M], positions among the N images of those that have features here.
-        features: float32 [M, D], backbone outputs for those.
+        mapped: int64 [M], positions among the N images of the M images whose features were computed.
+        features: float32 [M, D], backbone outputs for those M images.
     """
 
     split: str
