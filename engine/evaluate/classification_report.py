@@ -152,7 +152,7 @@ def cluster_order(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
     np.fill_diagonal(distance, 0.0)
     condensed = squareform(distance, checks=False)
     tree = linkage(condensed, "average")
-    if len(confusion) <= _MOST_ORDERED:  # cubic in the number of classes
+    if len(confusion) <= _MOST_ORDERED:  # the time of this is cubic in the number of classes
         tree = optimal_leaf_ordering(tree, condensed)
     order: NDArray[np.int64] = leaves_list(tree).astype(np.int64)
     return order

@@ -2,7 +2,7 @@
 
 The backbone runs in evaluation mode and without gradients, and the random generators of training are left
 alone, so a run with a probe ends with the same bytes as a run without. A measurement takes one forward pass
-over both splits, shared by the ranks, and the fit of the probe on rank 0; its record states the seconds.
+over both splits, shared by the ranks, and the fit of the probe on rank 0; its record states its duration.
 """
 
 from __future__ import annotations

@@ -345,7 +345,7 @@ def load_backbone(path: Path, resolution: int | None = None) -> nn.Module:
 
     Args:
         path: the file, or the run folder that holds `backbone.safetensors`.
-        resolution: side of the views in pixels; that of its training by default.
+        resolution: side of the views in pixels; by default the one it was trained with.
 
     Returns:
         The network with its weights, on the CPU, in evaluation mode, in channels_last.

@@ -55,7 +55,7 @@ def load_checkpoint(path: Path, resolution: int | None = None) -> nn.Module:
 
     Args:
         path: path of the checkpoint.
-        resolution: side of the views in pixels; that of its training by default.
+        resolution: side of the views in pixels; by default the one it was trained with.
 
     Raises:
         UserError: see `describe_checkpoint`; or the recipe has no backbone, or the backbone cannot take the

@@ -157,7 +157,7 @@ def foreign_classifier(foreign: Foreign, resolution: int | None = None) -> Class
 
     Args:
         foreign: the weights.
-        resolution: side of the views in pixels; that of the weights' own view by default.
+        resolution: side of the views in pixels; by default that of the weights' own view.
 
     Raises:
         UserError: the weights have no linear classifier, or it does not fit the backbone.
@@ -264,7 +264,7 @@ def load_classifier(run: Path, weights: Weights, resolution: int | None = None) 
     Args:
         run: run folder, or a classifier's file.
         weights: which weights of the folder.
-        resolution: side of the views in pixels; that of its training by default.
+        resolution: side of the views in pixels; by default the one it was trained with.
 
     Raises:
         UserError: the file does not exist or holds no classifier of this project, or the network cannot take

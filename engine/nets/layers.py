@@ -111,8 +111,8 @@ def _find(backbone: nn.Module, name: str) -> nn.Module:
 
 def _as_vectors(output: Tensor, layer: Layer, channels_last: bool) -> Tensor:
     if isinstance(output, Tensor) and output.ndim == 4:
-        # The names are those of a channels-last map. Maps are square, like views, so equal sides tell whether
-        # the map is one.
+        # The names are those of a channels-last map. Maps are square, like views, so the place of the two
+        # equal sides tells the layout.
         height, width, last = output.shape[1:]
         if height == width and (width != last or channels_last):
             output = output.permute(0, 3, 1, 2)

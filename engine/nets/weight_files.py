@@ -144,7 +144,7 @@ def _imports_of_one(operations: Iterable[tuple[pickletools.OpcodeInfo, Any, int 
 
 
 def _no_checkpoint(path: Path) -> UserError:
-    """Return an error that says, by a file's first bytes, what is wrong; the libraries' own texts do not."""
+    """Return an error that says what is wrong with a file, by its first bytes; libraries do not say it."""
     try:
         with path.open("rb") as file:
             head = file.read(9)

@@ -35,7 +35,7 @@ class Tested:
         row: int64 [N], rows of the pack.
         label: int64 [N], -1 for an image without a label, which occurs only if all images are taken.
         probabilities: float32 [N, C]; None for a run without a classifier.
-        mapped: int64 [M], positions among the N images of the M images whose features were computed.
+        mapped: int64 [M], positions, among the N images, of the M whose features were computed.
         features: float32 [M, D], backbone outputs for those M images.
     """
 
