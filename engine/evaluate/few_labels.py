@@ -27,8 +27,8 @@ class FewLabelResult:
     """The result of one network that was trained with few labels.
 
     Attributes:
-        init: run folder whose backbone the network started from, or "scratch"; tools/label_sweep.py puts the
-            name of a method here instead.
+        init: run folder whose backbone the network started from, or "scratch". tools/few_labels.py adds the
+            name of a method to it, and tools/label_sweep.py gives such a name alone.
         labels_per_class: labels of each class that it learned from.
         seed: seed of the choice of labels, of new weights, and of the order and views of images.
         top1: share of test images classified correctly.
@@ -56,7 +56,7 @@ class FewLabelResult:
 
     @property
     def is_pretrained(self) -> bool:
-        """Whether the network started from pre-trained weights, which `init` then names."""
+        """Whether the network started from pre-trained weights."""
         return self.init != SCRATCH and self.method in OF_A_START
 
 

@@ -57,7 +57,7 @@ def fit_linear_probe(
             f"linear probe: expected images of at least 2 classes, found {len(present)}; label another class"
         )
     mean = h.mean(0)
-    # A constant feature carries no information; dividing it by one keeps it at zero.
+    # A constant feature is zero once its mean is subtracted; dividing by one keeps it zero.
     std = h.std(0, correction=0)
     std = torch.where(std > 1e-6 * (1.0 + mean.abs()), std, torch.ones_like(std))
     solver = LogisticRegression(C=inverse_penalty, max_iter=max_iterations, tol=1e-3)

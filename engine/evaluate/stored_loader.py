@@ -49,7 +49,7 @@ class StoredLoader:
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """See `Loader`; the name of the store's folder is a hash of the network and the views."""
+        """See `Loader`; the name of the store's folder is a hash that covers the network and the views."""
         return {**self._loader.fingerprint, "features": self._store.folder.name}
 
     @property

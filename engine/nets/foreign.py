@@ -166,7 +166,7 @@ def _one_line(expected: str, remedy: str) -> Iterator[None]:
     """Turn any error of timm, while it loads weights from a folder or a URL, into a one-line error."""
     try:
         yield
-    except Exception as error:  # of timm, safetensors, pickle and torch.hub
+    except Exception as error:  # raised by timm, safetensors, pickle or torch.hub
         raise UserError(
             f"start: expected {expected}, found none ({type(error).__name__}: {brief(error)}); {remedy}"
         ) from error

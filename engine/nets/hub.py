@@ -31,7 +31,7 @@ def why_silent() -> str:
         try:
             get_session().head(settings.ENDPOINT, timeout=limit)
             said.append("")
-        except Exception as error:  # of any HTTP library that the hub's client may use
+        except Exception as error:  # raised by whichever HTTP library the hub's client uses
             said.append(f"{type(error).__name__}: {brief(error)}")
 
     asking = threading.Thread(target=ask, daemon=True)
@@ -72,7 +72,7 @@ def from_hub(source: str) -> Iterator[None]:
             f"{settings.ENDPOINT}, found none ({why}); {remedy}, copy the cache of a machine that has them "
             "(HF_HOME), or give the path of a weights file"
         ) from error
-    except Exception as error:  # of the hub, its HTTP library, safetensors, pickle and timm
+    except Exception as error:  # raised by the hub, its HTTP library, safetensors, pickle or timm
         raise UserError(
             f"start: expected weights of {source} from the hub or its cache, found none "
             f"({type(error).__name__}: {brief(error)}); check the name, or fetch them elsewhere and give "

@@ -78,7 +78,7 @@ class _Sections:
         """Add the section from `make`, or a line on why it failed."""
         try:
             made = make()
-        except (UserError, LoaderError, OSError, ValueError) as error:  # such as features that are NaN
+        except (UserError, LoaderError, OSError, ValueError) as error:  # ValueError: such as features of NaN
             self.missing.append(f"{what}: {one_line(str(error))}")
             return
         self.found += [made] if isinstance(made, Section) else made
