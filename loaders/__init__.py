@@ -1,11 +1,11 @@
 """What turns packed bytes into batches of views.
 
-The names are looked up on first use: packing must not import torch in every worker process.
+Public names are imported on first use, because packing must not import torch in every worker process.
 
 Importing this package before torch makes OpenMP's threads sleep instead of spin while they wait for each
-other. Loader threads share the cores with torch's; a spinning thread then holds the core that the one it
-waits for needs, and a training step on a busy 2-core machine took several times as long. A value of
-OMP_WAIT_POLICY set outside is kept.
+other. Loader threads share the cores with torch's threads, so a spinning thread may hold the core that the
+awaited thread needs: a training step on a busy 2-core machine took several times as long. An
+OMP_WAIT_POLICY that is already set is kept.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _HOMES = {
     "open_pack": "loaders.packs",
 }
 
-share_cache()  # before any library looks for a place
+share_cache()  # before any library chooses its cache folder
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
@@ -47,5 +47,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Show the public names, though they are not imported yet."""
+    """List the public names too, which are imported only on first use."""
     return sorted({*globals(), *__all__})

@@ -8,17 +8,17 @@ from loaders.batch import Batch, Loader, PairedBatch
 
 
 class Alternating:
-    """Gives each pair as mu unlabelled batches and then the labelled one, each a step of its own.
+    """Yields each pair of a loader as mu unlabelled batches and then the labelled one, one batch per step.
 
-    The part of a pair that a step does without has no rows. All of them are of the loader's batch size.
+    Every step is a `PairedBatch` whose other part has no rows. All batches have the loader's batch size.
     """
 
     def __init__(self, loader: Loader[PairedBatch], mu: int) -> None:
-        """Take over a loader.
+        """Wrap a loader.
 
         Args:
-            loader: loader of pairs; closed with this one.
-            mu: unlabelled images per labelled one, as it was built with.
+            loader: loader of pairs; `close` closes it too.
+            mu: unlabelled images per labelled one, the value with which `loader` was built.
         """
         self._loader, self._mu = loader, mu
         self.batch_size = loader.batch_size
@@ -27,11 +27,11 @@ class Alternating:
 
     @property
     def bad_rows(self) -> Mapping[int, str]:
-        """Those of the loader."""
+        """The damaged rows of the wrapped loader."""
         return self._loader.bad_rows
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[PairedBatch]:
-        """Yield the batches of an epoch from a step on, see `Loader`."""
+        """Yield the batches of `epoch` from `start_step` on; see `Loader`."""
         place, turn = divmod(start_step, self._mu + 1)
         for pair in self._loader.epoch(epoch, start_step=place):
             yield from self._turns(pair)[turn:]
@@ -47,12 +47,12 @@ class Alternating:
         ]
 
     def close(self) -> None:
-        """Close the loader."""
+        """Close the wrapped loader."""
         self._loader.close()
 
 
 def _part(batch: Batch, first: int, stop: int) -> Batch:
-    """Return some rows of a batch."""
+    """Return rows first .. stop - 1 of a batch."""
     rows = slice(first, stop)
     labels = None if batch.labels is None else batch.labels[rows]
     return Batch(tuple(x[rows] for x in batch.views), labels, batch.index[rows], batch.valid[rows])

@@ -13,8 +13,8 @@ from torch import Tensor
 class Batch:
     """V views of the same B images, on the device the loader was built for.
 
-    A batch may be kept for as long as the caller likes: its memory returns to the loader only when the
-    last tensor that uses it is gone.
+    A batch may be kept for as long as the caller likes: its memory returns to the loader only when no
+    tensor uses this memory any more.
 
     Attributes:
         views: one tensor [B, 3, H, W] per view, each with its own H and W, in the dtype and memory format of
@@ -32,7 +32,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class PairedBatch:
-    """Exactly B labelled and mu * B unlabelled images, both at one resumable position."""
+    """The B labelled and mu * B unlabelled images of one step; `Alternating` leaves one part empty."""
 
     labeled: Batch
     unlabeled: Batch
@@ -42,7 +42,7 @@ BatchT_co = TypeVar("BatchT_co", covariant=True)
 
 
 class Loader(Protocol[BatchT_co]):
-    """A source of batches in which any epoch and step can be asked for; it divides itself among the ranks."""
+    """A source of batches that can start at any epoch and step; each rank gets its share of every batch."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -56,16 +56,17 @@ class Loader(Protocol[BatchT_co]):
     def fingerprint(self) -> Mapping[str, str]:
         """Everything that decides the global batches (pack, rows, labels, views, order, seed, ...), by name.
 
-        The ranks compare it before they start, and a run that resumes compares it with its checkpoint. So the
-        number of ranks is no part of it.
+        The ranks compare their fingerprints before they start, and a resumed run compares its fingerprint
+        with the checkpoint's. The number of ranks is part of it only with a batch transform, which draws
+        different random numbers on each rank.
         """
 
     @property
     def bad_rows(self) -> Mapping[int, str]:
-        """Rows of the pack that could not be read so far on this rank, and why."""
+        """Rows of the pack that this rank has failed to read so far, with the reason for each."""
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[BatchT_co]:
-        """Yield the batches of `epoch` from `start_step` on, a pure function of these two and the seed."""
+        """Yield this rank's batches of `epoch` from `start_step` on; equal calls yield equal batches."""
 
     def close(self) -> None:
         """Stop the workers and free the buffers; further calls do nothing."""

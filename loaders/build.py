@@ -1,4 +1,4 @@
-"""The two functions that build a loader: validate, choose a backend, say why."""
+"""Build a loader: check the arguments, choose a backend, and say why it was chosen."""
 
 from __future__ import annotations
 
@@ -51,18 +51,20 @@ def build_loader(
         options: how the loader works: seed, backend, device, ranks, threads and so on.
         mode: "train" shuffles and drops the last partial batch; "eval" keeps the order, pads the last batch
             and marks the padding in `Batch.valid`.
-        labels: label table, as `LabelTable.read(path)` is; the true labels by default. Several tables are
-            for a split that holds a row once for each of its labels, see `Split.labeled_by`.
-        sampler: what an epoch of training draws, instead of each row once: "balanced" every class equally
-            often, as many rows as have a label; weights [len(split)] each row by its share, len(split) rows.
-        batch_transform: `transform(views, generator)`, a function with a name. It gets the views [B, 3, H, W]
-            on the device, in [0, 1] before normalisation, and a generator seeded by (seed, epoch, step,
-            rank), and returns the views. A callable of the views alone, as torchvision's v2 transforms are,
-            draws from torch's global generators, which are seeded likewise meanwhile.
+        labels: label table, such as `LabelTable.read(path)`; the true labels by default. Pass several tables
+            for a split that holds each row once per label; see `Split.labeled_by`.
+        sampler: how a training epoch draws rows; by default, each row once. "balanced" draws every class
+            equally often, and as many rows in total as have a label. Weights [len(split)] draw each row in
+            proportion to its weight, and len(split) rows in total.
+        batch_transform: `transform(views, generator)`, a function with a name. Its arguments are the views
+            [B, 3, H, W] on the device, in [0, 1] before normalisation, and a generator seeded by (seed,
+            epoch, step, rank); it returns the new views. A callable of the views alone, such as torchvision's
+            v2 transforms, draws from torch's global generators, which are seeded likewise during the call.
 
     Returns:
-        A loader, see `loaders.batch.Loader`: `for batch in loader` runs epochs 0, 1, ...; `epoch(epoch,
-        start_step)` yields the `Batch`es of one; `close()` or a `with` block ends its threads.
+        A loader, see `loaders.batch.Loader`. Each `for batch in loader` yields the `Batch`es of the next
+        epoch, from 0 on; `epoch(epoch, start_step)` yields those of a given epoch; `close()` or the end of a
+        `with` block ends the loader's threads.
 
     Raises:
         UserError: what cannot be built, and the remedy.
@@ -94,7 +96,7 @@ def build_loader(
 
 
 def _check_sampler(sampler: object, mode: Mode) -> None:
-    """Refuse a sampler of another name, and one in evaluation, where every row comes once."""
+    """Refuse an unknown sampler name, and any sampler in evaluation, which takes every row once."""
     if sampler is None:
         return
     if isinstance(sampler, str) and sampler != "balanced":
@@ -106,7 +108,7 @@ def _check_sampler(sampler: object, mode: Mode) -> None:
 
 
 def _check_any_order(backend: Backend, renderer: Renderer, work: Work) -> None:
-    """Refuse to draw rows where a backend goes through blocks of shards."""
+    """Refuse a sampler with a backend that reads rows in blocks of shards."""
     if renderer.shuffle is permute_stream:
         return
     work.crew.close()
@@ -117,14 +119,14 @@ def _check_any_order(backend: Backend, renderer: Renderer, work: Work) -> None:
 
 
 def _draws(sampler: Sampler | None, work: Work) -> tuple[Draws | None, dict[str, str]]:
-    """Return how a sampler draws rows, and the text that stands for it in the fingerprint."""
+    """Return the function by which a sampler draws rows, and the sampler's entry in the fingerprint."""
     if sampler is None:
         return None, {}
     seed, num_rows = work.options.seed, len(work.split)
     if isinstance(sampler, str):
         assert work.labels is not None
         groups = group_by_class(work.labels)
-        # A round has one draw of each class; rounds go on from one epoch to the next.
+        # Rounds of one draw per class continue across epochs, so positions count from the start of training.
         per_epoch = num_steps(num_rows, work.batch_size * work.options.num_ranks)
         length = per_epoch * work.batch_size * work.options.num_ranks
         return lambda epoch, places: balanced_positions(epoch * length + places, groups, seed), {
@@ -153,19 +155,20 @@ def build_paired_loader(
     """Build a loader of exactly `batch_size` labelled and `mu * batch_size` unlabelled rows per step.
 
     Args:
-        labeled: split, or `Pack.pool` of splits, whose rows with a label are the labelled ones.
-        unlabeled: split of the unlabelled rows.
+        labeled: a split, or a `Pack.pool` of splits; only its rows with a label are used.
+        unlabeled: split of the unlabelled rows; labels in it are ignored.
         labeled_views: policies of the labelled images.
         unlabeled_views: policies of the unlabelled images, such as (weak, strong).
-        batch_size: global number of labelled rows per step; mu: unlabelled rows for each of them.
+        batch_size: global number of labelled rows per step.
+        mu: number of unlabelled rows per labelled row.
         options: see `build_loader`.
-        labels: label table of the labelled rows, the true labels by default; rows without a label in the
-            table are left out. `loader.set_labels` sets another table for the epochs to come.
-        balanced: draw every class of the labelled rows equally often instead of every row.
+        labels: label table of the labelled rows; by default the true labels. Rows without a label in the
+            table are left out. `loader.set_labels` sets another table for later epochs.
+        balanced: draw every class of the labelled rows equally often, instead of every row.
 
     Returns:
-        A loader of `PairedBatch`es, otherwise like that of `build_loader`; an epoch is one pass over the
-        unlabelled rows.
+        A loader of `PairedBatch`es, iterated and closed like that of `build_loader`. An epoch is one pass
+        over the unlabelled rows.
 
     Raises:
         UserError: what cannot be built, and the remedy.
@@ -201,7 +204,7 @@ def build_paired_loader(
 
 
 def explain_backend(options: LoaderOptions = _DEFAULT, *splits: Split) -> str:
-    """Return one line: which backend a loader of these splits takes and why.
+    """Return one line that names the backend a loader of these splits would use, and says why.
 
     Raises:
         UserError: there is no such backend.
@@ -210,10 +213,10 @@ def explain_backend(options: LoaderOptions = _DEFAULT, *splits: Split) -> str:
 
 
 def check_views(what: str, views: object) -> None:
-    """Refuse anything but a tuple of policies, and a view that shares the draws of one that is not there.
+    """Refuse anything but a tuple of policies, and a view that shares the draws of a missing view.
 
     Raises:
-        UserError: another type, none or too many, or `shares_draws_of` beyond the first view.
+        UserError: another type, no view or too many, or `shares_draws_of` reaches before the first view.
     """
     if not isinstance(views, tuple) or not all(isinstance(view, ViewPolicy) for view in views):
         found = [type(view).__name__ for view in views] if isinstance(views, tuple) else type(views).__name__
@@ -235,7 +238,7 @@ def check_views(what: str, views: object) -> None:
 
 
 def _check_split(what: str, split: object) -> None:
-    """Refuse anything but a split, such as a whole pack."""
+    """Refuse anything but a split; a whole pack is a common mistake."""
     if not isinstance(split, Split):
         raise UserError(
             f"{what}: expected a split, found {type(split).__name__}; give open_pack(path).split(name)"
@@ -243,7 +246,7 @@ def _check_split(what: str, split: object) -> None:
 
 
 def _check_options(options: object) -> None:
-    """Refuse anything but options, and a device that this machine lacks, before the first batch."""
+    """Refuse anything but `LoaderOptions`, and a device that this machine lacks."""
     if not isinstance(options, LoaderOptions):
         raise UserError(
             f"options: expected LoaderOptions, found {type(options).__name__}; give LoaderOptions(...)"
@@ -267,7 +270,7 @@ def _check_options(options: object) -> None:
 
 
 def _accepted(backend: Backend, work: Work) -> Work:
-    """Return a work that the backend can do; refuse others, before anything else is asked of the backend."""
+    """Return `work`, or raise the error with which the backend refuses it."""
     refusal = backend.refusal(work)
     if refusal is not None:
         raise refusal

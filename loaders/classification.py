@@ -25,7 +25,7 @@ from loaders.views import presets
 from loaders.views.evaluation import EvaluationView
 from loaders.views.policy import Augmentation, ViewPolicy
 
-_ROWS_IN_ORDER = 256  # of an evaluation batch on one rank; no influence on the result
+_ROWS_IN_ORDER = 256  # rows of an evaluation batch on each rank; the result does not depend on it
 
 
 class LabelFields(ValidationFields, Protocol):
@@ -33,11 +33,11 @@ class LabelFields(ValidationFields, Protocol):
 
     @property
     def labels_per_class(self) -> int | None:
-        """True labels used of each class; None for all."""
+        """Number of true labels to use from each class; None for all."""
 
     @property
     def extra_labels(self) -> tuple[Path, ...]:
-        """Further label tables."""
+        """Files of further label tables."""
 
     @property
     def batch_size(self) -> int:
@@ -45,7 +45,7 @@ class LabelFields(ValidationFields, Protocol):
 
     @property
     def evaluation_view(self) -> EvaluationView:
-        """View that the run is measured with."""
+        """View of the images on which the run is evaluated."""
 
 
 class TrainingFields(LabelFields, Protocol):
@@ -53,7 +53,7 @@ class TrainingFields(LabelFields, Protocol):
 
     @property
     def balanced(self) -> bool:
-        """Draw every class equally often."""
+        """Whether to draw every class equally often."""
 
     @property
     def flips(self) -> Literal["random", "in_turns"]:
@@ -61,11 +61,11 @@ class TrainingFields(LabelFields, Protocol):
 
     @property
     def test_flip(self) -> bool:
-        """Test mirror images too."""
+        """Whether to test mirrored images too."""
 
     @property
     def augment(self) -> tuple[Augmentation, ...]:
-        """What to add to the labelled views."""
+        """Augmentations to add to the labelled views."""
 
 
 class SemiFields(TrainingFields, Protocol):
@@ -73,7 +73,7 @@ class SemiFields(TrainingFields, Protocol):
 
     @property
     def unlabeled_splits(self) -> tuple[str, ...]:
-        """Splits of the unlabelled images; labelled images in them stand in both streams."""
+        """Splits of the unlabelled images; by default, their labelled images are in both streams."""
 
     @property
     def mu(self) -> int:
@@ -81,7 +81,7 @@ class SemiFields(TrainingFields, Protocol):
 
 
 def views_of_labeled(fields: TrainingFields, views: tuple[ViewPolicy, ...]) -> tuple[ViewPolicy, ...]:
-    """Return the views of labelled images as a run's options want them."""
+    """Return the views of labelled images, adapted to a run's options."""
     fitted = _flipped(fields, fields.evaluation_view.fit(views))
     return tuple(presets.augmented(view, fields.augment) for view in fitted)
 
@@ -91,11 +91,11 @@ def _flipped(fields: TrainingFields, views: tuple[ViewPolicy, ...]) -> tuple[Vie
 
 
 def chosen_labels(pack: Pack, fields: LabelFields) -> LabelTable:
-    """Return the labels that a recipe's configuration asks for; refuse those of the split to measure on.
+    """Return the labels that a recipe's configuration selects; refuse labels of the test split.
 
     Raises:
-        UserError: labels of rows of the split that is measured on, or of copies of its images, unless that
-            is allowed; a split without labels to measure on; see `training_labels`.
+        UserError: labels of test images or of copies of them, unless `allow_leak` is set; a test split
+            without labels; see also `training_labels`.
     """
     labels = training_labels(
         pack, fields.labeled_split, fields.labels_per_class, fields.label_seed, fields.extra_labels
@@ -107,7 +107,7 @@ def chosen_labels(pack: Pack, fields: LabelFields) -> LabelTable:
 
 
 def divided_labels(pack: Pack, fields: TrainingFields) -> Division:
-    """Return the labels that a recipe trains on, and the labels that validate it while it trains.
+    """Return a recipe's labels, divided into those to train on and those to validate on.
 
     Raises:
         UserError: see `chosen_labels` and `divide_labels`.
@@ -116,7 +116,7 @@ def divided_labels(pack: Pack, fields: TrainingFields) -> Division:
 
 
 def check_measured(pack: Pack, split: str) -> None:
-    """Refuse to measure on a split in which no image has a label.
+    """Refuse a test split in which no image has a label.
 
     Raises:
         UserError: the split has no label, or the pack has no such split.
@@ -129,16 +129,16 @@ def check_measured(pack: Pack, split: str) -> None:
 
 
 def fit_to_ranks(rows: Split, batch_size: int, num_ranks: int, pairs: bool = False) -> tuple[Split, int]:
-    """Return rows and a batch size that fit each other and the number of ranks, also where rows are few.
+    """Return rows and a batch size that fit each other and the number of ranks, even if rows are few.
 
     Args:
-        rows: images to train on.
-        batch_size: global; smaller where there are fewer rows.
+        batch_size: global; it is reduced if there are fewer rows.
         num_ranks: number of processes, each of which gets the same share of a batch.
-        pairs: give each rank an even share where there are rows enough, since images are mixed in pairs.
+        pairs: where the batch size is reduced, give each rank an even number of rows if there are enough,
+            since images are mixed in pairs.
 
     Returns:
-        The rows, each several times where there are fewer rows than ranks, and the batch size.
+        The rows, repeated if there are fewer rows than ranks, and the global batch size.
     """
     if len(rows) < num_ranks:
         tell(f"labels: {len(rows)} for {num_ranks} processes; each is in a batch more than once")
@@ -150,15 +150,10 @@ def fit_to_ranks(rows: Split, batch_size: int, num_ranks: int, pairs: bool = Fal
 
 
 class LabeledLoaders:
-    """Builds the loaders of a run that trains on labelled images, and of the test images in order."""
+    """Builds the loaders of a run on labelled images: for training, validation and testing."""
 
     def __init__(self, pack: Pack, fields: TrainingFields, views: tuple[ViewPolicy, ...]) -> None:
-        """Choose the labels.
-
-        Args:
-            pack: the pack.
-            fields: options of the run.
-            views: policies of the labelled images.
+        """Choose the labels; `views` are the policies of the labelled images.
 
         Raises:
             UserError: see `divided_labels`.
@@ -170,14 +165,14 @@ class LabeledLoaders:
         self._replaced = False
 
     def with_labels(self, labels: LabelTable) -> Self:
-        """Return the same loaders with other labels to train on."""
+        """Return a copy of these loaders that trains on other labels."""
         other = copy(self)
         other.labels, other.division = labels, replace(self.division, training=labels)
-        other._replaced = True  # so no advice on the run's options follows from their number
+        other._replaced = True  # the options did not set their number, so `training` gives no advice on it
         return other
 
     def training(self, options: LoaderOptions) -> Loader[Any]:
-        """Build the loader of the views."""
+        """Build the training loader."""
         size, balanced = self.fields.batch_size, self.fields.balanced
         loader = build_labeled_loader(self.pack, self.labels, self.views, size, options, balanced)
         if (fitting := loader.batch_size) < size and not self._replaced:
@@ -188,20 +183,20 @@ class LabeledLoaders:
         return loader
 
     def validating(self, options: LoaderOptions) -> EpochLoader | None:
-        """Build the loader of the images to measure on while training; None where there are none."""
+        """Build the loader of the validation images; None where there are none."""
         return validation_loader(self.pack, self.fields, self.division, options)
 
     def in_order(self, images: Split, options: LoaderOptions) -> EpochLoader:
-        """Build the loader of images in order, with the view that the run is measured with."""
+        """Build a loader of images in order, with the run's evaluation view."""
         return views_in_order(images, (self.fields.evaluation_view.policy(),), options)
 
     def testing(self, options: LoaderOptions) -> EpochLoader | None:
-        """Build the loader of the test images; None where the run has none."""
+        """Build the loader of the test images; None where the run has no test split."""
         return testing_loader(self.pack, self.fields, options)
 
 
 class SemiLoaders(LabeledLoaders):
-    """Builds the loaders of a run that trains on labelled and unlabelled images together."""
+    """Builds the loaders of a run on labelled and unlabelled images together."""
 
     def __init__(
         self,
@@ -216,13 +211,11 @@ class SemiLoaders(LabeledLoaders):
         """Choose the labels.
 
         Args:
-            pack: the pack.
-            fields: options of the run.
             labeled_views: policies of the labelled images.
             unlabeled_views: policies of the unlabelled images.
-            with_labeled: let images with a label stand among the unlabelled ones.
-            share: share of the unlabelled images, see `unlabeled_images`; the seed of the labels chooses.
-            turns: give labelled and unlabelled batches one after the other, see `Alternating`.
+            with_labeled: keep images with a label among the unlabelled ones too.
+            share: share of the unlabelled images to use, chosen by the label seed; see `unlabeled_images`.
+            turns: yield labelled and unlabelled batches in turns; see `Alternating`.
 
         Raises:
             UserError: see `divided_labels` and `unlabeled_images`.
@@ -234,20 +227,23 @@ class SemiLoaders(LabeledLoaders):
         self.unlabeled = unlabeled_images(pack, *which)
 
     def with_labels(self, labels: LabelTable) -> Self:
-        """Return the same loaders with other labels; images of those left out, and copies, are left out."""
+        """Return a copy of these loaders that trains on other labels.
+
+        Images whose labels are dropped, and copies of these images, leave the unlabelled stream too.
+        """
         other, unlabeled = super().with_labels(labels), self.unlabeled
         left_out = self.labels.of_rows(np.setdiff1d(self.labels.row, labels.row))
         rows = unlabeled.rows(np.arange(len(unlabeled)))
         if len(left_out):
             kept = unlabeled.take(np.flatnonzero(np.isin(rows, apart(self.pack, rows, left_out))))
-            step = self.semi_fields.mu * self.fields.batch_size  # which they filled before
+            step = self.semi_fields.mu * self.fields.batch_size  # unlabelled rows, which `kept` must fill
             other.unlabeled = kept.repeat(-(-step // len(kept))) if 0 < len(kept) < step else kept
         return other
 
     def training(self, options: LoaderOptions) -> Loader[PairedBatch]:
-        """Build the paired loader of all rows with a label and of the images of the unlabelled splits.
+        """Build the paired loader of the labelled and the unlabelled images.
 
-        The unlabelled images leave out those set aside to measure on, and copies of them.
+        Images set aside for validation, and copies of them, are not among the unlabelled images.
         """
         loader = build_paired_loader(
             self.pack.pool(self.pack.splits),
@@ -271,15 +267,14 @@ def build_labeled_loader(
     options: LoaderOptions,
     balanced: bool = False,
 ) -> EpochLoader:
-    """Build a training loader of the rows that a table labels, whatever their split.
+    """Build a training loader of the rows that have a label in a table, from all splits.
 
     Args:
-        pack: the pack.
-        labels: labels of the images; of several tables, a row comes once for each of its labels.
+        labels: one label table or several; with several, a row comes once for each of its labels.
         views: see `build_loader`.
-        batch_size: global; see `fit_to_ranks` for fewer rows.
+        batch_size: global; `fit_to_ranks` reduces it if there are fewer rows.
         options: see `build_loader`.
-        balanced: draw every class equally often, see `sampler` of `build_loader`.
+        balanced: draw every class equally often; see `sampler` of `build_loader`.
     """
     rows = pack.pool(pack.splits).labeled_by(labels)
     rows, fitting = fit_to_ranks(rows, batch_size, options.num_ranks, pairs=True)
@@ -288,7 +283,7 @@ def build_labeled_loader(
 
 
 def testing_loader(pack: Pack, fields: TrainingFields, options: LoaderOptions) -> EpochLoader | None:
-    """Build the loader of the test images, and of their mirror images where asked for; None without any."""
+    """Build the loader of the test images, mirrored too with `test_flip`; None without a test split."""
     if not fields.test_split:
         return None
     view = fields.evaluation_view
@@ -299,7 +294,7 @@ def testing_loader(pack: Pack, fields: TrainingFields, options: LoaderOptions) -
 def validation_loader(
     pack: Pack, fields: LabelFields, division: Division, options: LoaderOptions
 ) -> EpochLoader | None:
-    """Build the loader of the images to measure on while training; None where there are none."""
+    """Build the loader of the validation images; None where there are none."""
     if (labels := division.validation) is None:
         return None
     images = pack.pool(pack.splits).labeled_by(labels)
@@ -313,14 +308,13 @@ def views_in_order(
     labels: LabelTable | None = None,
     batch_size: int | None = None,
 ) -> EpochLoader:
-    """Build the loader of images in order, with views of any kind.
+    """Build a loader of images in order, with any views.
 
     Args:
-        images: the images.
         views: see `build_loader`.
         options: see `build_loader`.
-        labels: their labels, if others than those of the pack.
-        batch_size: global; None for one that suits every number of ranks.
+        labels: label table of the images; the true labels by default.
+        batch_size: global; by default `_ROWS_IN_ORDER` per rank.
     """
     size = batch_size or _ROWS_IN_ORDER * options.num_ranks
     return build_loader(images, views, size, options=options, mode="eval", labels=labels)
@@ -334,18 +328,16 @@ def unlabeled_images(
     share: float = 1.0,
     seed: int = 0,
 ) -> Split:
-    """Return the images of some splits without those that were set aside to measure on.
+    """Return the images of some splits, without those set aside for validation.
 
     Args:
-        pack: the pack.
-        splits: names of the splits.
         division: how the run's labels are divided; None where nothing is set aside.
-        with_labeled: also return images that are trained on with a label.
-        share: share of the images that remain, chosen by `seed`; a larger share contains the smaller.
-        seed: see `share`.
+        with_labeled: also return images whose label is trained on.
+        share: share of the remaining images to return; `seed` chooses them. With one seed, a larger share
+            contains every smaller one.
 
     Raises:
-        UserError: none is left.
+        UserError: no image is left.
     """
     pool = pack.pool(splits)
     rows = pool.rows(np.arange(len(pool)))
@@ -372,11 +364,8 @@ def build_rows_loader(
     """Build an evaluation loader of some rows, in increasing order.
 
     Args:
-        pack: the pack.
-        rows: int64 [K], increasing, none twice.
-        view: what the network is shown.
-        options: see `build_loader`.
+        rows: int64 [K], strictly increasing.
         batch_size: global.
     """
-    everything = pack.pool(pack.splits)  # of all rows, so that the position of a row is its number
+    everything = pack.pool(pack.splits)  # all rows, so that a row's position is its number
     return views_in_order(everything.take(rows), (view.policy(),), options, batch_size=batch_size)

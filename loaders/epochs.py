@@ -1,4 +1,4 @@
-"""Loaders over any backend: which rows come when, on which rank, and how far ahead work begins."""
+"""The loaders over any backend: they decide which rows come when, on which rank, and how far ahead."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from loaders.transform import Transforming
 
 BatchT = TypeVar("BatchT")
 
-MAX_EPOCH = 2**32 - 1  # the random numbers' counter holds an epoch in one word of 32 bits
+MAX_EPOCH = 2**32 - 1  # the counter of the random numbers has 32 bits for the epoch
 _OTHER_PROCESS = (
     "loader: expected the process that built it, found another, to which its threads do not come along; "
     "build it in the process that iterates it, and give it to no DataLoader: it has threads of its own"
 )
 
 Draws = Callable[[int, permutation.Positions], tuple[permutation.Positions, permutation.Positions]]
-"""Function of an epoch and places in it, int64 [B], that returns the epoch of each row's random numbers and
-its position in the split, int64 [B] each."""
+"""Maps an epoch and places in this epoch, int64 [B], to the epochs that the rows' random numbers use and to
+the rows' positions in the split, int64 [B] each."""
 
 Pair = tuple[Tensor | tuple[Tensor, ...], Tensor]
 
@@ -47,10 +47,10 @@ def _cancel_both(pair: tuple[Pending, Pending]) -> None:
 
 
 class _EpochSource(ABC, Generic[BatchT]):
-    """What both loaders share: where an epoch may begin, closing, and the refusal to start after closing.
+    """Base of both loaders: it checks where an epoch may begin, closes, and refuses to start once closed.
 
     Attributes:
-        backend: which backend renders the batches and why it was taken, in one line.
+        backend: one line that names the backend and says why it was chosen.
         next_epoch: the epoch of the next `for batch in loader`; set it to resume.
     """
 
@@ -71,7 +71,7 @@ class _EpochSource(ABC, Generic[BatchT]):
         return self.steps_per_epoch
 
     def __iter__(self) -> Iterator[BatchT]:
-        """Yield the batches of epoch `next_epoch` and count it up, so that each pass is the next epoch."""
+        """Yield the batches of epoch `next_epoch`, and increment `next_epoch` for the next pass."""
         batches = self.epoch(self.next_epoch)
         self.next_epoch += 1
         return batches
@@ -111,15 +111,15 @@ class _EpochSource(ABC, Generic[BatchT]):
                 self._close()
 
     def __enter__(self) -> Self:
-        """Return itself; leaving the block closes it."""
+        """Return the loader, which is closed at the end of the block."""
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Close."""
+        """Close the loader."""
         self.close()
 
     def __reduce__(self) -> NoReturn:
-        """Refuse to be sent to another process, as a DataLoader sends its data set.
+        """Refuse pickling, with which a DataLoader would send the loader to its workers.
 
         Raises:
             UserError: always.
@@ -133,7 +133,7 @@ class _EpochSource(ABC, Generic[BatchT]):
             raise UserError(_OTHER_PROCESS)
 
     def _open_only(self, batches: Iterator[BatchT]) -> Iterator[BatchT]:
-        """Yield the batches of a loader for as long as it is open."""
+        """Yield the batches for as long as the loader is open."""
         while True:
             self._check_open()
             try:
@@ -141,7 +141,7 @@ class _EpochSource(ABC, Generic[BatchT]):
             except StopIteration:
                 return
             except (CancelledError, LoaderError):
-                self._check_open()  # closed while it waited
+                self._check_open()  # raises if the loader was closed meanwhile
                 raise
             yield batch
 
@@ -162,13 +162,13 @@ class EpochLoader(_EpochSource[Batch]):
         """Use `build_loader`.
 
         Args:
-            renderer: what renders the work.
-            work: what is rendered; its crew ends with the loader.
+            renderer: renders the batches of `work`.
+            work: what is rendered; its crew is closed with the loader.
             batch_size: global batch size.
             place: moves an epoch's finished batches to the device.
-            backend: one line on the backend, for the attribute of that name.
+            backend: see the attribute `backend`.
             fingerprint: see `Loader`.
-            draws: which rows come at the places of an epoch, instead of each row once.
+            draws: chooses the rows of an epoch; None for each row once.
         """
         super().__init__(work.crew.close, backend)
         self.fingerprint = fingerprint
@@ -191,21 +191,21 @@ class EpochLoader(_EpochSource[Batch]):
 
     @property
     def pads(self) -> bool:
-        """Whether batches may hold rows that are not valid, as in evaluation."""
+        """Whether batches may hold invalid rows, which only evaluation has."""
         return not self._work.train
 
     @property
     def images(self) -> tuple[Split, NDArray[np.int64] | None]:
-        """Images whose positions `request` names, and the label of each position, -1 where it has none."""
+        """The split that `request` takes positions of, and the label of each position (-1 for none)."""
         return self._work.split, self._work.labels
 
     @property
     def bad_rows(self) -> dict[int, str]:
-        """The damaged rows so far and what was wrong; the next readable row replaced each."""
+        """The damaged rows so far, and what is wrong with each; the next readable row replaced it."""
         return self.renderer.bad_rows
 
     def request(self, epoch: int, step: int) -> Request:
-        """Return which rows this rank renders in a step of an epoch."""
+        """Return the rows that this rank renders in a step of an epoch."""
         work, num_rows = self._work, len(self._work.split)
         positions, valid = permutation.step_positions(
             step, num_rows, self._batch_size, work.options.rank, work.options.num_ranks, work.train
@@ -218,12 +218,12 @@ class EpochLoader(_EpochSource[Batch]):
         return Request(positions, epochs, valid)
 
     def transform(self, transforming: Transforming) -> EpochLoader:
-        """Apply a transform to every batch, on the device; used by `build_loader`."""
+        """Apply a transform to every batch from now on; `build_loader` uses this."""
         self._transforming = transforming
         return self
 
     def as_pairs(self) -> Pairs:
-        """Return this loader as one of pairs (x, y), as training loops of other libraries expect it."""
+        """Return a loader of pairs (x, y), the form that training loops of other libraries expect."""
         return Pairs(self)
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
@@ -234,7 +234,7 @@ class EpochLoader(_EpochSource[Batch]):
 
 
 class Pairs:
-    """A loader whose batches are (x, y): the views and the labels; padding is left out.
+    """A loader whose batches are pairs (x, y) of views and labels, without invalid rows.
 
     `x` is the view, or the tuple of views where there are several; `y` is int64 [B].
     """
@@ -269,13 +269,13 @@ class Pairs:
 
 @dataclass(frozen=True)
 class LabeledStream:
-    """The rows that carry a label in one table.
+    """The rows that have a label in one label table.
 
     Attributes:
-        renderer: backend of the labelled rows alone.
+        renderer: renders these rows.
         num_rows: number of these rows.
         fingerprint: fingerprint of a loader with these labels.
-        groups: rows of each class, for balanced sampling; None cycles through the rows.
+        groups: rows of each class, for balanced sampling; None to draw each row once per pass.
     """
 
     renderer: Renderer
@@ -288,7 +288,7 @@ class PairedLoader(_EpochSource[PairedBatch]):
     """Exactly B labelled and mu * B unlabelled rows in every step; both streams share one position.
 
     An epoch is one pass over the unlabelled rows (rounded down to whole steps). Each stream cycles through
-    its own epochs without a gap, so its position depends on the global step and the labels alone.
+    its own epochs without a gap, so its position follows from the global step and the labels.
     """
 
     def __init__(
@@ -306,9 +306,9 @@ class PairedLoader(_EpochSource[PairedBatch]):
 
         Args:
             make_labeled: builds the labelled stream of a label table; None stands for the true labels.
-            labeled: the first labelled stream.
+            labeled: the labelled stream to begin with.
             unlabeled: renders the unlabelled stream.
-            work: work of the unlabelled stream; its crew ends with the loader.
+            work: work of the unlabelled stream; its crew is closed with the loader.
             batch_size: global number B of labelled rows per step.
             mu: unlabelled rows per labelled row.
             place: moves an epoch's finished batches to the device.
@@ -317,7 +317,7 @@ class PairedLoader(_EpochSource[PairedBatch]):
         super().__init__(work.crew.close, backend)
         self._make_labeled = make_labeled
         self._labeled = labeled
-        self._replaced: list[dict[int, str]] = []  # of earlier tables, whose last batches may add some
+        self._replaced: list[dict[int, str]] = []  # of earlier tables; batches under way may add some
         self.unlabeled = unlabeled
         self._work, self._options = work, work.options
         self._batch_size = batch_size
@@ -336,17 +336,17 @@ class PairedLoader(_EpochSource[PairedBatch]):
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """See `Loader`; the fingerprint with the label table of the next epoch."""
+        """The fingerprint with the label table of the next epoch; see `Loader`."""
         return self._labeled.fingerprint
 
     @property
     def labeled(self) -> Renderer:
-        """Backend of the labelled stream in the next epoch."""
+        """Renderer of the labelled stream in the next epoch."""
         return self._labeled.renderer
 
     @property
     def bad_rows(self) -> dict[int, str]:
-        """The damaged rows of both streams so far; see `EpochLoader`."""
+        """The damaged rows of both streams so far, and what is wrong with each; see `EpochLoader`."""
         parts = (*self._replaced, self.labeled.bad_rows, self.unlabeled.bad_rows)
         return {row: reason for part in parts for row, reason in dict(part).items()}
 
@@ -358,16 +358,16 @@ class PairedLoader(_EpochSource[PairedBatch]):
     def set_labels(self, table: LabelTable | None) -> None:
         """Take the labels from another table, from the next call of `epoch` on.
 
-        An epoch under way keeps the labels that it began with. To repeat or resume an epoch exactly, first
-        set the table that it began with: the loader keeps only the last one. The fingerprint becomes that of
-        a loader built with `table`.
+        An epoch under way keeps the labels with which it began. To repeat or resume an epoch exactly, set
+        its table first: the loader keeps only the last table. The fingerprint becomes that of a loader built
+        with `table`.
 
         Args:
             table: other labels; None for the true ones, as in `build_paired_loader`.
 
         Raises:
-            UserError: no row of the labelled split has a label in `table`, or it belongs to another pack;
-                the loader then keeps its present table.
+            UserError: no row of the labelled split has a label in `table`, or `table` belongs to another
+                pack; the loader then keeps its present table.
         """
         self._check_open()
         fresh = self._make_labeled(table)

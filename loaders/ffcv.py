@@ -35,9 +35,9 @@ __all__ = ["EpochOrder", "fused_views", "import_ffcv", "iterate"]
 
 
 class _BetonRows:
-    """The images of one FFCV batch at a time, in the role of a split and its pack."""
+    """Presents the images of one FFCV batch at a time as a split and its pack."""
 
-    path = Path("the .beton")  # FFCV does not tell its name
+    path = Path("the .beton")  # for messages; FFCV does not pass on the file's name
 
     def __init__(self) -> None:
         """Begin without images."""
@@ -45,10 +45,10 @@ class _BetonRows:
         self.columns: Any = None
 
     def show(self, metadata: Any) -> None:
-        """Take the records of the image field, [N]."""
+        """Fill the columns from the records [N] of FFCV's image field."""
         count = len(metadata)
         self.columns = _Columns(
-            metadata["height"].copy(),  # in one piece, as in a pack: kernels are compiled for that alone
+            metadata["height"].copy(),  # contiguous, since kernels are compiled for contiguous arrays only
             metadata["width"].copy(),
             metadata["mode"].copy(),  # FFCV's codes for JPEG and pixels equal ours
             np.zeros(count, np.int64),
@@ -56,13 +56,13 @@ class _BetonRows:
         )
 
     def begin(self, places: NDArray[np.uint64], samples: NDArray[np.int64]) -> None:
-        """Take up a batch."""
+        """Begin a batch of `samples` [B], at `places` [B, 2] (address, bytes)."""
         self._samples = samples
         self.columns.size[samples] = places[:, 1]
         self._places = dict(zip(samples.tolist(), places.tolist(), strict=True))
 
     def __len__(self) -> int:
-        """Return the images of the batch; the next image in it replaces a damaged one."""
+        """Return the number of images in the batch, among which damaged ones find a replacement."""
         return len(self._samples)
 
     def rows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -76,17 +76,17 @@ class _BetonRows:
         return addresses, self._stored(rows, sizes.astype(np.int64)), None
 
     def _stored(self, rows: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Leave out the bytes that may follow the pixels."""
+        """Return the sizes, for raw images without the bytes that may follow the pixels."""
         columns = self.columns
         pixels = 3 * columns.height[rows].astype(np.int64) * columns.width[rows].astype(np.int64)
         return np.where(columns.encoding[rows] == ENCODING_RAW, np.minimum(sizes, pixels), sizes)
 
     def key(self, row: int) -> str:
-        """Name a sample."""
+        """Return the name of a sample for messages."""
         return f"sample {row}"
 
     def shard_path(self, shard: int) -> Path:
-        """Name the file."""
+        """Return the file's name for messages."""
         return self.path
 
 
@@ -111,19 +111,18 @@ def fused_views(
 ) -> list[Any]:
     """Return FFCV operations that turn an image field, JPEG or raw, into V views from one decode.
 
-    They are the whole pipeline of that field, whose output is then a tuple of V tensors [B, 3, R, R].
-    The tensors may be kept: they are no part of FFCV's ring of buffers. Random numbers depend on the seed,
-    on FFCV's count of epochs (set `loader.next_epoch` to resume) and on the number of the sample.
+    The operations form the whole pipeline of the field, whose output is a tuple of V tensors [B, 3, R, R].
+    The tensors may be kept: they are not part of FFCV's ring of buffers. Random numbers depend on the
+    seed, on FFCV's count of epochs (set `loader.next_epoch` to resume) and on the sample's number.
 
     Args:
         views: one policy per view.
-        seed: seed of the views.
         num_threads: threads that decode and render.
         dtype: "float32", "float16" or "bfloat16" (normalised as the policy says), or "uint8".
         channels_last: deliver views in torch.channels_last.
-        bad_images: "replace" puts the next readable image of the batch in place of a damaged one and notes
-            it in `bad_rows` of the last operation; "raise" makes the batch raise when it is used.
-        timeout_s: seconds that a batch may take.
+        bad_images: "replace" puts the next readable image of the batch in place of a damaged one, which it
+            notes in `bad_rows` of the last operation; "raise" makes the batch raise when it is used.
+        timeout_s: time limit for a batch, in seconds.
 
     Raises:
         MissingBackendError: FFCV is not installed.
@@ -146,7 +145,7 @@ def fused_views(
     lock = threading.Lock()
 
     def render(places: NDArray[np.uint64], batch_indices: NDArray[Any]) -> tuple[Tensor, ...]:
-        thread = threading.current_thread()  # FFCV's iterator is a thread, and its count is one ahead
+        thread = threading.current_thread()  # FFCV's iterator; its loader already counts the next epoch
         epoch = epochs.setdefault(thread, cast(Any, thread).loader.next_epoch - 1)
         count = len(batch_indices)
         with lock:
@@ -168,8 +167,8 @@ class EpochOrder:
 
     Args:
         seed: seed of the order.
-        rank: this process.
-        num_ranks: number of processes; the loader's `batch_size` is that of one, its `distributed` is False.
+        rank: rank of this process.
+        num_ranks: number of processes. Give FFCV's loader the batch size per process, and no `distributed`.
 
     Raises:
         MissingBackendError: FFCV is not installed.
@@ -183,14 +182,14 @@ class EpochOrder:
         import_ffcv()
         from ffcv.traversal_order.base import TraversalOrder
 
-        TraversalOrder.register(EpochOrder)  # FFCV takes only orders of its own class
+        TraversalOrder.register(EpochOrder)  # FFCV accepts only orders of its own class
         self.skip = (0, 0)
         self._seed = seed
         self._rank = rank
         self._num_ranks = num_ranks
 
     def __call__(self, loader: Any) -> EpochOrder:
-        """Take over the settings of a loader, as FFCV expects of an order."""
+        """Note the loader and return the order; FFCV calls this when it makes a loader."""
         self._loader = loader
         return self
 

@@ -1,4 +1,4 @@
-"""How a loader works: one value that travels whole from a command line to the backend that acts on it."""
+"""The options of a loader: one value that is passed whole from a command line to the backend."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PACKAGES = {
     ),
     "ffcv": ("ffcv", "'make ffcv', or use backend='cpu', which reads the same packs"),
 }
-"""Packages of other projects that backends need, with how to install them or do without."""
+"""Per backend, the package of another project that it needs, and how to install it or do without."""
 MAX_SEED = 2**63 - 1
 
 _Decided: TypeAlias = tyro.conf.Suppress[tyro.conf.Fixed[int]]
@@ -44,20 +44,20 @@ class LoaderOptions:
     """
 
     backend: BackendName = "auto"
-    """Who renders the views, see docs/backends.md. auto: stream for packs in a store, else cpu."""
+    """What renders the views; see docs/backends.md. auto: stream for packs in a store, else cpu."""
     num_threads: int | None = None
-    """Worker threads of each rank; by default the cores that the process may use, shared among the ranks of
-    the machine, and in commands 2 where the network needs the processor too."""
+    """Worker threads of each rank. By default, one per core that the process may use, divided among the
+    ranks of the machine; in commands 2, where the network runs on the processor too."""
     bad_images: BadImages = "replace"
-    """A damaged image: replace it by the next readable row and count it; or raise: stop."""
+    """What to do with a damaged image. replace: use the next readable row, and count it; raise: stop."""
     verify: bool = False
-    """Compare every image with its CRC-32 in the index whenever the image is read; an image that differs is
-    damaged. Without this option a flipped bit that still decodes goes unnoticed (backend dali: after the
-    first reading of its row). Backend resident reads, and so compares, once."""
+    """Compare the CRC-32 of an image with the index whenever the image is read; an image that differs counts
+    as damaged. Without this option, a flipped bit that still decodes goes unnoticed (but backend dali always
+    compares a row at its first reading). Backend resident reads each image once, so it compares once."""
     prefetch: int = 2
-    """Batches under way besides the one being used."""
+    """Batches that are prepared ahead of the one in use."""
     timeout_s: float = 120.0
-    """Seconds that a batch may take before the loader stops with an error."""
+    """Time limit for a batch, in seconds; beyond it, the loader stops with an error."""
     window: int = 16
     """Backend stream: shards shuffled together; more shards mix better and need a larger cache."""
     store: StoreOptions = field(default_factory=StoreOptions)
@@ -67,12 +67,12 @@ class LoaderOptions:
     device: _DecidedText = "cpu"
     """Where batches are delivered, such as "cpu" or "cuda:0"; a `torch.device` is turned into its name."""
     rank: _Decided = 0
-    """This process, in [0, num_ranks); a loader divides itself among the ranks, so never give it to
-    accelerate."""
+    """Rank of this process, in [0, num_ranks). A loader divides its batches among the ranks itself, so never
+    give it to accelerate."""
     num_ranks: _Decided = 1
     """Number of processes."""
     dtype: tyro.conf.Suppress[tyro.conf.Fixed[DTypeName]] = "float32"
-    """Of the views: float32, float16 or bfloat16, normalised as the policy says, or uint8."""
+    """Dtype of the views: float32, float16 or bfloat16, normalised as the policy says, or uint8."""
     channels_last: _DecidedFlag = False
     """Deliver views in `torch.channels_last`."""
 
@@ -103,20 +103,20 @@ def missing_backend(package: str, reason: object) -> MissingBackendError:
 
 
 def check_backend(name: str, shard_format: str | None) -> None:
-    """Refuse a backend that is not installed or does not read a pack, before anything is loaded.
+    """Refuse a backend whose package is not installed or that cannot read a pack, before anything is loaded.
 
     Args:
         name: name of the backend.
         shard_format: format of the pack's shards; None where it is not known yet.
 
     Raises:
-        UserError: it is not installed, or the pack has another format.
+        UserError: the package is not installed, or the pack has a format that the backend cannot read.
     """
     package, _ = PACKAGES.get(name, ("", ""))
     try:
         if package and find_spec(package) is None:
             raise ModuleNotFoundError(f"No module named {package!r}")
-    except ModuleNotFoundError as error:  # also where a package above it is missing
+    except ModuleNotFoundError as error:  # `find_spec` raises it where a parent package is missing
         raise missing_backend(package, error) from None
     if name == "ffcv" and shard_format not in ("ffcv", None):
         raise UserError(
@@ -129,7 +129,7 @@ def usual_backend(url: str | None) -> tuple[BackendName, str]:
     """Return the backend that "auto" takes, and why.
 
     Args:
-        url: where the pack lies in a store; None for a pack on this machine.
+        url: URL of a pack in a store; None for a pack on this machine.
     """
     if url is not None:
         return "stream", f"{url} lies in a store"

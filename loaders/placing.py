@@ -1,9 +1,9 @@
-"""From the memory of a loader to a device without a stop: pinned memory, a stream for copies, events.
+"""Moves batches to a device without waiting for it: pinned memory, a stream for copies, and events.
 
-The consumer's thread never waits for the device. Batch k + 1 is copied while batch k is used: its views from
-pinned memory on a separate stream, then labels, index and validity in one block. The consumer's stream waits
-for the copies by an event, on the device. Host memory returns to its pool when the event behind its copy has
-passed, device memory when the consumer's stream no longer needs it (`Tensor.record_stream`).
+The consumer's thread never waits for the device. Batch k + 1 is copied on a separate stream while batch k is
+used: first its views, from pinned memory, then its labels, index and validity in one block. An event makes
+the consumer's stream wait for the copies, on the device. Host memory returns to its pool when the event after
+its copy has passed, device memory when the consumer's stream no longer needs it (`Tensor.record_stream`).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from loaders.batch import Batch, PairedBatch
 
 BatchT = TypeVar("BatchT", Batch, PairedBatch)
 
-_ALIGNED_BYTES = 16  # alignment of each array in a block, on which kernels may rely
+_ALIGNED_BYTES = 16  # alignment of each array in a block; kernels may rely on it
 
 
 class CudaStreams:
     """Streams of a CUDA device."""
 
     def __init__(self, device: torch.device) -> None:
-        """Take `cuda` without a number for the current device."""
+        """Choose the device; `cuda` without a number means the current one."""
         index = torch.cuda.current_device() if device.index is None else device.index
         self.device = torch.device("cuda", index)
 
@@ -37,15 +37,15 @@ class CudaStreams:
         return torch.cuda.Stream(self.device)
 
     def current(self) -> torch.cuda.Stream:
-        """Return the stream of the caller's work."""
+        """Return the stream in which the calling thread queues its work."""
         return torch.cuda.current_stream(self.device)
 
     def use(self, stream: torch.cuda.Stream) -> AbstractContextManager[Any]:
-        """Queue what the block does in a stream."""
+        """Return a context in which device work is queued in `stream`."""
         return torch.cuda.stream(stream)
 
     def pinned(self, size_bytes: int) -> Tensor:
-        """Return uint8 [size_bytes], host memory from which the device can copy by itself."""
+        """Return uint8 [size_bytes], pinned host memory, which the device can read by itself."""
         return torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True)
 
     def copy(self, tensor: Tensor) -> Tensor:
@@ -53,15 +53,15 @@ class CudaStreams:
         return tensor.to(self.device, non_blocking=True)
 
     def record(self, tensor: Tensor, stream: torch.cuda.Stream) -> None:
-        """Keep the memory of a tensor that is deleted until the stream has done the work queued before."""
+        """Keep a deleted tensor's memory until the stream has done the work queued before the deletion."""
         tensor.record_stream(stream)
 
 
 class Lent:
-    """Objects that the device still reads; each is kept until the event behind it has passed."""
+    """Keeps objects that the device reads, each until an event shows that the device is done with it."""
 
     def __init__(self) -> None:
-        """Begin without objects."""
+        """Start empty."""
         self._kept: deque[tuple[torch.cuda.Event, Any]] = deque()
 
     def keep(self, event: torch.cuda.Event, *what: Any) -> None:
@@ -71,24 +71,24 @@ class Lent:
             self._kept.popleft()
 
     def __len__(self) -> int:
-        """Return how many entries are still kept; the events of some may have passed since."""
+        """Return the number of entries kept; the events of some may have passed since the last `keep`."""
         return len(self._kept)
 
 
 class PinnedPool:
-    """Pinned memory of any size, used again once the event behind its last copy has passed.
+    """Pinned memory of any size, reused once the event after its last copy has passed.
 
     Pinning takes milliseconds and stops the device, so memory is pinned once and kept.
     """
 
     def __init__(self, streams: CudaStreams) -> None:
-        """Begin without memory."""
+        """Start without memory."""
         self._streams = streams
         self._free: list[Tensor] = []
         self._used: deque[tuple[torch.cuda.Event, Tensor]] = deque()
 
     def take(self, size_bytes: int) -> Tensor:
-        """Return uint8 [at least size_bytes] that nothing reads any more, without waiting."""
+        """Return uint8 [at least size_bytes] that no copy reads, without waiting for one."""
         while self._used and self._used[0][0].query():
             self._free.append(self._used.popleft()[1])
         for place, memory in enumerate(self._free):
@@ -97,11 +97,11 @@ class PinnedPool:
         return self._streams.pinned(size_bytes)
 
     def give_back(self, event: torch.cuda.Event, memory: Tensor) -> None:
-        """Take memory back; it can be lent again when the event has passed."""
+        """Take memory back, for reuse once the event has passed."""
         self._used.append((event, memory))
 
     def release(self, memory: Tensor) -> None:
-        """Take memory back from which nothing is copied."""
+        """Take memory back that no copy reads, for reuse at once."""
         self._free.append(memory)
 
 
@@ -109,7 +109,7 @@ class Block:
     """Arrays that go to the device as one block, in one copy; each is aligned."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        """Lay out these tensors of the host, one behind the other."""
+        """Lay out host tensors one after the other."""
         self._tensors = tensors
         self._starts = [0]
         for tensor in tensors:
@@ -122,7 +122,7 @@ class Block:
             part.copy_(tensor)
 
     def parts(self, memory: Tensor) -> list[Tensor]:
-        """Return the tensors as they lie in uint8 [at least size_bytes], on the host or the device."""
+        """Return views of the tensors in a block, uint8 [at least size_bytes] on the host or the device."""
         places = zip(self._tensors, self._starts, strict=False)
         return [
             memory[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
@@ -150,19 +150,19 @@ class Placer:
         self._lent = Lent()
 
     def ahead(self, batches: Iterator[BatchT]) -> Generator[BatchT, None, None]:
-        """Yield batches on the device, in order; the copy of the next batch is queued first.
+        """Yield the batches on the device, each after the copy of the next batch has been queued.
 
-        An error is raised in its place, after the batches before it.
+        An error of `batches` is raised after the batches before it have been yielded.
         """
         waiting: _OnItsWay[BatchT] | None = None
         failure: BaseException | None = None
         while True:
             try:
-                with self._streams.use(self._copies):  # which waits for batches that are drawn on the device
+                with self._streams.use(self._copies):  # a batch drawn on the device makes this stream wait
                     batch = next(batches)
             except StopIteration:
                 break
-            except Exception as error:  # whatever the error, the batch before it is whole
+            except Exception as error:  # the batch before it is complete, and is yielded first
                 failure = error
                 break
             fresh = self._begin(batch)
@@ -188,7 +188,7 @@ class Placer:
         return _OnItsWay(placed, copied, tensors)
 
     def _copy(self, batch: Batch, tensors: list[Tensor]) -> Batch:
-        """Queue the copies of a batch; its tensors on the device are put into `tensors`."""
+        """Queue the copies of a batch, and append its device tensors to `tensors`."""
         few = [one for one in (batch.labels, batch.index, batch.valid) if one is not None]
         views = batch.views
         if views[0].device.type == "cpu":
@@ -204,7 +204,7 @@ class Placer:
         return Batch(views, labels, index, valid)
 
     def _arrived(self, waiting: _OnItsWay[BatchT]) -> BatchT:
-        """Make the consumer's stream wait for the copies, and keep the memory until that stream is done."""
+        """Make the consumer's stream wait for the copies, and keep their memory until that stream is done."""
         stream = self._streams.current()
         stream.wait_event(waiting.copied)
         for tensor in waiting.tensors:
@@ -213,7 +213,7 @@ class Placer:
 
 
 Place = Callable[[Iterator[Any]], Generator[Any, None, None]]
-"""Moves an epoch's finished batches to the device."""
+"""Moves the finished batches of an epoch to the device."""
 
 
 def stay(batches: Iterator[Any]) -> Generator[Any, None, None]:
@@ -222,7 +222,7 @@ def stay(batches: Iterator[Any]) -> Generator[Any, None, None]:
 
 
 def place_on(device: torch.device) -> Place:
-    """Return the object that moves batches to a device."""
+    """Return the function that moves batches to a device."""
     if device.type == "cuda":
         return Placer(CudaStreams(device)).ahead
     if device.type == "cpu":
@@ -236,7 +236,7 @@ def place_on(device: torch.device) -> Place:
 
 
 def _move_all(batch: Any, device: torch.device) -> Any:
-    """Copy a batch in the consumer's thread, for a device without streams."""
+    """Copy a batch in the consumer's thread, to a device without CUDA streams."""
     if isinstance(batch, PairedBatch):
         return PairedBatch(_move_all(batch.labeled, device), _move_all(batch.unlabeled, device))
     labels = None if batch.labels is None else batch.labels.to(device)

@@ -28,7 +28,7 @@ class PretrainingFields(Protocol):
 
     @property
     def resolution(self) -> int:
-        """Side of the views."""
+        """Side of the views, pixels."""
 
     @property
     def batch_size(self) -> int:
@@ -36,15 +36,15 @@ class PretrainingFields(Protocol):
 
     @property
     def evaluation_view(self) -> EvaluationView:
-        """What the run is measured with."""
+        """View of the images on which the run is evaluated."""
 
     @property
     def loader(self) -> LoaderOptions:
-        """How packs in a store are read."""
+        """Options of the loaders, including how packs in a store are read."""
 
 
 class PretrainingLoaders:
-    """Builds the loaders of one run: of its views, and of plain images for measuring features."""
+    """Builds the loaders of a run: of its training views, and of plain images to measure features on."""
 
     division: Division | None = None
 
@@ -54,7 +54,6 @@ class PretrainingLoaders:
         """Open the pack.
 
         Args:
-            fields: options of the run.
             views: policies of the training images.
             test_split: split on which the run's own task is measured at its end; "" for none.
         """
@@ -63,17 +62,17 @@ class PretrainingLoaders:
         self.pack = open_pack(fields.pack, fields.loader.store)
 
     def training(self, options: LoaderOptions) -> EpochLoader:
-        """Build the loader of the views."""
+        """Build the training loader."""
         split = self.pack.split(self.fields.split)
         return build_loader(split, self.views, self.fields.batch_size, options=options)
 
     def in_order(self, images: Split, options: LoaderOptions) -> EpochLoader:
-        """Build the loader of images in order, without augmentation."""
+        """Build a loader of images in order, without augmentation."""
         views = (self.fields.evaluation_view.policy(),)
         return build_loader(images, views, self.fields.batch_size, options=options, mode="eval")
 
     def testing(self, options: LoaderOptions) -> Loader[Batch] | None:
-        """Build the loader of the images on which the run's own task is measured; None for none."""
+        """Build the loader of the test images of the run's own task; None without a test split."""
         return self.in_order(self.pack.split(self.test_split), options) if self.test_split else None
 
     def validating(self, options: LoaderOptions) -> Loader[Batch] | None:

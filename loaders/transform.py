@@ -22,19 +22,19 @@ from loaders.views.policy import IMAGENET, Normalize, RandomErasing, Standardize
 Views = tuple[Tensor, ...]
 BatchTransform = Callable[..., Views]
 """`transform(views, generator)`, or a callable of the views alone, such as torchvision's v2."""
-_PLAIN = (bool, int, float, complex, str, bytes, type(None))  # what a repr tells as it is
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))  # types whose repr is their whole value
 
 
 def unnormalized(views: tuple[ViewPolicy, ...]) -> tuple[ViewPolicy, ...]:
-    """Return policies that deliver values in [0, 1]."""
+    """Return the policies without normalisation, so that values stay in [0, 1]."""
     return tuple(replace(view, normalize=None) for view in views)
 
 
 def transform_name(transform: BatchTransform) -> str:
-    """Return the text for a transform in a fingerprint: its module, its name and its parameters.
+    """Return the text that stands for a transform in the fingerprint: module, name and parameters.
 
     Raises:
-        UserError: no callable, a lambda, which has no name, or parameters without a text.
+        UserError: the transform is not callable, is a lambda, or has parameters that no text describes.
     """
     if not callable(transform):
         raise UserError(
@@ -44,14 +44,13 @@ def transform_name(transform: BatchTransform) -> str:
 
 
 def _said(value: Any, within: frozenset[int] = frozenset()) -> str:
-    """Return the same text for the same callable or parameter in every process.
+    """Describe a callable or parameter by a text that is the same in every process.
 
     Args:
-        value: the callable or parameter.
-        within: the objects that it stands in, by identity: a function may hold itself.
+        within: ids of the objects that contain the value; a function may contain itself.
 
     Raises:
-        UserError: a lambda, or an object that says no more of itself than its address.
+        UserError: a lambda, or an object whose repr shows an address.
     """
     if type(value) in _PLAIN:
         return repr(value)
@@ -82,7 +81,7 @@ def _said(value: Any, within: frozenset[int] = frozenset()) -> str:
 
 
 def _listed(value: Any, said: Callable[[Any], str]) -> str:
-    """Return what is in a container, written as its repr is."""
+    """Describe a list, tuple or dict in the form of its repr."""
     if isinstance(value, dict):
         return f"{{{', '.join(f'{said(key)}: {said(one)}' for key, one in value.items())}}}"
     inside = ", ".join(map(said, value))
@@ -94,7 +93,7 @@ def _with(parts: list[str]) -> str:
 
 
 def _digested(value: NDArray[Any] | Tensor, said: Callable[[Any], str]) -> str:
-    """Return dtype, shape and digest of numbers, of which a repr leaves out most."""
+    """Describe an array by dtype, shape and digest, because its repr leaves out most numbers."""
     dtype = str(value.dtype).removeprefix("torch.")
     if isinstance(value, Tensor):
         small = value.is_floating_point() and not hasattr(np, dtype)  # such as bfloat16
@@ -108,7 +107,7 @@ def _digested(value: NDArray[Any] | Tensor, said: Callable[[Any], str]) -> str:
 
 
 def _told(value: Any, said: Callable[[Any], str]) -> str:
-    """Return what the repr of an object tells, and the numbers inside that it leaves out."""
+    """Describe an object by its repr, and by the arrays in it that the repr leaves out."""
     text, kind = " ".join(repr(value).split()), type(value)
     if " at 0x" in text:
         raise UserError(
@@ -125,13 +124,13 @@ def _told(value: Any, said: Callable[[Any], str]) -> str:
             held += [(f"{path}.{name}".lstrip("."), one) for name, one in arrays]
     elif is_dataclass(value):
         told = [(field.name, getattr(value, field.name, None)) for field in fields(value) if field.repr]
-        # A __repr__ of the class's own may leave out what has no text.
+        # A field with an address is skipped: only a custom __repr__ can have left it out of the text.
         held += [(name, one) for name, one in told if " at 0x" not in repr(one) and said(one) != repr(one)]
     return text + _with([f"{name}={said(one)}" for name, one in held])
 
 
 def _enclosed(function: Any, said: Callable[[Any], str]) -> list[str]:
-    """Return the values that a function made by another function holds; none for any other."""
+    """Describe the variables that a closure holds; empty for other functions."""
     cells = getattr(function, "__closure__", None) or ()
     wrapped = getattr(function, "__wrapped__", None)
     parts: list[str] = []
@@ -145,12 +144,12 @@ def _enclosed(function: Any, said: Callable[[Any], str]) -> list[str]:
         except UserError:
             if wrapped is None or value is wrapped:
                 raise
-            # A decorator's own tools, as those of torch.no_grad(), need not tell what they hold.
+            # The decorator's own helpers, such as those of torch.no_grad(), may have no text.
     return parts
 
 
 def takes_generator(transform: BatchTransform) -> bool:
-    """Tell whether a transform takes a generator beside the views."""
+    """Tell whether a transform takes a generator after the views."""
     call = transform.forward if isinstance(transform, torch.nn.Module) else transform
     try:
         parameters = inspect.signature(call).parameters.values()
@@ -166,7 +165,7 @@ def _erases_by_mean(view: ViewPolicy) -> bool:
 
 
 class Transforming:
-    """Applies a transform to the views of a batch, then their normalisation."""
+    """Applies a transform to the views of a batch, and then normalises them."""
 
     def __init__(
         self, transform: BatchTransform, views: tuple[ViewPolicy, ...], options: LoaderOptions
@@ -174,7 +173,7 @@ class Transforming:
         """Take over the normalisation of the policies.
 
         Raises:
-            UserError: a dtype that is not normalised.
+            UserError: dtype uint8, or a RandomErasing by a mean other than ImageNet's.
         """
         if options.dtype == "uint8":
             raise UserError(
@@ -191,9 +190,10 @@ class Transforming:
         self._seed, self._rank, self._device = options.seed, options.rank, torch.device(options.device)
 
     def _seed_global(self, seed: int) -> None:
-        """Seed the generators that are restored alone: `torch.manual_seed` would seed those of every device.
+        """Seed only those generators whose state is restored afterwards.
 
-        A loader of the CPU would then seed the dropout of a network on a GPU at every batch.
+        `torch.manual_seed` would seed the generators of every device. A loader on the CPU would then reseed
+        the dropout of a network on a GPU at every batch.
         """
         torch.default_generator.manual_seed(seed)
         if self._device.type == "cuda":
@@ -201,15 +201,15 @@ class Transforming:
                 torch.cuda.manual_seed(seed)
 
     def _without_generator(self, views: tuple[Tensor, ...]) -> Any:
-        if type(self._transform).__module__.startswith("torchvision."):  # changes the first of several alone
+        if type(self._transform).__module__.startswith("torchvision."):  # transforms one tensor per call
             return tuple(self._transform(view) for view in views)
         return self._transform(views)
 
     def __call__(self, batch: Batch, epoch: int, step: int) -> Batch:
-        """Return the batch with its views changed and normalised.
+        """Return the batch with its views transformed and normalised.
 
         Raises:
-            UserError: the transform did not return views, or it changed their number.
+            UserError: the transform returned something else than views, or changed their number or length.
         """
         text = f"{self._seed}/{epoch}/{step}/{self._rank}".encode()
         seed = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
@@ -246,9 +246,9 @@ def _normalized(view: Tensor, how: Normalize | Standardize | None) -> Tensor:
 
 
 def transform_facts(transform: BatchTransform | None, options: LoaderOptions) -> dict[str, Any]:
-    """Return the parts of a transform that decide the batches, with the ranks and the kind of device.
+    """Return a transform's entry in the fingerprint: its text, the number of ranks and the kind of device.
 
-    Generators of two kinds of devices draw other numbers from one seed; "cpu" goes without saying.
+    From one seed, generators on different kinds of device draw different numbers. "cpu" is left out.
     """
     if transform is None:
         return {}

@@ -1,7 +1,7 @@
-"""The backends, and which of them serves a loader.
+"""The backends, and the choice of one for a loader.
 
-A backend is an object in a file of its own. CONTRIBUTING.md, "Add a backend", lists the files that a new one
-touches. "auto" never takes one by itself: `usual_backend` of `loaders.options` is its rule.
+Each backend is one object in its own file. CONTRIBUTING.md, "Add a backend", lists the files that a new
+backend touches. "auto" takes what `usual_backend` of `loaders.options` returns, whatever is listed here.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ BACKENDS: tuple[Backend, ...] = (
 
 
 def choose_backend(name: BackendName, *splits: Split) -> tuple[Backend, str]:
-    """Return a backend, and one line that names it and says why it is taken.
+    """Return a backend, and one line that names it and says why it was chosen.
 
     Args:
-        name: a name of `LoaderOptions`; "auto" takes what `usual_backend` says.
-        splits: what the loader reads.
+        name: `LoaderOptions.backend`; "auto" takes what `usual_backend` returns.
+        splits: all splits that the loader reads.
 
     Raises:
         UserError: there is no such backend.

@@ -1,4 +1,4 @@
-"""Reused memory that is safe to keep: a buffer returns to its pool when nothing refers to it any more."""
+"""Reused memory that is safe to keep: a buffer returns to its pool once nothing refers to it any more."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from numpy.typing import DTypeLike, NDArray
 
 from loaders.kernels.memory import aligned_zeros
 
-# A loop drops a batch as soon as it has the next one, so a third batch can wait for the memory of the first.
+# How long `take` waits for memory, and how often it looks. A training loop drops a batch as soon as it has
+# the next one, so the memory of the first batch is soon free for the third.
 _PATIENCE_S, _POLL_S = 0.1, 0.0002
 
 
 class BufferPool:
     """Arrays of one shape and dtype, handed out again once their last user is gone.
 
-    Fresh memory for every batch costs a page fault for each 4 KiB written; a ring of slots would be
-    overwritten under a caller who keeps a batch. Here a batch is as fast as a ring's and stays intact for as
-    long as any tensor that shares its memory lives.
+    Fresh memory for every batch costs a page fault for each 4 KiB written; a ring of slots would overwrite
+    the batches that a caller keeps. This pool is as fast as a ring, and a batch stays intact for as long as
+    any tensor that shares its memory lives.
     """
 
     def __init__(
@@ -35,11 +36,11 @@ class BufferPool:
         """Begin without memory.
 
         Args:
-            shape: shape of the arrays.
-            dtype: dtype of the arrays.
-            usual: arrays needed if every user drops its array in time. `take` waits a moment before it makes
-                more than these; None: it never waits.
-            allocate: makes an array.
+            shape: shape of each array.
+            dtype: dtype of each array.
+            usual: number of arrays that suffice if users drop theirs in time; `take` waits a moment before it
+                allocates more. None: it never waits.
+            allocate: returns a new array of a shape and dtype.
         """
         self._shape = shape
         self._dtype = np.dtype(dtype)
@@ -63,7 +64,7 @@ class BufferPool:
         return lent
 
     def _wait(self) -> None:
-        """Wait for memory to come back; after one wait in vain never wait again, since users keep batches."""
+        """Wait for memory to come back; after a wait in vain, never wait again, since users keep batches."""
         deadline = time.monotonic() + _PATIENCE_S
         while not self._free:
             if time.monotonic() > deadline:
@@ -73,15 +74,15 @@ class BufferPool:
 
 
 def pinned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Return zeros in memory that begins on a page and that a device can copy from by itself."""
+    """Return zeros in page-aligned, pinned memory, which a device can read by itself."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory: NDArray[Any] = torch.zeros(size, dtype=torch.uint8, pin_memory=True).numpy()
     return memory.view(dtype).reshape(shape)
 
 
 # Key: the identity of a weak reference. Value: the reference, the memory lent, and the pool it returns to.
-# `weakref.finalize` does not serve here: Python walks its list when the process exits, and threads that still
-# work would change the list meanwhile.
+# `weakref.finalize` cannot be used here: Python walks its registry when the process exits, while threads that
+# still run would change it.
 _lent: dict[int, tuple[weakref.ref[NDArray[Any]], NDArray[Any], list[NDArray[Any]]]] = {}
 
 

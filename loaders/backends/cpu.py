@@ -1,8 +1,8 @@
-"""The CPU backend, default and reference: threads that decode once and render every view, without the GIL.
+"""The CPU backend, default and reference: threads that decode each image once and render its views.
 
-A batch is cut into a few chunks, and every thread takes the next one until none is left. It decodes a chunk
-in one call of compiled code (libjpeg-turbo) and then renders each view of it in another, straight into the
-batch's memory.
+A batch is cut into a few chunks, and every thread takes the next chunk until none is left. It decodes a
+chunk in one call of compiled code (libjpeg-turbo), and then renders each view of the chunk in one more call,
+straight into the batch's memory.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from loaders.packs.shards.checksum import crc32_all
 from loaders.views.draw import ViewParameters, draw
 from loaders.views.policy import Standardize, ViewPolicy
 
-CHUNK_BYTES = 8 << 20  # decoded pixels of a chunk; the interpreter's work for a chunk takes up to 0.3 ms
+CHUNK_BYTES = 8 << 20  # decoded pixels of a chunk; each chunk costs up to 0.3 ms in the interpreter
 MAX_REPLACEMENTS = 64  # rows tried in place of a damaged one before giving up
-_LARGE_BYTES = 64 << 20  # of one view of a batch; one more batch of this size is a burden on memory
+_LARGE_BYTES = 64 << 20  # a view of a batch that is at least this large is worth a wait for memory
 
 FIELDS = ("box", "window", "shift", "flip", "codes", "args")  # of ViewParameters, in their order
 
-# Numba has no half-precision types, so their bits travel as integers of two bytes.
+# Numba has no half-precision types, so the kernels write their bits to arrays of 16-bit integers.
 _CARRIERS: dict[DTypeName, str] = {
     "float32": "float32",
     "float16": "int16",
@@ -57,7 +57,7 @@ _CARRIERS: dict[DTypeName, str] = {
 
 @dataclass
 class Job:
-    """One batch on its way: what to render and where to."""
+    """One batch in the making: what to render, and where the result goes."""
 
     positions: NDArray[np.int64]  # [B] in the split
     epochs: NDArray[np.int64]  # [B]
@@ -67,23 +67,23 @@ class Job:
     widths: NDArray[np.int64]  # [B]
     parameters: tuple[ViewParameters, ...]  # per view
     edges: list[int]  # chunk k is rows edges[k] .. edges[k + 1]
-    turns: Iterator[int]  # the next chunk to do; asking it is atomic
+    turns: Iterator[int]  # numbers of the chunks still to render; `next` is atomic
     locating: threading.Lock = field(default_factory=threading.Lock)
-    reading: Future[EncodedRows] | None = None  # where another library reads them
-    under_way: list[Future[None]] = field(default_factory=list)  # what threads do for it
-    located: EncodedRows | None = None  # of all rows: looking up a few takes as long as looking up all
+    reading: Future[EncodedRows] | None = None  # set where another library reads the rows
+    under_way: list[Future[None]] = field(default_factory=list)  # the tasks of its threads
+    located: EncodedRows | None = None  # all rows, since looking up a few takes as long
     out: tuple[NDArray[Any], ...] = ()  # per view, [B, 3 * R * R]
     cancelled: bool = False
 
     @property
     def said(self) -> str:
-        """The batch, as an error names it."""
+        """Name of the batch in error messages."""
         return f"a batch (rows {self.rows[0]} to {self.rows[-1]})"
 
 
 @dataclass
 class Worker:
-    """Memory of one thread."""
+    """The memory of one thread."""
 
     decoder: Decoder
     arena: Arena
@@ -91,7 +91,7 @@ class Worker:
 
 
 class CpuBackend(Backend):
-    """Decodes and renders in threads; reads every pack of this machine and renders every policy."""
+    """Decodes and renders in threads; reads every pack on this machine and renders every policy."""
 
     name = "cpu"
 
@@ -104,7 +104,7 @@ class CpuRenderer(Renderer):
     """Renders batches of one stream in the threads of its crew."""
 
     def __init__(self, work: Work) -> None:
-        """Load the kernels that the views need, or compile them."""
+        """Load or compile the kernels that the views need."""
         super().__init__(work.options)
         self.work = work
         self.torch_dtype: torch.dtype = getattr(torch, work.options.dtype)
@@ -129,16 +129,16 @@ class CpuRenderer(Renderer):
         )
 
     def begin(self, job: Job) -> None:
-        """Let threads work on a job."""
+        """Start threads on a job."""
         helpers = min(self.work.crew.num_threads, len(job.edges) - 1)
         job.under_way = [self.work.crew.threads.submit(self._work, job) for _ in range(helpers)]
 
     def why_late(self, job: Job) -> str:
-        """Return a clause for the error of a job that takes too long."""
+        """Return a clause that says, in an error, why a job may take too long."""
         return self.may_hang
 
     def job(self, request: Request) -> Job:
-        """Draw the numbers of a batch's views and cut it into chunks."""
+        """Draw the random parameters of a batch's views, and cut the batch into chunks."""
         work = self.work
         positions, epochs, valid = request
         rows = work.split.rows(positions)
@@ -158,22 +158,23 @@ class CpuRenderer(Renderer):
         )
 
     def batch(self, job: Job, views: Iterable[Tensor]) -> Batch:
-        """Return a batch of these views and what belongs to them, which lies on the host."""
+        """Return a batch of these views; its labels, index and validity lie on the host."""
         labels = None
         if self.work.labels is not None:
             labels = torch.from_numpy(self.work.labels[job.positions])
         return Batch(tuple(views), labels, torch.from_numpy(job.rows), torch.from_numpy(job.valid))
 
     def drop(self, job: Job) -> None:
-        """Begin no more chunks of a job."""
+        """Cancel a job; chunks under way are finished."""
         job.cancelled = True
         for future in job.under_way:
             future.cancel()
 
     def sizes(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return int64 [B] heights and widths; 1 x 1 where an image has too few bytes for its size.
+        """Return heights and widths, int64 [B]; 1 x 1 where the index gives an impossible size.
 
-        These sizes decide how much memory is taken, before a byte of the image is read.
+        These sizes decide how much memory is taken before a byte of the image is read, so a size that the
+        image's bytes cannot encode is not trusted.
         """
         columns = self.work.split.pack.columns
         heights, widths = columns.height[rows].astype(np.int64), columns.width[rows].astype(np.int64)
@@ -187,10 +188,10 @@ class CpuRenderer(Renderer):
         pool = self._pools.get((batch, number))
         if pool is None:
             size = 3 * self.work.views[number].resolution ** 2
-            # One more small batch may be under way, so that no thread waits for the end of a batch.
+            # Threads wait only for large buffers; where these are small, they allocate another at once.
             usual = self.options.prefetch + 1 if batch * size * self._dtype.itemsize >= _LARGE_BYTES else None
             allocate = aligned_zeros
-            if self._pinned:  # more, since a buffer that is being copied waits for its event
+            if self._pinned:  # two more, since a copied buffer stays in use until its event has passed
                 usual, allocate = (usual + 2 if usual else None), pinned_zeros
             fresh = BufferPool((batch, size), self._dtype, usual, allocate)
             pool = self._pools.setdefault((batch, number), fresh)
@@ -208,7 +209,7 @@ class CpuRenderer(Renderer):
         return worker
 
     def _work(self, job: Job) -> None:
-        """Do chunks of a job until none is left; one task per thread, since waking a thread costs 40 us."""
+        """Render chunks of a job until none is left: one task per thread, since to wake it costs 40 us."""
         try:
             while not job.cancelled and (chunk := next(job.turns)) < len(job.edges) - 1:
                 self._render(job, self._located(job), job.edges[chunk], job.edges[chunk + 1])
@@ -217,7 +218,7 @@ class CpuRenderer(Renderer):
             raise
 
     def _located(self, job: Job) -> EncodedRows:
-        """Return where the bytes of a job lie. The first thread that asks looks them up and takes memory."""
+        """Return where a job's bytes lie. The first thread to call looks them up and takes the memory."""
         with job.locating:
             if job.located is None:
                 job.out = tuple(self._buffer(len(job.rows), number) for number in range(len(self.work.views)))
@@ -253,11 +254,11 @@ class CpuRenderer(Renderer):
     def decode(
         self, job: Job, rows: EncodedRows, first: int, worker: Worker
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
-        """Decode `rows`, K of a job from number `first` on, one behind the other.
+        """Decode K rows of a job, from number `first` on, one after the other; replace damaged rows.
 
         Returns:
-            uint8, the memory of their channel planes, int64 [K], where each begins in it, and int64 [K, 4],
-            the region decoded of each.
+            uint8 memory with the channel planes of the rows; int64 [K], where each row begins in it;
+            int64 [K, 4], the region decoded of each row.
         """
         self.verify(job, rows, first)
         starts = np.zeros(len(rows.sizes), np.int64)
@@ -278,7 +279,7 @@ class CpuRenderer(Renderer):
         return self.locate(job, 0, len(job.rows))
 
     def locate(self, job: Job, first: int, last: int) -> EncodedRows:
-        """Locate the bytes of rows first .. last of a job."""
+        """Locate the bytes of rows first .. last - 1 of a job."""
         chunk = slice(first, last)
         rows, heights, widths = job.rows[chunk], job.heights[chunk], job.widths[chunk]
         addresses, sizes, keep = self.work.split.pack.locate(rows)
@@ -288,7 +289,7 @@ class CpuRenderer(Renderer):
         return EncodedRows(addresses, sizes, encodings, heights, widths, regions, whole, keep)
 
     def verify(self, job: Job, rows: EncodedRows, first: int) -> None:
-        """Mark the rows whose bytes differ from the index; `rows` begins at row `first` of the job."""
+        """With `verify`, mark the rows whose bytes differ from the index; `rows` begins at row `first`."""
         if self._crc32 is not None:
             numbers = job.rows[first : first + len(rows.sizes)]
             rows.whole[:] = crc32_all(rows.addresses, rows.sizes, rows.keep) == self._crc32[numbers]
@@ -301,10 +302,10 @@ class CpuRenderer(Renderer):
         Args:
             job: job that the row belongs to.
             i: number of the row in the job.
-            start: int64 [1], where its bytes begin in memory; updated if the bytes of the other row lie
-                elsewhere.
+            start: int64 [1], where the row's pixels begin in memory; updated if the pixels of the other row
+                lie elsewhere.
             worker: memory of this thread.
-            reason: what is wrong with it.
+            reason: what is wrong with row i.
 
         Returns:
             int64 [4], the region decoded of the other row.
@@ -327,7 +328,7 @@ class CpuRenderer(Renderer):
                 continue
             if self.work.train:
                 job.positions[i] = position
-            else:  # an evaluation counts every row once, in its own place, so the row put here does not count
+            else:  # evaluation counts each row once, in its own place, so the replacement is marked invalid
                 job.rows[i], job.valid[i] = row, False
             return region
         raise LoaderError(f"{what}; nor could any of the {MAX_REPLACEMENTS} rows after it be read")
@@ -335,7 +336,7 @@ class CpuRenderer(Renderer):
     def _read_one(
         self, job: Job, i: int, start: NDArray[np.int64], worker: Worker
     ) -> NDArray[np.int64] | None:
-        """Decode row i of a job and return its region, None if it cannot be read; see `_replace`."""
+        """Decode row i of a job and return its region, or None if it cannot be read; see `_replace`."""
         one = self.locate(job, i, i + 1)
         self.verify(job, one, i)
         worker.arena.extend(int(start[0]), int(one.pixel_bytes[0]))
@@ -355,7 +356,7 @@ class CpuRenderer(Renderer):
                 getattr(job.parameters[number], name)[i] = getattr(fresh, name)[0]
 
     def _compile(self) -> None:
-        """Compile the kernels or load them, lest a first batch on a busy machine run into its time limit."""
+        """Load or compile the kernels now: the first batch's time limit should not include this."""
         nothing = np.empty(0, np.int64)
         planes = np.zeros(1, np.uint8)
         work = self.work
@@ -388,7 +389,7 @@ def shaped(pixels: Tensor, resolution: int, channels_last: bool) -> Tensor:
 
 
 def normalization(view: ViewPolicy, dtype: np.dtype[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return gain and bias float32 [3] that take values of [0, 255] to what is delivered."""
+    """Return gain and bias, float32 [3] each, that map values in [0, 255] to delivered values."""
     if isinstance(view.normalize, Standardize):
         if dtype == np.uint8:
             raise UserError(
@@ -405,9 +406,9 @@ def normalization(view: ViewPolicy, dtype: np.dtype[Any]) -> tuple[NDArray[np.fl
 
 
 def _chunk_edges(sizes: NDArray[np.int64], num_threads: int) -> list[int]:
-    """Return the borders of chunks: at most `CHUNK_BYTES` each (or one image), at least one per thread.
+    """Return the borders of chunks of about `CHUNK_BYTES`, each with at most one thread's share of the rows.
 
-    A thread that finishes early goes on with the next batch.
+    A thread that finishes early continues with the next batch.
     """
     most = max(1, -(-len(sizes) // num_threads))
     if sizes.sum() <= CHUNK_BYTES:

@@ -1,8 +1,8 @@
-"""The DALI backend: DALI reads and decodes, our kernels draw the views; behind the same contract as ours.
+"""The DALI backend: DALI decodes and our kernels draw the views, under the contract of every backend.
 
-A thread of its own speaks with DALI. It hands over the encoded bytes as slices of the memory-mapped shards,
-and takes the pixels where DALI has put them. From there on a batch goes the way of the cpu backend, or on a
-GPU that of `loaders.backends.device`: so every policy is drawn, with the numbers of every other backend.
+A separate thread calls DALI. It passes the encoded bytes as slices of the memory-mapped shards, and leaves
+the pixels where DALI has put them. Views are then drawn by the cpu backend, or on a GPU by
+`loaders.backends.device`. So every policy that these draw is available, with the same random numbers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class DaliBackend(DeviceBackend):
     name = "dali"
 
     def refusal(self, work: Work) -> UserError | None:
-        """Return why a work cannot be done: DALI is missing; see `Backend`."""
+        """Return the error if DALI is missing, or that of `DeviceBackend`; see `Backend`."""
         try:
             import_dali()
         except MissingBackendError as error:
@@ -53,7 +53,7 @@ class DaliBackend(DeviceBackend):
         return renderer
 
     def identity(self, work: Work) -> dict[str, str]:
-        """Return what the batches depend on; see `Backend`."""
+        """Name DALI and the kind of device as the renderer; see `Backend`."""
         return super().identity(work) | {"renderer": f"dali on {torch.device(work.options.device).type}"}
 
 
@@ -61,9 +61,9 @@ class Decoded(NamedTuple):
     """Pixels that DALI has decoded. DALI's memory lives as long as this object.
 
     Attributes:
-        outputs: DALI's list of pixels.
-        places: int64 [J], the rows of the batch that these are.
-        keep: what the bytes of the other rows need.
+        outputs: DALI's list of images.
+        places: int64 [J], the numbers of their rows in the batch.
+        keep: keeps the encoded bytes of the other rows alive.
     """
 
     outputs: Any
@@ -72,10 +72,10 @@ class Decoded(NamedTuple):
 
 
 class DaliDecoder:
-    """A pipeline that decodes, and the images that DALI cannot decode; for one thread."""
+    """A DALI pipeline that decodes, for one thread; it remembers the images that DALI cannot decode."""
 
     def __init__(self, batch_size: int, num_threads: int, device_id: int | None) -> None:
-        """Take the settings; the pipeline is built with the first batch."""
+        """Note the settings; the first batch builds the pipeline."""
         self._settings = batch_size, num_threads, device_id
         self._pipeline: Any = None
         self._refused: set[int] = set()
@@ -84,11 +84,11 @@ class DaliDecoder:
         """Decode JPEGs.
 
         Args:
-            rows: int64 [K], rows of the pack; they identify an image that DALI refused.
-            data: K arrays of uint8 [size in bytes].
+            rows: int64 [K], rows of the pack, by which images that DALI refused are recognised.
+            data: K encoded images, uint8 [bytes] each.
 
         Returns:
-            int64 [J], places in `rows` of those decoded, and DALI's list of their J images uint8 [H, W, 3].
+            int64 [J], indices into `rows` of the decoded images, and DALI's list of them, uint8 [H, W, 3].
 
         Raises:
             LoaderError: DALI stopped for a reason other than a bad image.
@@ -121,14 +121,14 @@ class DaliDecoder:
             self._pipeline.feed_input(IMAGES, data)
             return self._pipeline.run()[0]
         except BaseException:
-            # A pipeline is invalid after an image that it cannot decode; after another error its input may be
-            # one batch ahead.
+            # A pipeline is invalid after an image that it cannot decode. After another error, its input may
+            # be one batch ahead.
             self._pipeline = None
             raise
 
 
 def _device_id(name: str) -> int | None:
-    """Return the number of a GPU, None for the CPU; `cuda` is the current one."""
+    """Return the number of a GPU, or None for the CPU; `cuda` without a number is the current GPU."""
     device = torch.device(name)
     if device.type != "cuda":
         return None
@@ -138,19 +138,19 @@ def _device_id(name: str) -> int | None:
 class DaliRenderer(Rows):
     """The cpu backend's renderer over pixels that DALI has decoded.
 
-    Our own decoder takes the rows that DALI cannot decode. The cpu backend's rule replaces a row that neither
-    decodes. DALI decodes damaged images without a warning, so the bytes of a row are compared with their
-    CRC-32 when the row is first wanted, or every time with `verify`.
+    Our own decoder decodes the rows that DALI cannot. A row that neither can decode is replaced as in the cpu
+    backend. DALI decodes damaged images without a warning, so the bytes of a row are compared with their
+    CRC-32 when the row is first read, or at every reading with the option `verify`.
     """
 
     may_hang: str = "DALI, for which backend dali waits, or the storage hangs; take backend='cpu'"
 
     def __init__(self, work: Work, streams: CudaStreams | None = None) -> None:
-        """Describe the pipeline; the first batch builds it.
+        """Prepare the decoder; the first batch builds its pipeline.
 
         Args:
             work: what is rendered.
-            streams: those by which `DeviceRenderer` draws; None where the pixels stay on the host.
+            streams: those of the `DeviceRenderer` that draws; None where the pixels stay on the host.
         """
         super().__init__(work)
         self._streams = streams
@@ -166,7 +166,7 @@ class DaliRenderer(Rows):
         self._dali.close()
 
     def job(self, request: Request) -> Job:
-        """Draw the numbers of a batch's views, and have DALI begin with its rows."""
+        """Draw the random parameters of a batch's views, and let DALI begin to decode its rows."""
         job = super().job(request)
         job.reading = self._thread.submit(self._read_all, job)
         return job
@@ -178,7 +178,7 @@ class DaliRenderer(Rows):
         return result_until(job.reading, time.monotonic() + limit_s, limit_s, job.said, self.may_hang)
 
     def place(self, job: Job) -> Place:
-        """Return where a job's pixels lie on the device; pixels from our own decoder are copied there."""
+        """Return where a job's pixels lie on the device; copy those of our own decoder there."""
         rows = self.locate_all(job)
         address = rows.addresses.astype(np.int64)
         own = np.setdiff1d(np.arange(len(address)), rows.keep.places)
@@ -187,7 +187,7 @@ class DaliRenderer(Rows):
         return Place(address, True, (rows.keep, copies), job.heights, job.widths)
 
     def _decoded(self, job: Job, rows: EncodedRows, i: int) -> Tensor:
-        """Decode a row of a job by our own decoder, uint8 [H, W, 3], or the row that replaces it."""
+        """Return row i of a job, or its replacement, decoded by our own decoder: uint8 [H, W, 3]."""
         planes, starts, regions = self.decode(job, rows.part(i, i + 1), i, self.worker())
         top, left, height, width = regions[0].tolist()
         part = planes[starts[0] :][: 3 * height * width].reshape(3, height, width)
@@ -196,22 +196,22 @@ class DaliRenderer(Rows):
         return torch.from_numpy(pixels)
 
     def _copied(self, images: list[Tensor]) -> list[Tensor]:
-        """Queue one copy of images from pinned memory to the device; return them there.
+        """Queue one copy of all images from pinned memory to the device, and return the device tensors.
 
-        The memory returns to its pool when the copy is done. Nothing waits for that.
+        The pinned memory returns to its pool when the copy is done; nothing waits for that.
         """
         if self._streams is None or self._memory is None or not images:
             return images
         block = Block(images)
-        memory = self._memory.take(1 << (block.size_bytes - 1).bit_length())  # few sizes, pinned a few times
+        memory = self._memory.take(1 << (block.size_bytes - 1).bit_length())  # a power of two, for reuse
         for image, part in zip(images, block.parts(memory), strict=True):
-            np.copyto(part.numpy(), image.numpy())  # in this thread alone; torch would take more of them
+            np.copyto(part.numpy(), image.numpy())  # in this thread; torch would use several
         copy = self._streams.copy(memory[: block.size_bytes])
         self._memory.give_back(self._streams.current().record_event(), memory)
         return block.parts(copy)
 
     def _read_all(self, job: Job) -> EncodedRows:
-        """Locate the rows of a job. The rows that DALI decoded lie as pixels in DALI's memory."""
+        """Locate the rows of a job, with pixels in DALI's memory for the rows that DALI can decode."""
         rows = self.locate(job, 0, len(job.rows))
         if job.cancelled:
             return rows
@@ -225,15 +225,15 @@ class DaliRenderer(Rows):
                 rows.heights[place],
                 rows.widths[place],
                 3,
-            ):  # else our decoder says what is wrong
+            ):  # otherwise our decoder reports what is wrong
                 rows.addresses[place], rows.encodings[place] = pixels.data_ptr(), ENCODING_RAW
                 rows.sizes[place] = rows.pixel_bytes[place]
                 places.append(place)
         return rows._replace(keep=Decoded(outputs, np.array(places, np.int64), rows.keep))
 
     def verify(self, job: Job, rows: EncodedRows, first: int) -> None:
-        """Compare the bytes of new rows, or of all rows with `verify`, with their CRC-32."""
-        if isinstance(rows.keep, Decoded):  # compared before
+        """Compare rows not read before, or all rows with the option `verify`, with their CRC-32."""
+        if isinstance(rows.keep, Decoded):  # already compared
             return
         numbers = job.rows[first : first + len(rows.sizes)]
         new = np.flatnonzero(~self._is_good[numbers] | self.options.verify)
