@@ -1,4 +1,4 @@
-"""Decoding packed images into the memory of a worker, a chunk in one call of compiled code."""
+"""Decodes packed images into a worker's memory, one chunk per call of compiled code."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from loaders.kernels.jpeg.decode import (
 )
 from loaders.kernels.jpeg.turbojpeg import AHEAD, SMALL_BYTES, Decompressor
 
-SLACK = 64  # bytes that vector loads may read behind an image
-MAX_PIXELS_PER_BYTE = 256  # a gray JPEG of one colour: a bit each for DC and AC of a block of 64 pixels
+SLACK = 64  # bytes after the last image that vector loads may read
+MAX_PIXELS_PER_BYTE = 256  # a uniform gray JPEG has 2 bits (DC and AC) for each block of 64 pixels
 
 
 @dataclass
 class Arena:
-    """Growing memory of one worker: the channel planes of a chunk's images."""
+    """Growing memory of one worker for the channel planes of a chunk's images."""
 
     planes: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
 
@@ -37,7 +37,7 @@ class Arena:
             self.planes = np.zeros(size_bytes + SLACK, np.uint8)
 
     def extend(self, used_bytes: int, more_bytes: int) -> None:
-        """Make room for `more_bytes` behind the first `used_bytes`, which stay."""
+        """Make room for `more_bytes` after the first `used_bytes`, whose contents are kept."""
         if len(self.planes) < used_bytes + more_bytes + SLACK:
             kept = self.planes[:used_bytes]
             self.reserve(used_bytes + more_bytes)
@@ -45,7 +45,7 @@ class Arena:
 
 
 class EncodedRows(NamedTuple):
-    """Where the bytes of K rows lie in memory, and what the index says of these bytes.
+    """Where the bytes of K rows lie in memory, and what the index says about them.
 
     Attributes:
         addresses: uint64 [K].
@@ -53,10 +53,10 @@ class EncodedRows(NamedTuple):
         encodings: uint8 [K], values of the column `encoding`.
         heights: int64 [K], pixels.
         widths: int64 [K], pixels.
-        regions: int64 [K, 4], top, left, height and width of the region wanted; after decoding, of the region
-            decoded.
+        regions: int64 [K, 4], top, left, height and width of the wanted region; after decoding, of the
+                decoded region.
         whole: bool [K], False where a checksum has failed.
-        keep: what must live for as long as the addresses are used.
+        keep: keeps the memory at the addresses alive.
     """
 
     addresses: NDArray[np.uint64]
@@ -72,7 +72,7 @@ class EncodedRows(NamedTuple):
     def of_jpegs(
         cls, data: Sequence[NDArray[np.uint8]], heights: NDArray[np.int64], widths: NDArray[np.int64]
     ) -> EncodedRows:
-        """Return the rows of JPEGs in memory, with all of their pixels wanted.
+        """Return rows for JPEGs in memory, with whole images as the wanted regions.
 
         Args:
             data: K arrays of uint8 [size in bytes].
@@ -91,7 +91,7 @@ class EncodedRows(NamedTuple):
         )
 
     def part(self, first: int, last: int) -> EncodedRows:
-        """Return rows first .. last; the arrays share memory with those of this object."""
+        """Return rows first .. last - 1; the arrays share memory with those of this object."""
         part = slice(first, last)
         return EncodedRows(
             self.addresses[part], self.sizes[part], self.encodings[part], self.heights[part],
@@ -105,7 +105,7 @@ class EncodedRows(NamedTuple):
 
 
 class Decoder:
-    """Decodes for one thread."""
+    """Decodes images for one thread."""
 
     def __init__(self) -> None:
         """Start a decompressor."""
@@ -120,16 +120,17 @@ class Decoder:
     def decode(
         self, rows: EncodedRows, first: int, starts: NDArray[np.int64], planes: NDArray[np.uint8]
     ) -> int:
-        """Bring rows `first` .. K into memory as channel planes, one behind the other, without the GIL.
+        """Decode rows `first` .. K - 1 into channel planes, one row after the other, without the GIL.
 
-        A warning of the JPEG library counts as damage. Only the wanted region of a JPEG is decoded if its
-        last bytes show that the file was not cut off. Images stored as pixels come whole.
+        A warning of the JPEG library counts as damage. Only the wanted region of a JPEG is decoded if the
+        file's last bytes show that it was not cut off. Images stored as pixels are taken whole.
 
         Args:
-            rows: K rows; their `regions` are written.
+            rows: K rows; the decoded regions are written to their `regions`.
             first: the row to begin with.
-            starts: int64 [K]; `starts[first]` says where to begin; the entries after it are written.
-            planes: uint8, memory for all images as a whole: red, green and blue of each.
+            starts: int64 [K], where each row begins in `planes`; `starts[first]` is given, later entries are
+                written.
+            planes: uint8, the output: red, green and blue plane of each row; it has room for whole images.
 
         Returns:
             The first row that failed, or K; `reason` says what is wrong with that row.
@@ -153,7 +154,7 @@ class Decoder:
         return row
 
     def reason(self, rows: EncodedRows, row: int) -> str:
-        """Say what is wrong with the row at which `decode` has stopped."""
+        """Return what is wrong with the row at which `decode` stopped."""
         kind, a, b = self._found.tolist()
         size = f"{rows.heights[row]} x {rows.widths[row]}"
         return {
@@ -165,20 +166,19 @@ class Decoder:
         }[kind]
 
 
-_MARGIN = 4  # margin in pixels: upsampling of colours looks at the pixels around a region
-_COLUMNS = 32  # regions begin at multiples of this, the unit of every colour sampling
+_MARGIN = 4  # pixels added around a region, since chroma upsampling reads the pixels next to it
+_COLUMNS = 32  # regions begin at multiples of this, which suit every chroma subsampling
 _WORTHWHILE = 0.9  # share of an image up to which decoding a part of it saves time
-_SMALL = 1 << 14  # pixels of an image that is decoded whole
+_SMALL = 1 << 14  # images with fewer pixels are decoded whole
 
 
 def regions_of(
     windows: Sequence[NDArray[np.int32]], heights: NDArray[np.int64], widths: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Return the region of each image that must be decoded so that all pixels inside its windows are right.
+    """Return the region of each image that must be decoded to get all pixels of its windows right.
 
     Args:
-        windows: per view int32 [K, 4], top, left, bottom and right; no windows where the whole image is
-            wanted.
+        windows: per view int32 [K, 4], top, left, bottom and right; empty to decode the whole images.
         heights: int64 [K], pixels of the images.
         widths: int64 [K].
 
@@ -201,6 +201,6 @@ def regions_of(
 
 
 def decode_nothing() -> None:
-    """Compile the kernel, or load it from the cache."""
+    """Load the kernel from the cache, or compile it."""
     nothing = np.empty(0, np.int64)
     Decoder().decode(EncodedRows.of_jpegs([], nothing, nothing), 0, nothing, np.zeros(1, np.uint8))

@@ -1,8 +1,8 @@
-"""Views drawn on a device by Triton kernels, for backends whose pixels lie there.
+"""Draws views on a device with Triton kernels, for backends whose pixels lie there.
 
-The host draws the numbers of a batch and plans the launches. They go to the device as one block, and the
-kernels run on a stream of their own, ahead of the consumer's. No thread waits for the device: what the
-kernels read is kept until the event behind them has passed.
+The host draws the random parameters of a batch and plans the launches. The parameters go to the device as
+one block, and the kernels run on a separate stream, ahead of the consumer's. No thread waits for the device:
+memory that kernels read is kept until the event recorded after them has passed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from loaders.views.policy import (
     Solarize,
 )
 
-# What loaders.kernels.device draws. An operation that neither tuple names would be left out without a word.
+# What loaders.kernels.device draws. The kernels would silently skip any other operation, so it is refused.
 _OPERATIONS = (
     *(HorizontalFlip, ColorJitter, Grayscale, GaussianBlur, Solarize, RandomAffine, RandAugment, Cutout),
     *(RandomErasing, QuarterTurn),
@@ -55,20 +55,20 @@ _AUGMENTS = (
 
 
 class DeviceBackend(Backend):
-    """Base of backends that draw views on the device to which batches go; a processor is no such device."""
+    """Base of backends that draw views on the GPU to which batches are delivered."""
 
     def refusal(self, work: Work) -> UserError | None:
-        """Return why a work cannot be done: a pack in a store, or no kernels; see `Backend`."""
+        """Return the error for a pack in a store, or for a device or views without kernels; see `Backend`."""
         return super().refusal(work) or refuse_device(self.name, work)
 
     def identity(self, work: Work) -> dict[str, str]:
-        """Return what the batches depend on; see `Backend`."""
+        """Name the device kernels as the renderer, unless on a processor; see `Backend`."""
         kind = torch.device(work.options.device).type
         return super().identity(work) | ({} if kind == "cpu" else {"renderer": f"device kernels on {kind}"})
 
 
 def refuse_device(name: str, work: Work) -> UserError | None:
-    """Return the error for a device on which our kernels do not run; None for any other."""
+    """Return the error for a device or a view that our kernels do not support, or None; a CPU is no error."""
     kind = torch.device(work.options.device).type
     if kind == "cpu":
         return None
@@ -92,7 +92,7 @@ def refuse_device(name: str, work: Work) -> UserError | None:
 
 
 def _lacking(operation: Operation) -> str | None:
-    """Return the part of an operation that the device lacks; None if the device has all of it."""
+    """Return the name of an operation, or part of one, that the device lacks; None if it lacks nothing."""
     if not isinstance(operation, _OPERATIONS):
         return type(operation).__name__
     if isinstance(operation, RandomErasing) and operation.fill == "noise":
@@ -105,9 +105,9 @@ class Place(NamedTuple):
     """Where the pixels of a batch lie on the device.
 
     Attributes:
-        address: int64 [B].
-        interleaved: they are [H, W, 3] instead of [3, H, W].
-        keep: what must live until the kernels are done.
+        address: int64 [B], where the pixels of each image begin.
+        interleaved: whether pixels lie as [H, W, 3] instead of [3, H, W].
+        keep: keeps the pixels alive until the kernels are done.
         heights: int64 [B], rows of each plane.
         widths: int64 [B], pixels from one row to the next.
     """
@@ -120,11 +120,11 @@ class Place(NamedTuple):
 
 
 class Rows(CpuRenderer):
-    """The source of the pixels: a renderer on the host whose decoded pixels can lie on the device."""
+    """Base of the sources of pixels: a renderer on the host whose decoded pixels can lie on the device."""
 
     @abstractmethod
     def place(self, job: Job) -> Place:
-        """Return where the pixels lie. A damaged row is replaced, and its numbers are drawn anew."""
+        """Return where the pixels of a job lie. Damaged rows are replaced, and their parameters redrawn."""
 
 
 class _Drawn(NamedTuple):
@@ -143,7 +143,7 @@ class DeviceRenderer(Renderer):
 
         Args:
             rows: source of the pixels.
-            streams: streams of the device; by default those of CUDA.
+            streams: streams of the device; by default those of the options' CUDA device.
         """
         super().__init__(rows.work.options)
         self._rows, self._work = rows, rows.work
@@ -165,12 +165,12 @@ class DeviceRenderer(Renderer):
         self.num_launches = 0
 
     def submit(self, request: Request) -> Pending:
-        """Begin a batch; it is finished when its launches are queued."""
+        """Begin a batch; its result is ready once its launches are queued."""
         job = self._rows.job(request)
         drawing = self._thread.submit(self._draw, job)
 
         def cancel() -> None:
-            if drawing.cancel():  # work that has begun goes on to its end
+            if drawing.cancel():  # only where the drawing has not begun
                 self._rows.drop(job)
 
         what = "a batch on its way to the device"
@@ -197,7 +197,7 @@ class DeviceRenderer(Renderer):
         return _Drawn(job, views, event)
 
     def _queue(self, job: Job, place: Place) -> list[Tensor]:
-        """Copy the numbers of all views in one block and queue the launches of each."""
+        """Copy the parameters of all views as one block, and queue the launches of each view."""
         policies = self._work.views
         numbers = [
             parameters_of(

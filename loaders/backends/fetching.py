@@ -15,7 +15,7 @@ class Fetching:
         self._pools: dict[int, tuple[RemotePack, WorkerPool]] = {}
 
     def want(self, pack: RemotePack, stream: int, shards: Iterable[int], begun: set[int]) -> None:
-        """Keep these shards for a stream; fetch those that are not in `begun`, in this order."""
+        """Keep these shards cached for a stream, and fetch those not in `begun`, in the order given."""
         if id(pack) not in self._pools:
             pack.cache.store.enter()
             threads = pack.cache.store.options.num_fetchers
@@ -27,12 +27,12 @@ class Fetching:
                 self._pools[id(pack)][1].submit(pack.shard_map, shard)
 
     def stop(self) -> None:
-        """Make everything that waits for a shard give up, including the request under way."""
+        """End every wait for a shard, including requests under way."""
         for pack, _ in list(self._pools.values()):
             pack.cache.store.stop()
 
     def close(self, timeout_s: float) -> None:
-        """End the threads. Call it when no other thread of the loader reads from a store any more."""
+        """End the threads. Call this once no other thread of the loader reads from a store."""
         for pack, pool in list(self._pools.values()):
             pool.close(timeout_s)
             pack.cache.release(id(self))

@@ -1,4 +1,4 @@
-"""The ffcv backend: FFCV's Loader walks our order on a .beton of ours, behind the common contract."""
+"""The ffcv backend: FFCV's Loader reads a .beton of ours in our order, under the common contract."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from loaders.common.errors import LoaderError, UserError
 from loaders.options import check_backend
 from loaders.packs import Split
 
-_KEPT_EPOCHS = 8  # orders kept, so that an epoch that was given up early is not taken for the next one
+_KEPT_EPOCHS = 8  # orders kept alive, so that late calls of an abandoned epoch find theirs
 
 
 def find_shard(split: Split) -> int:
@@ -38,12 +38,12 @@ def find_shard(split: Split) -> int:
 
 
 class FfcvBackend(Backend):
-    """FFCV's Loader reads, the cpu backend's kernels decode and render in its thread."""
+    """FFCV's Loader walks the epoch; its thread has the cpu backend's renderer make each batch."""
 
     name = "ffcv"
 
     def refusal(self, work: Work) -> UserError | None:
-        """Return why a work cannot be done: another format, several shards, two streams; see `Backend`."""
+        """Return the error for another format, several shards or two streams; see `Backend`."""
         if work.stream == LABELED:
             return UserError(
                 "backend ffcv: expected one stream, since FFCV's Loader walks one order; found two; use "
@@ -64,7 +64,7 @@ class FfcvBackend(Backend):
 
 
 class FfcvRenderer(Renderer):
-    """Batches of one split through FFCV's own Loader."""
+    """Yields the batches of one split through FFCV's own Loader."""
 
     def __init__(self, work: Work) -> None:
         """Make FFCV's Loader, which compiles its stage for this file."""
@@ -74,8 +74,8 @@ class FfcvRenderer(Renderer):
         split, shard = work.split, find_shard(work.split)
         self._split = split
         self._first_row = int(np.searchsorted(split.pack.columns.shard, shard))
-        self._wanted: tuple[range, RequestOf] | None = None  # steps and requests of the epoch that begins
-        # Orders, and the steps and requests of each.
+        self._wanted: tuple[range, RequestOf] | None = None  # steps and requests of the next epoch
+        # Of the latest epochs: order of samples, steps, requests.
         self._begun: list[tuple[NDArray[np.uint64], range, RequestOf]] = []
         self._under_way: WeakSet[Any] = WeakSet()  # FFCV's iterators
         self._rank_batch = work.batch_size
@@ -88,7 +88,7 @@ class FfcvRenderer(Renderer):
         )
 
     def submit(self, request: Request) -> Pending:
-        """Begin a batch beside FFCV's order."""
+        """Begin a batch outside FFCV's order."""
         return self._cpu.submit(request)
 
     def walk(self, steps: range, request_of: RequestOf) -> Generator[Batch, None, None]:
@@ -100,7 +100,7 @@ class FfcvRenderer(Renderer):
         for (batch,) in iterate(self._ffcv, self.options.timeout_s, self._under_way.add):
             num_steps += 1
             yield batch
-        if num_steps < len(steps):  # an epoch never ends early without an error
+        if num_steps < len(steps):  # an epoch that ends early is an error
             raise LoaderError(f"FFCV ended after {num_steps} batches of {len(steps)}")
 
     def close(self, timeout_s: float) -> None:
@@ -109,7 +109,7 @@ class FfcvRenderer(Renderer):
             stop(under_way, timeout_s)
 
     def _next_order(self) -> NDArray[np.uint64]:
-        """Return the samples of the epoch that begins, and note which epoch it is."""
+        """Return the order of the epoch that begins, and note it with the epoch's steps and requests."""
         if self._wanted is None:  # FFCV also asks when it makes its Loader, to count the samples
             return np.arange(len(self._split), dtype=np.uint64)
         steps, request_of = self._wanted
@@ -119,8 +119,8 @@ class FfcvRenderer(Renderer):
         return samples
 
     def _render(self, places: NDArray[np.uint64], batch_indices: NDArray[Any]) -> Batch:
-        """Render one batch in FFCV's thread. FFCV's slice of the order identifies the request."""
-        del places  # the renderer reads the same bytes through the pack, which can replace a damaged row
+        """Render one batch for FFCV's thread. The address of FFCV's slice of an order gives the request."""
+        del places  # the renderer reads the same bytes through the pack, where it can replace a damaged row
         start = batch_indices.ctypes.data
         for samples, steps, request_of in self._begun:
             offset = start - samples.ctypes.data

@@ -2,8 +2,8 @@
 
 FFCV 1.0.2 describes its memory by taking numba's type of a contiguous array and setting `mutable` to False on
 it. Numba keeps one object per type, so from then on every contiguous array of bytes in the process counts as
-read-only, and what was compiled for such arrays is no longer found under its own types: the next kernel that
-is compiled ends in a KeyError. Here the same memory is described without touching what others share.
+read-only. Functions that were compiled for such arrays are no longer found under their types, and the next
+kernel to be compiled ends in a KeyError. This module describes the same memory by separate types.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def describe_memory_apart() -> None:
 
 
 def _compile_file_reader(_manager: Any) -> Any:
-    """Return the function by which FFCV's decoders find the bytes at an address of a file."""
+    """Return the function with which FFCV's decoders find the bytes at an address in a file."""
     return _file_reader()
 
 

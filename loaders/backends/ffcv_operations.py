@@ -1,9 +1,9 @@
 """FFCV's side: its Loader, operations that hand its batches to our renderer, and a safe iterator.
 
 FFCV compiles its decoders into its own loop, one image after another. Here that loop only finds where the
-encoded bytes lie; the next operation, which FFCV calls once per batch, renders all of them. FFCV's iterator
-waits for ever when an exception ends its thread, so our operations raise nothing in that thread: a failed
-batch travels to the consumer and raises when it is used.
+encoded bytes lie; the next operation, which FFCV calls once per batch, renders the whole batch. FFCV's
+iterator waits forever when an exception ends its thread, so our operations raise nothing in that thread: the
+consumer gets a stand-in for a failed batch, which raises when it is used.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from loaders.options import missing_backend
 
 
 def import_ffcv() -> Any:
-    """Return the package `ffcv`, kept from changing numba types that it shares with us.
+    """Import FFCV, kept from changing numba types that other compiled code shares.
 
     Raises:
-        MissingBackendError: it is not installed.
+        MissingBackendError: FFCV cannot be imported.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # it still imports distutils
+            warnings.simplefilter("ignore", DeprecationWarning)  # FFCV still imports distutils
             import ffcv
             import ffcv.loader
     except ImportError as error:
@@ -82,14 +82,14 @@ def _operation_classes() -> tuple[type, type]:
     from ffcv.pipeline.operation import Operation
 
     class Locate(SimpleRGBImageDecoder):  # type: ignore[misc]
-        """Finds the encoded bytes of each image, in FFCV's compiled stage, if they are asked for."""
+        """Finds the encoded bytes of each image in FFCV's compiled stage; does nothing unless `asked`."""
 
         def __init__(self, asked: bool) -> None:
             super().__init__()
             self._asked = asked
 
         def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, Any]:
-            """Declare two numbers per image as the output."""
+            """Declare the output: address and number of bytes of each image."""
             return previous_state, AllocationQuery((2,), np.dtype("<u8"))
 
         def generate_code(self) -> Callable[..., Any]:
@@ -140,8 +140,8 @@ def operations(render: Render, accept: Callable[[Any], None] | None = None) -> l
 
     Args:
         render: makes the pipeline's output; what it raises reaches the consumer.
-        accept: called with the records of the image field when FFCV has read them; None for a `render` that
-            uses no places, which are then left out, and FFCV has less to compile.
+        accept: called with the records of the image field when FFCV has read them. None for a `render` that
+            ignores its `places`: they are then not looked up, and FFCV has less to compile.
     """
     locate, render_views = _operation_classes()
     return [locate(accept is not None), render_views(render, accept)]
@@ -172,14 +172,14 @@ def ffcv_loader(
     Args:
         path: path of the .beton, whose fields are `image` and `label`.
         batch_size: images of a batch.
-        batches_ahead: batches that wait for the consumer.
-        image_operations: what happens to the images.
-        next_order: gives the samples of the epoch that begins, uint64 [K].
+        batches_ahead: batches prepared ahead of the consumer.
+        image_operations: pipeline of the image field.
+        next_order: returns the samples of the epoch that begins, uint64 [K].
     """
     ffcv = import_ffcv()
     from ffcv.traversal_order.base import TraversalOrder
 
-    TraversalOrder.register(_OrderOfOurs)  # FFCV takes only orders of its own class
+    TraversalOrder.register(_OrderOfOurs)  # FFCV accepts only orders of its own class
     return ffcv.loader.Loader(
         str(path),
         batch_size=batch_size,
@@ -201,7 +201,7 @@ def iterate(
 
     Args:
         loader: an `ffcv.loader.Loader` with any pipelines.
-        timeout_s: seconds that a batch may take.
+        timeout_s: time limit for a batch, in seconds.
         begun: called with FFCV's iterator, so that the caller can `stop` it.
 
     Raises:
@@ -227,8 +227,8 @@ def iterate(
 def stop(epoch: Any, timeout_s: float) -> None:
     """End the thread of an FFCV iterator within a time limit.
 
-    FFCV's own `close` does not do: a thread that has reached its end then waits for ever to hand over a batch
-    that nobody takes.
+    FFCV's own `close` is not enough: a thread that has reached its end would wait forever to hand over a
+    batch that nobody takes.
     """
     epoch.iter_ixes = iter(())  # the thread ends after the batch under way
     epoch.close()

@@ -1,9 +1,9 @@
-"""The hybrid backend: threads of the host decode, kernels of the device draw the views.
+"""The hybrid backend: host threads decode, and device kernels draw the views.
 
-For images that do not fit into a device's memory, on a machine whose processor is busy with decoding. The
-threads put what a batch's views need of every image into pinned memory; a stream copies it, and the kernels
-of `loaders.backends.device` read it there. Order, numbers, labels and the rule for damaged rows are the cpu
-backend's.
+It is for images that do not fit into the device's memory, on a machine whose processor is busy with decoding.
+Threads write the region of each image that its views need to pinned memory. A stream copies it to the device,
+where the kernels of `loaders.backends.device` read it. Order, random numbers, labels and the rule for damaged
+rows are the cpu backend's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from loaders.placing import CudaStreams, PinnedPool
 
 
 class HybridBackend(DeviceBackend):
-    """Decodes on the host and draws on the device; without a device it is the cpu backend."""
+    """Decodes on the host and draws on the device; the same as the cpu backend on a processor."""
 
     name = "hybrid"
 
@@ -46,11 +46,11 @@ class Part(NamedTuple):
     """A decoded chunk of a batch.
 
     Attributes:
-        first: number of its first row in the batch.
-        memory: uint8 [at least size_bytes], pinned; the planes of one region of each row.
+        first: number in the batch of the chunk's first row.
+        memory: uint8 [at least size_bytes], pinned; for each row, the planes of its decoded region.
         size_bytes: bytes of `memory` in use.
         starts: int64 [K], where each row begins in `memory`.
-        regions: int64 [K, 4], top, left, height and width of what was decoded of each.
+        regions: int64 [K, 4], top, left, height and width of the decoded region of each row.
     """
 
     first: int
@@ -68,17 +68,17 @@ class HybridJob(Job):
 
 
 class HybridRows(Rows):
-    """The cpu backend's renderer as a source of pixels on a device."""
+    """The cpu backend's renderer, made a source of pixels on a device."""
 
     def __init__(self, work: Work, streams: CudaStreams) -> None:
-        """Take the streams by which `DeviceRenderer` draws."""
+        """Take the streams of the `DeviceRenderer` that draws."""
         super().__init__(work)
         self._streams = streams
         self._memory = PinnedPool(streams)
         self._taking = threading.Lock()
 
     def job(self, request: Request) -> HybridJob:
-        """Draw the numbers of a batch's views, and let threads begin with its rows."""
+        """Draw the random parameters of a batch's views, and let threads begin to decode its rows."""
         job = HybridJob(**vars(super().job(request)))
         self.begin(job)
         return job
@@ -103,11 +103,11 @@ class HybridRows(Rows):
             chunk = slice(part.first, part.first + len(part.starts))
             address[chunk], regions[chunk] = copies[-1].data_ptr() + part.starts, part.regions
         top, left, heights, widths = regions.T
-        # Kernels count rows and columns from the image's corner, which lies that far before the region's.
+        # Kernels count from the image's corner, which lies `top` rows and `left` pixels before the region's.
         return Place(address - top * widths - left, False, copies, heights, widths)
 
     def drop(self, job: Job) -> None:
-        """Begin no more chunks of a job, and take back its memory; see `Rows`."""
+        """Cancel a job, and take back its memory; see `CpuRenderer`."""
         assert isinstance(job, HybridJob)
         super().drop(job)
         with self._taking:
@@ -121,13 +121,13 @@ class HybridRows(Rows):
         return job.located
 
     def _render(self, job: Job, located: EncodedRows, first: int, last: int) -> None:
-        """Decode rows first .. last in place of rendering them."""
+        """Decode rows first .. last - 1 of a job, and do not render them."""
         assert isinstance(job, HybridJob)
         planes, starts, regions = self.decode(job, located.part(first, last), first, self.worker())
         size = int(starts[-1] + 3 * regions[-1, 2] * regions[-1, 3])
-        with self._taking:  # few sizes, so that memory is pinned a few times
+        with self._taking:  # a power of two, so that few blocks are pinned
             memory = self._memory.take(1 << (size - 1).bit_length())
-        np.copyto(memory.numpy()[:size], planes[:size])  # in this thread alone; torch would take more of them
+        np.copyto(memory.numpy()[:size], planes[:size])  # in this thread; torch would use several
         with self._taking:
             if job.cancelled:
                 self._memory.release(memory)

@@ -1,9 +1,9 @@
-"""The ranks of a host, connected while they load a split together; no process group takes part.
+"""Connects the ranks of a host while they load a split together, without a process group.
 
-A loader may be built in any thread and on some ranks alone, where a collective could meet those of training.
-So each rank is connected with the host's rank 0 by a socket that has its name from the kernel (Linux's
-abstract names): nothing stands on the disk, an earlier run leaves nothing behind, and a rank that is killed
-closes its end.
+A loader may be built in any thread, and on some ranks only. A collective operation could then be mixed up
+with those of training, so each rank connects to the host's rank 0 by a socket in Linux's abstract namespace.
+Such a socket has no file, an earlier run leaves nothing behind, and the kernel closes the end of a killed
+rank.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _LAUNCH = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RE
 
 
 def local_ranks(options: LoaderOptions) -> tuple[int, int]:
-    """Return this process's number among the ranks of its host, and how many there are.
+    """Return this process's local rank, and the number of ranks on its host.
 
-    torchrun and accelerate say so; it is (0, 1) where no launcher started the loader's ranks.
+    Both come from the environment that torchrun and accelerate set; (0, 1) if no launcher started the ranks.
     """
     try:
         local_rank, size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
@@ -38,7 +38,7 @@ def local_ranks(options: LoaderOptions) -> tuple[int, int]:
 
 
 class RankFailed(LoaderError):
-    """Another rank of this host cannot do its part; its arguments are that rank, and in a clause why."""
+    """A rank of this host cannot do its part. Arguments: its local rank, and a clause that says why."""
 
     def __str__(self) -> str:
         return one_line("backend resident: rank {} of this host {}".format(*self.args))
@@ -46,7 +46,7 @@ class RankFailed(LoaderError):
 
 @contextmanager
 def meet(options: LoaderOptions, *facts: object) -> Iterator[LocalRanks]:
-    """Connect the ranks of this host whose `facts` are the same; an error of one ends all."""
+    """Connect the ranks of this host that pass equal `facts`; an error on one rank reaches all of them."""
     ranks = LocalRanks(*local_ranks(options))
     name = repr([os.geteuid(), ranks.size, *map(os.environ.get, _LAUNCH), *facts])
     try:
@@ -60,10 +60,10 @@ def meet(options: LoaderOptions, *facts: object) -> Iterator[LocalRanks]:
 
 
 class LocalRanks:
-    """This rank's connections: with rank 0, or of rank 0 with all others.
+    """This rank's connections: to rank 0 or, on rank 0, to all other ranks.
 
-    No wait for what another says has a limit: a rank that ends closes its connections, and one whose decoding
-    hangs gives up and says so.
+    Once connected, a rank waits for messages without a time limit. No such wait lasts forever: a rank that
+    ends closes its connections, and a rank whose decoding hangs gives up and tells the others.
 
     Attributes:
         local_rank: number of this process on the host.
@@ -77,10 +77,10 @@ class LocalRanks:
         self._values: dict[int, Any] = {}
 
     def join(self, address: bytes, limit_s: float) -> None:
-        """Wait until the ranks are connected, at most for the time limit.
+        """Connect the ranks, within a time limit.
 
         Raises:
-            RankFailed: a rank did not come.
+            RankFailed: a rank did not connect in time.
             LoaderError: another process has the address.
         """
         deadline = time.monotonic() + limit_s
@@ -102,11 +102,11 @@ class LocalRanks:
                         "loaders on every rank, or raise timeout_s if it is only slow",
                     )
                 listener.settimeout(left_s)
-                with suppress(ConnectionError, TimeoutError, EOFError):  # none listens, comes or stays
+                with suppress(ConnectionError, TimeoutError, EOFError):  # try again
                     self._reach(listener, address, left_s)
 
     def _reach(self, listener: socket.socket, address: bytes, wait_s: float) -> None:
-        """Connect with rank 0 if it listens, or as rank 0 accept the next."""
+        """Connect to rank 0 if it listens; on rank 0, accept the next rank."""
         with socket.socket(socket.AF_UNIX) if self.local_rank else listener.accept()[0] as end:
             if self.local_rank:
                 time.sleep(0.01)  # between tries
@@ -119,7 +119,7 @@ class LocalRanks:
             self._peers[peer] = peer.recv()
 
     def look(self, wait_s: float | None = 0.0) -> None:
-        """Take in what others said, after at most `wait_s`; None waits until one says something.
+        """Receive messages of other ranks; wait at most `wait_s` for the first, or without limit if None.
 
         Raises:
             RankFailed: a rank failed or ended.
@@ -136,7 +136,7 @@ class LocalRanks:
             self._values[local_rank] = value
 
     def exchange(self, value: Any) -> list[Any]:
-        """Give a value, and return those of all ranks in their order.
+        """Send a value to all ranks, and return the values of all ranks, in rank order.
 
         Raises:
             RankFailed: a rank failed or ended.
@@ -162,7 +162,7 @@ class LocalRanks:
 
     def _send(self, value: Any) -> None:
         for peer in self._peers:
-            with suppress(OSError):  # it has ended, and reading tells why
+            with suppress(OSError):  # that rank has ended; the next read reports it
                 peer.send(value)
 
     def close(self) -> None:
@@ -172,7 +172,7 @@ class LocalRanks:
 
 
 def _trusted(end: socket.socket) -> Connection:
-    """Turn a socket into a connection; messages are pickled, so its other end must be this user's."""
+    """Turn a socket into a connection. Messages are pickled, so the other end must be this user's."""
     _, user, _ = struct.unpack("iII", end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     if user != os.geteuid():
         raise ConnectionError

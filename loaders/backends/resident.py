@@ -1,9 +1,9 @@
 """The resident backend: a split decoded once into memory, from which every batch is drawn.
 
-The pixels lie as uint8 planes [3, H, W] of each row, one row behind the other: in the memory of a CUDA
-device, where `loaders.backends.device` draws the views, or of this machine, where the cpu backend's kernels
-do. `loaders.backends.spread` divides them among the ranks of a host. Order, numbers, labels and the rule for
-damaged rows are the cpu backend's.
+The pixels lie as uint8 planes [3, H, W] of each row, one row after the other, either in the memory of a CUDA
+device, where `loaders.backends.device` draws the views, or in that of this machine, where the cpu backend's
+kernels draw them. `loaders.backends.spread` divides them among the ranks of a host. Order, random numbers,
+labels and the rule for damaged rows are the cpu backend's.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from loaders.common.errors import UserError
 from loaders.options import LoaderOptions
 from loaders.order.fingerprint import pack_fingerprint
 
-_ABSENT, _DAMAGED = -2, -1  # stands in `starts` for a damaged row
+_ABSENT, _DAMAGED = -2, -1  # values in `starts` of rows without pixels
 
 
 class ResidentBackend(DeviceBackend):
-    """The resident backend: it decodes each row once and draws every batch from these pixels."""
+    """Decodes each row once and draws every batch from these pixels."""
 
     name = "resident"
 
     def refusal(self, work: Work) -> UserError | None:
-        """Return why a work cannot be done: a pack in a store, or too many pixels; see `Backend`."""
+        """Return the error for too many pixels, or that of `DeviceBackend`; see `Backend`."""
         if (refused := super().refusal(work)) is not None:
             return refused
         needed, (_, room) = pixel_bytes(work), find_room(work.options)
@@ -54,7 +54,7 @@ class ResidentBackend(DeviceBackend):
         )
 
     def renderer(self, work: Work) -> Renderer:
-        """Return a renderer; the first renderer of a split decodes the split; see `Backend`."""
+        """Return a renderer, see `Backend`; the first renderer of a split decodes the whole split."""
         rows = ResidentRenderer(work)
         if torch.device(work.options.device).type == "cpu":
             return rows
@@ -64,7 +64,7 @@ class ResidentBackend(DeviceBackend):
 
 
 def pixel_bytes(work: Work) -> int:
-    """Return the bytes that the pixels of a work's split take."""
+    """Return the number of bytes that the pixels of a work's split take."""
     columns, rows = work.split.pack.columns, np.unique(work.split.rows(np.arange(len(work.split))))
     return int((3 * columns.height[rows].astype(np.int64) * columns.width[rows]).sum())
 
@@ -74,15 +74,15 @@ class ResidentPixels:
 
     Attributes:
         parts: uint8 memory with the planes of all rows; several where ranks have devices of their own.
-        origins: int64 [parts], the bytes of all rows before those that each part begins with.
-        starts: int64 [rows of the pack], the bytes of all rows before each row; negative where it is not in
-            memory.
-        reasons: what is wrong with rows that cannot be read.
+        origins: int64 [parts], where each part begins among the bytes of the split's pixels.
+        starts: int64 [rows of the pack], where each row begins among these bytes; negative where it has no
+            pixels.
+        reasons: what is wrong with each damaged row.
         spread: whether the ranks of the host decoded them together.
     """
 
     def __init__(self, rows: ResidentRenderer, spread: bool) -> None:
-        """Decode every row of the renderer's split in the threads of its crew, or with the host's ranks."""
+        """Decode the renderer's split in its crew's threads; with `spread`, together with the other ranks."""
         split = rows.work.split
         # A split may hold a row twice; each is decoded once.
         _, first = np.unique(split.rows(np.arange(len(split))), return_index=True)
@@ -92,7 +92,7 @@ class ResidentPixels:
         self.reasons: dict[int, str] = {}
         self.starts = np.full(len(split.pack), _ABSENT, np.int64)
         self.starts[job.rows] = places
-        device = torch.empty(0, device=rows.work.options.device).device  # with its number
+        device = torch.empty(0, device=rows.work.options.device).device  # a `cuda` gets its number
         self.spread = spread
         if not spread:
             part = Part(0, len(places), allocate(total + SLACK, device), 0)
@@ -113,24 +113,25 @@ class ResidentPixels:
         return bool((self.starts[rows] != _ABSENT).all())
 
     def serve(self, options: LoaderOptions, spread: bool) -> bool:
-        """Tell whether these pixels serve a loader whose own would be `spread` or not.
+        """Tell whether a loader that would load its pixels with this `spread` may use these.
 
-        What one rank holds alone would keep it from those that it must meet. A part on another rank's device
-        ends with that rank, which does not wait for loaders that it has not built.
+        With `spread`, a rank must not reuse what it holds alone, because the other ranks wait for it. A part
+        on another rank's device is gone when that rank ends, so spread parts serve only the launched ranks,
+        which train together.
         """
         if not self.spread:
             return not spread
         return len(self.parts) == 1 or local_ranks(options)[1] > 1
 
     def addresses(self, starts: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the addresses, int64 [B], of rows whose `starts` these are."""
+        """Return the addresses, int64 [B], of rows with these values of the attribute `starts`, int64 [B]."""
         parts = np.searchsorted(self.origins, starts, side="right") - 1
         bases = np.array([part.data_ptr() for part in self.parts]) - self.origins
         addresses: NDArray[np.int64] = bases[parts] + starts
         return addresses
 
     def _decode(self, renderer: ResidentRenderer, job: Job, part: Part, look: Callable[[], None]) -> None:
-        """Decode the rows of a part, and `look` to the other ranks in between."""
+        """Decode the rows of a part; call `look` in between, which raises if another rank has failed."""
         crew, limit_s = renderer.work.crew, renderer.work.options.timeout_s
         chunks = self.starts[job.rows[part.first : part.last]] // CHUNK_BYTES
         edges = {part.first, *(part.first + 1 + np.flatnonzero(np.diff(chunks))).tolist(), part.last}
@@ -145,7 +146,7 @@ class ResidentPixels:
             torch.cuda.synchronize(part.memory.device)
 
     def _load(self, renderer: ResidentRenderer, job: Job, first: int, last: int, part: Part) -> None:
-        """Decode rows first .. last of the split one behind the other, and copy them to their place."""
+        """Decode rows first .. last - 1 of a job, one after the other, and copy them to their place."""
         worker, rows = renderer.worker(), renderer.locate_encoded(job, first, last)
         worker.arena.reserve(int(rows.pixel_bytes.sum()))
         places = np.cumsum(rows.pixel_bytes) - rows.pixel_bytes
@@ -165,7 +166,7 @@ _loading = threading.Lock()
 
 
 class ResidentRenderer(Rows):
-    """The cpu backend's renderer over pixels that lie in memory."""
+    """The cpu backend's renderer, drawing from pixels that lie in memory."""
 
     def __init__(self, work: Work) -> None:
         """Decode the split, unless another loader holds its rows on the device already."""
@@ -177,7 +178,7 @@ class ResidentRenderer(Rows):
             alone, together = find_room(work.options)
             spread = alone < pixel_bytes(work) <= together
             if spread:
-                gc.collect()  # so that all ranks hold the same pixels still, or none
+                gc.collect()  # frees unused pixels, so that the ranks agree on whether to reuse any
             same = [held for name, held in list(_held.items()) if name[: len(key)] == key]
             fit = (one for one in same if one.holds(rows) and one.serve(work.options, spread))
             found = next(fit, None)
@@ -188,7 +189,7 @@ class ResidentRenderer(Rows):
         self._planes = np.empty(0, np.uint8) if memory.is_cuda else memory.numpy()
 
     def job_of(self, positions: NDArray[np.int64]) -> Job:
-        """Return a job over rows of the split that draws no view."""
+        """Return a job over the rows at `positions` of the split; it draws no view."""
         rows = self.work.split.rows(positions)
         heights, widths = self.sizes(rows)
         return Job(
@@ -196,7 +197,7 @@ class ResidentRenderer(Rows):
         )
 
     def locate_encoded(self, job: Job, first: int, last: int) -> EncodedRows:
-        """Return where the encoded rows lie; their checksums were compared when they were decoded."""
+        """Return where encoded rows first .. last - 1 lie; compare their checksums if `verify` is set."""
         rows = self.locate(job, first, last)
         self.verify(job, rows, first)
         return rows
@@ -207,7 +208,7 @@ class ResidentRenderer(Rows):
         return Place(self.pixels.addresses(starts), False, self.pixels, job.heights, job.widths)
 
     def locate_all(self, job: Job) -> EncodedRows:
-        """Return rows whose bytes are not needed; see `CpuRenderer`."""
+        """Return rows without addresses, since their encoded bytes are not needed; see `CpuRenderer`."""
         nothing = np.zeros(len(job.rows), np.int64)
         regions = np.stack([nothing, nothing, job.heights, job.widths], axis=1)
         whole = np.ones(len(nothing), np.bool_)
@@ -219,7 +220,7 @@ class ResidentRenderer(Rows):
     def decode(
         self, job: Job, rows: EncodedRows, first: int, worker: Worker
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
-        """Find rows in memory, and replace the damaged ones; see `CpuRenderer`."""
+        """Find decoded rows in memory, and replace damaged ones; see `CpuRenderer`."""
         starts = self.pixels.starts[job.rows[first : first + len(rows.sizes)]]
         for bad in np.flatnonzero(starts < 0).tolist():
             why = self.pixels.reasons[int(job.rows[first + bad])]

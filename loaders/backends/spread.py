@@ -1,14 +1,15 @@
-"""The pixels of a split spread over the ranks of a host, where each rank alone has no room for all of them.
+"""Spreads the pixels of a split over the ranks of a host, where no rank alone has room for all of them.
 
 Each rank decodes a part of the rows. On a CPU all ranks read and write one mapping of memory. On CUDA each
 part lies on its rank's device, and the other ranks map it there (CUDA IPC), so kernels read any row by its
 address.
 
-How long memory lives: the kernel frees the mapping with the last rank that has it, and it has no name that a
-killed rank could leave behind. Torch counts the tensors that other processes made of a part, and frees the
-part when its own rank and all of them are done. On CUDA a part ends with its rank's process, whoever reads
-it. So only loaders of all ranks read parts: ranks that train together have used their last batches when the
-first of them ends. Where a rank fails, another may see an error of CUDA before it learns of the failure.
+How long the memory lives: on a CPU, the kernel frees the mapping with the last rank that has it. The mapping
+has no name, so a killed rank leaves nothing behind. On CUDA, torch counts the tensors that other processes
+have made from a part, and frees the part when its own rank and these processes are done with it. But a part
+ends with its rank's process, even if another rank still reads it. So parts are read only by loaders that all
+ranks build: ranks that train together have used their last batches when the first of them ends. Where a rank
+fails, another may see a CUDA error before it learns of the failure.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from loaders.backends.local_ranks import LocalRanks, local_ranks
 from loaders.common.errors import UserError
 from loaders.options import LoaderOptions
 
-MEMORY_FRACTION = 0.8  # of the memory may be taken; training needs memory too
+MEMORY_FRACTION = 0.8  # share of the memory that pixels may take; training needs memory too
 
 
 def memory_of(device: torch.device | int) -> tuple[str, int]:
-    """Return what tells a device's memory from others on this host, and its bytes."""
+    """Return the name that identifies a device's memory on this host, and its size in bytes."""
     if isinstance(device, torch.device) and device.type == "cpu":
         return "cpu", psutil.virtual_memory().total
     properties = torch.cuda.get_device_properties(device)
@@ -44,10 +45,10 @@ def memory_of(device: torch.device | int) -> tuple[str, int]:
 
 
 def find_room(options: LoaderOptions) -> tuple[int, int]:
-    """Return how many bytes of pixels each rank of this host may hold by itself, and all together.
+    """Return how many bytes of pixels a rank of this host may hold alone, and all ranks together.
 
-    All ranks must find the same. Where a launcher shows each rank one device, those are taken to be devices
-    of one size; `load_parts` counts them.
+    All ranks must get the same result. Where a launcher shows each rank only one device, the devices are
+    assumed to be distinct and of equal size; `load_parts` checks this.
     """
     device, (_, ranks) = torch.device(options.device), local_ranks(options)
     if device.type == "cpu":
@@ -58,18 +59,18 @@ def find_room(options: LoaderOptions) -> tuple[int, int]:
         sizes = [int(MEMORY_FRACTION * memory_of(one)[1]) for one in used]
         alone = min(sizes)
         together = ranks * alone if len(sizes) == 1 else sum(sizes)
-    linux = hasattr(os, "memfd_create")  # which alone has what `LocalRanks` needs
+    linux = hasattr(os, "memfd_create")  # only Linux has what `LocalRanks` needs
     return alone, together if linux else alone
 
 
 class Part(NamedTuple):
-    """What a rank decodes, and where to.
+    """The rows that a rank decodes, and the memory for their pixels.
 
     Attributes:
-        first: number of its first row.
-        last: number of the row behind its last.
+        first: number of the first row.
+        last: number of the last row, plus 1.
         memory: uint8, at least the bytes of these rows.
-        origin: bytes of all rows before those that `memory` begins with.
+        origin: where `memory` begins among the bytes of the whole split's pixels.
     """
 
     first: int
@@ -79,10 +80,10 @@ class Part(NamedTuple):
 
 
 def allocate(size_bytes: int, device: torch.device) -> Tensor:
-    """Return uint8 [size_bytes].
+    """Return uint8 [size_bytes] on a device.
 
     Raises:
-        UserError: the device has no room beside what else it holds.
+        UserError: the device has too little free memory.
     """
     try:
         return torch.empty(size_bytes, dtype=torch.uint8, device=device)
@@ -102,20 +103,21 @@ def load_parts(
     total: int,
     decode: Callable[[Part], None],
 ) -> tuple[list[Tensor], list[int]]:
-    """Decode this rank's part, whose bytes are in proportion to its device's memory, and map those of others.
+    """Decode this rank's part, sized in proportion to its device's memory, and map the parts of other ranks.
 
     Args:
-        ranks: ranks of the host; all make this call, and exchange something more before they read.
+        ranks: the host's ranks, which all make this call. Before they read, they must exchange one more
+            value, so that every part is decoded.
         device: device of this rank.
-        places: int64 [K], bytes of all rows before each row.
+        places: int64 [K], where each row begins among the bytes of all rows.
         total: bytes of all rows.
         decode: fills a part.
 
     Returns:
-        The memory of the parts, and the bytes of all rows before each.
+        The memory of each part, and where it begins among the bytes of all rows.
 
     Raises:
-        UserError: there is no room, or memory that another rank cannot map.
+        UserError: the devices have no room, or a rank cannot map another's memory.
     """
     memories, own = ranks.exchange(memory_of(device)), ranks.local_rank
     names, weights = zip(*memories, strict=True)
@@ -136,7 +138,7 @@ def load_parts(
     origins = np.append(places, total)[edges].tolist()
     memory = allocate(origins[own + 1] - origins[own] + SLACK, device)
     decode(Part(edges[own], edges[own + 1], memory, origins[own]))
-    # Torch counts the tensors made of a part, so each rank gets a handle of its own, and uses it once.
+    # Torch counts the tensors made from a part, so each rank gets its own handle, and uses it once.
     with _mapping(device):
         given = [None if rank == own else reduce_tensor(memory) for rank in range(ranks.size)]  # type: ignore[no-untyped-call]
     handles = ranks.exchange(given)
@@ -145,9 +147,10 @@ def load_parts(
 
 
 def _one_mapping(ranks: LocalRanks, size_bytes: int) -> Tensor:
-    """Return uint8 [size_bytes], memory that all ranks of the host read and write: a file of rank 0.
+    """Return uint8 [size_bytes], memory that all ranks of the host read and write.
 
-    It stands on no disk, nor in /dev/shm, whose size containers limit. The files of other ranks stay empty.
+    It is an anonymous file of rank 0: on no disk, and not in /dev/shm, whose size containers limit. The
+    files that other ranks create here stay empty.
     """
     with open(os.memfd_create("sluice-pixels"), "r+b") as own:
         path = ranks.exchange(f"/proc/{os.getpid()}/fd/{own.fileno()}")[0]
@@ -159,7 +162,7 @@ def _one_mapping(ranks: LocalRanks, size_bytes: int) -> Tensor:
 
 
 def _check_peers(device: torch.device, names: Sequence[str]) -> None:
-    """Refuse devices that cannot read each other's memory, as far as this process sees them."""
+    """Refuse devices whose memory `device` cannot read, among those that this process sees."""
     for number in range(torch.cuda.device_count()):
         shared = memory_of(number)[0] in names and number != device.index
         if shared and not torch.cuda.can_device_access_peer(device, number):
@@ -171,7 +174,7 @@ def _check_peers(device: torch.device, names: Sequence[str]) -> None:
 
 @contextmanager
 def _mapping(device: torch.device | str) -> Iterator[None]:
-    """Turn an error of CUDA, of the system or of other arguments of torch's functions into one line."""
+    """Turn an error of CUDA or the system, or of arguments that torch has changed, into a `UserError`."""
     try:
         yield
     except (RuntimeError, OSError, TypeError, ValueError) as error:
@@ -183,10 +186,11 @@ def _mapping(device: torch.device | str) -> Iterator[None]:
 
 
 def _open(handle: Any, device: torch.device) -> Tensor:
-    """Map another rank's part, as torch gave it, so that kernels of this rank's device can read it.
+    """Map another rank's part from torch's handle, so that kernels of this rank's device can read it.
 
-    Torch would map it for the device that has the other process's number here: kernels of this device may not
-    reach that memory, and a process to which a launcher shows one device has no other number.
+    By itself, torch would map the part for the device with the number that the other rank used. This
+    rank's kernels may not reach memory mapped there, and where a launcher shows each rank only its own
+    device, that number may not exist here.
     """
     rebuild, arguments = handle
     with _mapping(device):

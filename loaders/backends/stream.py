@@ -1,9 +1,8 @@
-"""The backend for packs that lie in a store, or are larger than memory: the cpu backend over a block shuffle.
+"""The stream backend, for packs in a store or larger than memory: the cpu backend with a block shuffle.
 
-Shards are fetched whole, checked, and kept in a bounded cache; the shards of the window in use and of the
-one after it are on their way before a row of them is asked for. Rows come in the block order of
-`loaders.order.blocks`, which depends on seed, epoch and window alone: neither on the cache nor on the speed
-of the store.
+Shards are fetched whole, checked, and kept in a bounded cache. The shards of the current and the next window
+are fetched before their rows are requested. Rows come in the block order of `loaders.order.blocks`, which
+depends only on seed, epoch and window size, and not on the cache or the speed of the store.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from loaders.order.blocks import BlockShuffle
 from loaders.packs import Split
 from loaders.packs.stores.remote_pack import RemotePack
 
-_FEW_RANGES = 64  # a split of more ranges has a few rows in each, which are looked up one by one
-_RECENT_BATCHES = 8  # the shards of so many batches stay in the cache while later batches begin
+_FEW_RANGES = 64  # a split of more ranges has few rows in each, so its rows are looked up one by one
+_RECENT_BATCHES = 8  # recent batches whose shards stay cached, since they may still be read
 
 
 def shards_of(split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the shards that hold a split's rows, and how many rows of it each holds.
+    """Return the shards that hold a split's rows, and the number of these rows in each shard.
 
     Args:
-        split: any split; its positions follow the order of its shards.
+        split: any split; its positions are in the order of its shards.
 
     Returns:
         shards int64 [S], increasing numbers of shards; rows int64 [S], at least 1 each.
@@ -39,7 +38,7 @@ def shards_of(split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return shards.astype(np.int64), rows.astype(np.int64)
     counts: dict[int, int] = {}
     for first, stop in split.row_ranges:
-        # Rows are in the order of their shards, so a range needs its borders only.
+        # Rows are in the order of their shards, so only the borders between shards are looked up.
         numbers = np.arange(int(column[first]), int(column[stop - 1]) + 1)
         starts = first + np.searchsorted(column[first:stop], numbers)
         for number, count in zip(numbers.tolist(), np.diff(np.append(starts, stop)).tolist(), strict=True):
@@ -49,12 +48,12 @@ def shards_of(split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 class StreamBackend(Backend):
-    """The cpu backend over a block shuffle, for packs in a store or larger than memory."""
+    """The cpu backend with a block shuffle, for packs in a store or larger than memory."""
 
     name = "stream"
 
     def refusal(self, work: Work) -> UserError | None:
-        """Return why a work cannot be done: a cache without room for two windows; see `Backend`."""
+        """Return the error for a cache without room for two windows; see `Backend`."""
         pack, window = work.split.pack, work.options.window
         if not isinstance(pack, RemotePack) or work.stream == LABELED:
             return None
@@ -71,7 +70,7 @@ class StreamBackend(Backend):
     def renderer(self, work: Work) -> CpuRenderer:
         """Return a renderer; see `Backend`.
 
-        A labelled stream has few rows and is never block-shuffled; all of its shards are kept if they fit.
+        A labelled stream has few rows, so it is not block-shuffled; all of its shards are kept if they fit.
         """
         shards, rows = shards_of(work.split)
         shuffle = None if work.stream == LABELED else BlockShuffle(rows, work.options.window)
@@ -82,12 +81,12 @@ class StreamBackend(Backend):
         return renderer
 
     def identity(self, work: Work) -> dict[str, str]:
-        """Return what the batches depend on; see `Backend`."""
+        """Name the order by the size of its windows; see `Backend`."""
         return super().identity(work) | {"order": f"windows of {work.options.window} shards"}
 
 
 class StreamRenderer(CpuRenderer):
-    """Renders batches of a remote pack's split and fetches the shards of the order ahead of them."""
+    """Renders batches of a remote pack's split, and fetches shards ahead of the batches."""
 
     def __init__(
         self,
@@ -99,9 +98,10 @@ class StreamRenderer(CpuRenderer):
         """Take the order and the shards; nothing is fetched yet.
 
         Args:
-            work: over the split of a remote pack.
+            work: work on the split of a remote pack.
             shuffle: the order of training; None keeps as many shards of the split as the cache holds.
-            shards: int64 [S] from `shards_of`; `rows` as well.
+            shards: int64 [S], from `shards_of`.
+            rows: int64 [S], from `shards_of`.
         """
         super().__init__(work)
         assert isinstance(work.split.pack, RemotePack)
@@ -115,13 +115,13 @@ class StreamRenderer(CpuRenderer):
         self._begun: set[int] = set()
 
     def submit(self, request: Request) -> Pending:
-        """Begin a batch, and fetch the shards of the batches after it."""
+        """Begin a batch, and fetch its shards and those of the batches after it."""
         blocks = np.searchsorted(self._stops, request.positions, side="right")
         self._look_ahead(request.epochs, blocks)
         return super().submit(request)
 
     def why_late(self, job: Job) -> str:
-        """Return what may hang and which shards are still missing; see `CpuRenderer`."""
+        """Return what may hang, and which shards are still missing; see `CpuRenderer`."""
         shards = np.unique(self._pack.columns.shard[job.rows]).tolist()
         files = (self._pack.shard_files[shard] for shard in shards)
         missing = [
@@ -130,7 +130,7 @@ class StreamRenderer(CpuRenderer):
         return f"{self.may_hang}; still waiting for {', '.join(missing)}" if missing else self.may_hang
 
     def _look_ahead(self, epochs: NDArray[np.int64], blocks: NDArray[np.int64]) -> None:
-        """Keep and fetch the windows of this, recent and the next batches, as far as the cache goes."""
+        """Keep or fetch the windows of recent batches and the next window, as far as the cache has room."""
         used: set[tuple[int, int]] = set()
         for epoch in np.unique(epochs).tolist():
             slot_of = np.argsort(self._order(epoch))
@@ -140,7 +140,7 @@ class StreamRenderer(CpuRenderer):
         epoch, window = max(used)
         after = (epoch, window + 1) if window + 1 < self._num_windows else (epoch + 1, 0)
         windows = dict.fromkeys(place for places in self._recent for place in sorted(places))
-        kept: dict[int, None] = {}  # in order: the shards that are needed first are fetched first
+        kept: dict[int, None] = {}  # an ordered set: the shards that are needed first are fetched first
         room = self._pack.cache.cache_bytes
         for place in [*windows, after]:
             for shard in self._window_shards(*place):
@@ -152,7 +152,7 @@ class StreamRenderer(CpuRenderer):
         self._begun = set(kept)
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the blocks of the split in the order of reading."""
+        """Return the blocks of the split in the order in which an epoch reads them."""
         if self._planned is None:
             return np.arange(len(self._shards))
         return self._planned.plan(self.options.seed, epoch, self.work.stream).shards

@@ -1,4 +1,4 @@
-"""Threads that hang are waited for no longer than a time limit, also when the process exits."""
+"""Threads whose hanging is no hang of the process: every wait for them has a time limit, even at exit."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ _Task = tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 MAY_HANG = "the storage or a worker hangs"
-"""What is wrong when a backend's own threads take too long."""
+"""Clause for the error when a backend's own threads take too long."""
 
 
 def result_until(
     future: Future[R], deadline: float, limit_s: float, what: str, may_hang: str | Callable[[], str]
 ) -> R:
-    """Wait for the result of a thread.
+    """Wait for the result of a thread, until a deadline.
 
     Args:
-        future: what the thread will return.
+        future: future of the thread's result.
         deadline: time of `time.monotonic` at which waiting ends.
-        limit_s: the time limit that the deadline comes from, for the message.
-        what: the work, for the message.
-        may_hang: a clause that says what may hang, or what gives it when time is up.
+        limit_s: the time limit from which the deadline follows, for the message.
+        what: name of the work, for the message.
+        may_hang: a clause that says what may hang, or a function that returns it when time is up.
 
     Raises:
-        LoaderError: there is no result by then. An error of the work itself is raised unchanged.
+        LoaderError: there is no result at the deadline. An error of the work itself is raised unchanged.
     """
     try:
         return future.result(max(0.0, deadline - time.monotonic()))
@@ -53,10 +53,10 @@ class WorkerPool(Executor):
     """A fixed number of threads, started when first needed, that can be left behind when they hang.
 
     `concurrent.futures.ThreadPoolExecutor` waits for its threads without limit, in `shutdown` and again when
-    the process exits. So a read from a dead network disk would turn the loader's error into a hang.
+    the process exits. With it, a read from a dead network disk would turn the loader's error into a hang.
 
     Args:
-        num_threads: at most.
+        num_threads: maximum number of threads.
         name: name of the threads, before their number.
     """
 
@@ -85,7 +85,7 @@ class WorkerPool(Executor):
         return future
 
     def close(self, timeout_s: float) -> None:
-        """Drop what no thread has begun and wait for the rest, warning of threads that hang."""
+        """Cancel tasks that have not begun, wait for the others, and warn of threads that hang."""
         self.shutdown(wait=False, cancel_futures=True)
         deadline = time.monotonic() + timeout_s
         for thread in self._threads:
@@ -101,7 +101,7 @@ class WorkerPool(Executor):
             )
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more tasks; the same as `Executor.shutdown`."""
+        """Take no more tasks; see `Executor.shutdown`."""
         with self._lock:
             self._closed = True
             if cancel_futures:
@@ -121,7 +121,7 @@ class WorkerPool(Executor):
 
     def _start(self) -> None:
         name = f"{self._name}_{len(self._threads)}"
-        # A daemon, so that the interpreter does not wait for it when the process exits.
+        # A daemon thread, so that the interpreter does not wait for it at exit.
         thread = threading.Thread(target=_work, args=(self._tasks,), name=name, daemon=True)
         self._threads.append(thread)
         thread.start()

@@ -1,4 +1,4 @@
-"""What a backend is: the work of one stream of images, and the renderer that does this work."""
+"""The interface of backends: the work of one stream of images, and the renderer that does this work."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from loaders.views.policy import ViewPolicy
 T = TypeVar("T")
 ResultT = TypeVar("ResultT")
 
-MAX_VIEWS = 256  # view numbers of one stream in the random numbers
+MAX_VIEWS = 256  # views that the counter of the random numbers can tell apart within a stream
 LABELED, UNLABELED = 0, 1  # streams of the order; a plain loader uses the unlabelled one
 
-# Returns the rows at (epochs, positions) for a number of rows, a seed and a stream of the order.
+# Maps epochs, positions in their orders, number of rows, seed and stream to positions in the split.
 Shuffle = Callable[[Positions, Positions, int, int, int], Positions]
 
 
@@ -55,12 +55,12 @@ RequestOf = Callable[[int], Request]
 
 @dataclass(frozen=True)
 class Pending:
-    """A batch that threads work on.
+    """A batch on which threads are working.
 
     Attributes:
-        under_way: what the threads have yet to return.
+        under_way: futures of the threads' tasks.
         what, may_hang: arguments of `result_until`.
-        collect: makes the batch of what they did.
+        collect: makes the batch once the tasks are done.
         cancel: gives up the batch.
     """
 
@@ -83,27 +83,26 @@ class Pending:
 
 
 class Crew:
-    """The threads that the streams of one loader share, and all else that ends with the loader.
+    """The threads that the streams of one loader share, and everything else that is closed with the loader.
 
     Attributes:
         num_threads: number of `threads`.
-        threads: which decode and render; they start when first needed.
-        fetching: threads that fetch shards, likewise.
+        threads: threads that decode and render, started when first needed.
+        fetching: threads that fetch shards, started when first needed.
     """
 
     def __init__(self, options: LoaderOptions) -> None:
         """Make both groups of threads; none starts yet."""
         self.num_threads = options.num_threads or cores_per_rank()
-        # Made here and not when first needed, so that a late call from a library's thread finds the group
-        # closed.
+        # Made now and not when first needed, so that a late call from a library's thread finds a closed pool.
         self.threads = WorkerPool(self.num_threads, "sluice-loader")
         self.fetching = Fetching()
         self._timeout_s = options.timeout_s
-        # Weak references, so that the renderer of a replaced label table goes with its last batch.
+        # Weak references, so that the renderer of a replaced label table is freed with its last batch.
         self._renderers: WeakSet[Renderer] = WeakSet()
 
     def keep(self, renderer: Renderer) -> None:
-        """Close a renderer with the loader."""
+        """Register a renderer, which is then closed with the loader."""
         self._renderers.add(renderer)
 
     def close(self) -> None:
@@ -127,7 +126,7 @@ class Work:
         crew: threads of the loader.
         labels: int64 [len(split)], -1 where there is none, or None for batches without labels.
         mode: "eval" marks a replaced row invalid, so that an evaluation does not count it.
-        stream: `LABELED` or `UNLABELED`; the two streams of a pair draw apart.
+        stream: `LABELED` or `UNLABELED`; the two streams of a pair draw different random numbers.
     """
 
     split: Split
@@ -141,17 +140,17 @@ class Work:
 
     @property
     def first_view(self) -> int:
-        """Number of the first view in the random numbers."""
+        """Number of the first view in the counter of the random numbers."""
         return self.stream * MAX_VIEWS
 
     @property
     def train(self) -> bool:
-        """Whether rows are shuffled, and damaged rows replaced for good."""
+        """Whether this is training, where rows are shuffled and the replacement of a damaged row counts."""
         return self.mode == "train"
 
     @property
     def replace_bad(self) -> bool:
-        """Put the following row in place of a damaged one (and count it) instead of raising."""
+        """Whether a damaged row is replaced and counted, instead of raising an error."""
         return self.options.bad_images == "replace"
 
 
@@ -159,8 +158,8 @@ class Renderer(ABC):
     """Turns requests for rows into batches.
 
     Attributes:
-        bad_rows: damaged rows met so far and what was wrong; each was replaced by the next readable row.
-        shuffle: the order of training.
+        bad_rows: the damaged rows so far, and what is wrong with each; the next readable row replaced it.
+        shuffle: function that orders the rows of training.
         may_hang: a clause for the error of a batch that takes too long.
     """
 
@@ -169,22 +168,23 @@ class Renderer(ABC):
     shuffle: Shuffle = staticmethod(permute_stream)
 
     def __init__(self, options: LoaderOptions) -> None:
-        """Take how far to work ahead and how long to wait from the options."""
+        """Note the options, which say how far to work ahead and how long to wait."""
         self.options, self.bad_rows = options, {}
 
     @abstractmethod
     def submit(self, request: Request) -> Pending:
         """Begin a batch of the request's rows, in their order.
 
-        A damaged row is replaced by the next readable row of the split and noted in `bad_rows`; in evaluation
-        it stays in its place and is marked invalid; with `bad_images="raise"` it is a `BadImageError`.
+        The next readable row of the split replaces a damaged row, which is noted in `bad_rows`. In
+        evaluation, the batch keeps the damaged row's number and marks it invalid. With
+        `bad_images="raise"`, a damaged row raises a `BadImageError`.
         """
 
     def walk(self, steps: range, request_of: RequestOf) -> Generator[Batch, None, None]:
         """Yield the batches of an epoch's steps in their order, working ahead.
 
         Raises:
-            LoaderError: a batch cannot be had.
+            LoaderError: a batch cannot be made.
         """
         return run_ahead(
             steps,
@@ -197,8 +197,8 @@ class Renderer(ABC):
     def close(self, timeout_s: float) -> None:
         """Free what does not end with the crew's threads; by default nothing.
 
-        A thread that hangs is left behind after `timeout_s`. The loader calls it for what `Backend.renderer`
-        gave to `work.crew.keep`.
+        The loader calls this on every renderer that `work.crew.keep` registered. A thread that hangs is left
+        behind after `timeout_s`.
         """
         return
 
@@ -213,10 +213,10 @@ class Backend(ABC):
     name: str
 
     def refusal(self, work: Work) -> UserError | None:
-        """Return the error that says why the backend cannot do a work; None if it can do it.
+        """Return the error that says why the backend cannot do a work, or None if it can.
 
-        It is asked first, so a library that is missing is found here. By default a backend reads only packs
-        of this machine.
+        This is called before the other methods, so a missing library is reported here. By default, a
+        backend reads only packs on this machine.
         """
         pack = work.split.pack
         if not isinstance(pack, RemotePack):
@@ -227,10 +227,10 @@ class Backend(ABC):
 
     @abstractmethod
     def renderer(self, work: Work) -> Renderer:
-        """Return the renderer of a work that is not refused."""
+        """Return the renderer of a work that `refusal` accepts."""
 
     def identity(self, work: Work) -> dict[str, str]:
-        """Return what decides the batches, for the fingerprint: `order` and `renderer`."""
+        """Return what decides the batches, as entries `order` and `renderer` of the fingerprint."""
         return {"order": "full shuffle", "renderer": "cpu"}
 
 

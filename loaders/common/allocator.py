@@ -1,4 +1,4 @@
-"""What the C library does with memory that is freed."""
+"""Makes the C library keep freed memory."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import ctypes
 import os
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-_LARGEST_BLOCKS = 2**30, 2**25  # bytes; glibc before 2.35 refuses the first
+_LARGEST_BLOCKS = 2**30, 2**25  # thresholds to try, bytes; glibc before 2.35 refuses the first
 _NEVER = -1
 
 
 def keep_freed_memory() -> None:
-    """Let memory that is freed stay with this process, up to its peak, for what is allocated next.
+    """Make glibc keep freed memory for later allocations, up to the peak of this process.
 
-    glibc by itself gives large blocks back to the system, which then clears every page of the next one: a
-    third of a training's processor time at 112 pixels (docs/performance.md). Nothing happens with another C
-    library, or where a user has chosen by glibc's variables, MALLOC_* or GLIBC_TUNABLES.
+    By default, glibc returns large blocks to the system, which then clears every page of the next block. This
+    took a third of a training's processor time at 112 pixels (docs/performance.md). Nothing changes with
+    another C library, or if the user has set glibc's MALLOC_* or GLIBC_TUNABLES variables.
     """
     chosen = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
     if chosen or any(name.startswith("MALLOC_") for name in os.environ):
@@ -24,6 +24,6 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    # Either option fixes the size from which blocks are given back, so that size has to be taken first.
+    # Setting either option stops glibc from adapting the mmap threshold, so set that threshold first.
     if any(mallopt(_MMAP_THRESHOLD, size) for size in _LARGEST_BLOCKS):
         mallopt(_TRIM_THRESHOLD, _NEVER)

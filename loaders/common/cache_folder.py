@@ -1,4 +1,4 @@
-"""Where this machine keeps what can be made again: copies of remote packs, compiled code, measurements."""
+"""The folder for what can be made again: copies of remote packs, compiled code, measurements."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from loaders.common.errors import UserError
 def cache_folder() -> Path:
     """Return `sluice` in the user's cache folder; it need not exist.
 
-    A user without a home that can be written to gets a folder of their own among the temporary files.
+    A user without a writable home gets a private folder among the temporary files.
 
     Raises:
-        UserError: the folder belongs to another user, whose files this process must not trust.
+        UserError: others can write to that folder, so its files cannot be trusted.
     """
     base = os.environ.get("XDG_CACHE_HOME")
     if base:
@@ -25,21 +25,21 @@ def cache_folder() -> Path:
 
 
 def share_cache() -> None:
-    """Give the libraries a folder for their files, too, for users without a home that can be written to.
+    """Give libraries a cache folder too, if the user has no writable home.
 
-    Numba would else make a folder called "~" in the working folder, and matplotlib a new folder for each
-    process.
+    Otherwise numba would create a folder named "~" in the working folder, and matplotlib a new folder for
+    each process.
     """
     if os.environ.get("XDG_CACHE_HOME") or _cache_at_home():
         return
-    with suppress(UserError):  # whatever needs the folder reports this
+    with suppress(UserError):  # code that needs the folder reports this
         folder = _temporary()
         os.environ["XDG_CACHE_HOME"] = str(folder)
         os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
 
 
 def _cache_at_home() -> Path | None:
-    """Return the cache folder at home; None where there is no home, or one that cannot be written to."""
+    """Return the cache folder in the user's home; None if there is no home or it is not writable."""
     try:
         cache = Path.home() / ".cache"
         there = next(place for place in (cache, *cache.parents) if place.exists())
@@ -49,7 +49,7 @@ def _cache_at_home() -> Path | None:
 
 
 def _temporary() -> Path:
-    """Return a folder for this user alone; it is made at once, before another user can make it."""
+    """Return this user's private folder; it is created at once, before another user can create it."""
     folder = Path(tempfile.gettempdir()) / f"sluice-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()

@@ -17,7 +17,7 @@ _LARGEST_FLOAT = 2.0**127  # weights and their learning rates are float32
 
 @dataclass(frozen=True)
 class Range:
-    """What a number of a configuration may be, besides finite and not below 0; its annotation says so."""
+    """Range of a number in a configuration, set in its annotation; no number is infinite or below 0."""
 
     zero: bool = False
     """Whether 0 is allowed."""
@@ -32,10 +32,10 @@ PositiveShare = Annotated[float, Range(most=1.0)]
 
 
 def check_numbers(config: Any) -> None:
-    """Refuse numbers out of the ranges that a configuration, and those inside it, declare.
+    """Refuse numbers outside the ranges that a configuration, or one nested in it, declares.
 
     A field annotated `int` or `float` may be 0 or more; `Count`, `Positive`, `Share` and `PositiveShare`
-    allow less. A range holds on where a subclass declares the field anew.
+    allow less. A range still holds where a subclass declares the field again.
 
     Args:
         config: a dataclass.
@@ -55,10 +55,10 @@ def check_numbers(config: Any) -> None:
 
 
 def check_different(config: Any, *names: str) -> None:
-    """Refuse options that hold nothing, or the same value twice.
+    """Refuse options that are empty or contain the same value twice.
 
     Raises:
-        UserError: names the first.
+        UserError: the error names the first of these options.
     """
     for name in names:
         values = getattr(config, name)
@@ -80,7 +80,7 @@ def _check_range(name: str, value: float, ranges: set[Range]) -> None:
 
 @cache
 def _ranges(kind: type) -> dict[str, set[Range]]:
-    """Return the ranges that the annotations of a class and of those above it give its fields."""
+    """Return the ranges of each field, from the annotations of a class and its base classes."""
     found: dict[str, set[Range]] = {field.name: set() for field in fields(kind)}
     for one in kind.__mro__:
         for name, annotation in get_annotations(one, eval_str=True).items():
@@ -99,10 +99,10 @@ def check_whole(what: str, found: Any, least: int, most: int | None = None, reme
 
     Args:
         what: name of the argument.
-        found: value of the argument; True and False are no numbers.
+        found: value of the argument; True and False are refused.
         least: smallest value allowed.
         most: largest value allowed; None for any.
-        remedy: what to do instead, where the range alone does not say it.
+        remedy: what to do instead, if the range does not say it.
 
     Raises:
         UserError: another type, or out of range.
@@ -117,7 +117,7 @@ def check_whole(what: str, found: Any, least: int, most: int | None = None, reme
 
 
 def is_number(value: object, least: float, most: float) -> bool:
-    """Tell whether a value is a number in [least, most]; True and NaN are not."""
+    """Tell whether a value is a number in [least, most]; True, False and NaN are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
 
 
@@ -128,7 +128,7 @@ def check_number(
 
     Args:
         what: name of the argument.
-        found: value of the argument; True, False and NaN are no numbers.
+        found: value of the argument; True, False and NaN are refused.
         least: smallest value allowed.
         most: largest value allowed.
         remedy: what to do instead.
@@ -146,7 +146,7 @@ def check_pair(
     """Refuse anything but a range: two numbers in [least, most], the smaller one first.
 
     Raises:
-        UserError: another type, out of range, or the wrong way round.
+        UserError: another type, out of range, or in the wrong order.
     """
     two = isinstance(found, tuple) and len(found) == 2 and all(is_number(end, least, most) for end in found)
     if not (two and found[0] <= found[1]):  # type: ignore[index]
@@ -156,7 +156,7 @@ def check_pair(
 
 
 def check_seconds(what: str, found: Any, may_be_zero: bool = False) -> None:
-    """Refuse anything but a finite number of seconds that a thread can wait.
+    """Refuse anything but a number of seconds that a thread can wait.
 
     Args:
         what: name of the argument.
@@ -188,7 +188,7 @@ def check_one_of(what: str, found: object, known: Iterable[str]) -> None:
 
 
 def check_flag(what: str, found: object) -> None:
-    """Refuse anything but True and False: "no" would count as True.
+    """Refuse anything but True and False, since "no" would count as True.
 
     Raises:
         UserError: another value.
@@ -214,7 +214,7 @@ def check_batch(
         what: name of the batch in messages.
 
     Raises:
-        UserError: the batch is not positive, not divisible by the ranks, or larger than the split.
+        UserError: the batch is not positive, not divisible by the ranks, or too large for the split.
     """
     check_whole(what, batch_size, 1)
     if num_rows < 1:

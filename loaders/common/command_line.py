@@ -1,4 +1,4 @@
-"""What a command line needs before its program runs: encodings, `~`, Ctrl-C, errors of the system."""
+"""What a command line needs before its program runs: encodings, `~`, Ctrl-C, system errors."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 from types import FrameType
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 and the number of SIGINT."""
+"""Exit code after Ctrl-C: 128 plus the number of SIGINT."""
 _HOME = re.compile(r"(?:^|(?<=[=:]))~(?:[\w.-]*(?=/)|$)")
-# Errors of the system that a user can mend outside the program, and the remedy for each.
+# System errors that a user can fix outside the program, and the remedy for each.
 _REMEDIES = {
     errno.EACCES: "change its permissions, or give another folder",
     errno.EPERM: "change its permissions, or give another folder",
@@ -33,29 +33,29 @@ _REMEDIES = {
 
 
 def use_utf8() -> None:
-    """Start the program anew in Python's UTF-8 mode, where the locale has another encoding.
+    """Restart the program in Python's UTF-8 mode if the locale has another encoding.
 
-    In the C locale, names of files and so of classes would differ from those elsewhere, and printing or
-    reading text would fail at the first letter that is not ASCII.
+    In the C locale, names of files, and so of classes, would be read differently than elsewhere, and
+    printing or reading text would fail at the first letter that is not ASCII.
     """
     if sys.getfilesystemencoding().lower() == "utf-8" or sys.flags.utf8_mode or not sys.executable:
         return
     environment = {**os.environ, "PYTHONUTF8": "1"}  # for the processes that this one will start
-    with suppress(OSError):  # this user cannot start the interpreter: keep the locale's encoding
+    with suppress(OSError):  # if the interpreter cannot be started, keep the locale's encoding
         os.execve(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]], environment)
 
 
 def end_at_ctrl_c() -> None:
-    """Let Ctrl-C end the process with a line while libraries load, until `heed_ctrl_c`.
+    """Make Ctrl-C end the process with a one-line message while libraries load, until `heed_ctrl_c`.
 
-    No exception is raised: C code that is loading would turn it into errors of its own.
+    No exception is raised, because C code that is loading would turn it into other errors.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job in the background ignores it
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # background jobs ignore it
         signal.signal(signal.SIGINT, _end)
 
 
 def end_script_at_ctrl_c() -> None:
-    """Do so from the first import on, if this process runs a script of this project."""
+    """Call `end_at_ctrl_c` if this process runs a script of this project; the first import calls this."""
     script = Path(getattr(sys.modules["__main__"], "__file__", None) or "/").resolve()
     if script.parent.parent == Path(__file__).resolve().parents[2] and script.parent.name in (
         "recipes",
@@ -65,7 +65,7 @@ def end_script_at_ctrl_c() -> None:
 
 
 def heed_ctrl_c() -> None:
-    """Let Ctrl-C be an exception again."""
+    """Make Ctrl-C raise KeyboardInterrupt again."""
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -78,9 +78,8 @@ def _end(number: int, frame: FrameType | None) -> None:
 def expand_home(words: Sequence[str]) -> list[str]:
     """Return words of a command line with `~` expanded where a shell leaves it, as in `train=~/images`.
 
-    Args:
-        words: what the shell gave. A `~` is expanded at the beginning of a word and behind `=` or `:`,
-            alone or with the name of a user, where a `/` or nothing follows.
+    A `~` is expanded at the beginning of a word and after `=` or `:`, if it ends the word, or if a `/`
+    follows it or the name of a user.
 
     Raises:
         RuntimeError: the user has no home, or there is no such user.
@@ -96,11 +95,7 @@ def _home(name: str) -> str:
 
 
 def describe_system_error(error: OSError) -> str | None:
-    """Return in one line what the system refused and what to do; None where the fault is our own.
-
-    Args:
-        error: raised by the system, such as for a missing right, a limit or a full disk.
-    """
+    """Return a line on what the system refused and what to do; None for an error without a known remedy."""
     remedy = _REMEDIES.get(error.errno or 0)
     if remedy is None:
         return None

@@ -1,4 +1,4 @@
-"""Exceptions of the loaders, and how a command line turns a user's mistake into a line and exit code 2."""
+"""Exceptions, and the wrapper of commands that turns a user's mistake into one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from loaders.common.command_line import (
 from loaders.common.help_lines import join_help_lines
 
 _BROKEN_PIPE = 141  # 128 and the number of SIGPIPE
-# Wait of other ranks: mostly the first rank of the machine tells the same mistake, and the launcher
-# then ends all.
+# Other ranks wait this long before they report a mistake: usually the machine's first rank reports the
+# same one, and the launcher then ends all ranks.
 _LATER_S = 5.0
 
 
 def one_line(text: str) -> str:
-    """Escape what would break the line or steer a terminal; messages quote names from outside."""
+    """Escape what would break the line or control the terminal, since messages quote foreign names."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def brief(reason: BaseException | str, width: int = 160) -> str:
-    """Return an exception's words, or others, for the brackets of a message: one line, cut if long."""
+    """Return an exception's message, or a text, as one line for use in parentheses; cut if too long."""
     words = " ".join(str(reason).split()) or ("" if isinstance(reason, str) else type(reason).__name__)
     return one_line(words if len(words) <= width else words[: width - 4] + " ...")
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: the message says what, expected, found and remedy in one line.
+    """A mistake that the user can fix: the message says what, expected, found and remedy in one line.
 
-    It is no ValueError, since the parser of command lines prints a configuration's ValueErrors in a frame.
+    It is not a ValueError, because tyro prints a configuration's ValueErrors in a box.
     """
 
     def __str__(self) -> str:
@@ -52,14 +52,14 @@ class MissingBackendError(UserError):
 
 
 class LoaderError(RuntimeError):
-    """A loader cannot deliver a batch: the message names shard, row and key, or the wait that ran out."""
+    """A loader cannot deliver a batch: the message names shard, row and key, or the wait that timed out."""
 
     def __str__(self) -> str:
         return one_line(super().__str__())
 
 
 class BadImageError(LoaderError):
-    """A row cannot be read, and the loader was told to raise instead of replacing it."""
+    """A row cannot be read, and the loader's options say to raise instead of replacing it."""
 
     def __init__(self, pack: object, what: str) -> None:
         """Say what is wrong and what to do.
@@ -74,8 +74,8 @@ class BadImageError(LoaderError):
 def run_command(main: Callable[[], int | None]) -> None:
     """Run a command-line entry point; a `UserError` prints one line to stderr and exits with code 2.
 
-    A `LoaderError` does the same, since a pack or a store that cannot deliver is mended outside the program
-    too. So does memory that runs out, mostly for a size with too many digits, and what the system refuses.
+    A `LoaderError` does the same, since a pack or store that cannot deliver is repaired outside the program.
+    So do a lack of memory, usually for a size with too many digits, and system errors with a known remedy.
     Ctrl-C exits with code 130. If the reader of the output is gone (`--help | head`), the code is 141, as in
     shells.
     """
@@ -84,12 +84,12 @@ def run_command(main: Callable[[], int | None]) -> None:
 
 
 def prepare_process() -> None:
-    """Set up what every command needs: UTF-8, help in paragraphs, the usual Ctrl-C, memory that is kept."""
+    """Set up what every command needs: UTF-8, kept memory, the usual Ctrl-C, help in paragraphs."""
     use_utf8()
     keep_freed_memory()
     heed_ctrl_c()
     join_help_lines()
-    if isinstance(sys.stdout, TextIOWrapper):  # a path may hold bytes that no encoding has, as on stderr
+    if isinstance(sys.stdout, TextIOWrapper):  # like stderr, since a path may hold undecodable bytes
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
@@ -99,7 +99,7 @@ def run_guarded(main: Callable[[], int | None]) -> Any:
         code = _outcome(main)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Output that is still buffered is thrown away; it would fail once more while Python ends.
+        # Discard buffered output, which would fail once more while Python exits.
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = _BROKEN_PIPE
@@ -107,20 +107,20 @@ def run_guarded(main: Callable[[], int | None]) -> Any:
 
 
 def _outcome(main: Callable[[], int | None]) -> Any:
-    """Call `main` and return its exit code; after an error print a line and return the code for it."""
+    """Call `main` and return its exit code; after an error, print a line and return that error's code."""
     try:
         try:
             sys.argv[1:] = _expanded(sys.argv[1:])
             return main() or 0
         except UserError:
             if os.environ.get("LOCAL_RANK", "0") != "0":
-                time.sleep(_LATER_S)  # inside the outer try, so that Ctrl-C meanwhile is told in a line too
+                time.sleep(_LATER_S)  # in the outer try, so that Ctrl-C during the wait prints a line too
             raise
     except SystemExit as end:
         return end.code
     except KeyboardInterrupt as interrupt:
         said = interrupt.args or ("interrupted: what is finished is kept; start the same command again",)
-        if said[0]:  # only the first rank has something to say
+        if said[0]:  # empty on all ranks but the first
             print(one_line(str(said[0])), file=sys.stderr)
         return INTERRUPTED
     except (UserError, LoaderError) as error:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: temporary name, fsync, rename, fsync of the folder."""
+"""Writes files that appear whole or not at all: temporary name, fsync, rename, fsync of the folder."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ PARTIAL_SUFFIX = ".partial"
 
 
 def check_folder(out: Path, option: str = "out", writable: bool = True) -> None:
-    """Refuse a path where no folder can be made, before work is spent on its contents.
+    """Refuse a path where no folder can be created, before work is spent on its contents.
 
     Args:
-        out: the path.
+        out: path of the folder, which need not exist.
         option: name of the option that gave the path.
         writable: whether it must be possible to write there.
 
@@ -78,13 +78,13 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names inside a folder are on the disk, where the system can say so."""
+    """Wait until the names inside a folder are on the disk; does nothing except on POSIX systems."""
     if os.name == "posix":
         sync_file(folder)
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Write a file and wait until it is on the disk; for files inside a folder not yet visible."""
+    """Write a file and wait until it is on the disk; not atomic, for folders that no reader uses yet."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -92,14 +92,14 @@ def write_synced(path: Path, content: bytes) -> None:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Replace a file by `content` in one move: a reader sees the old file or the whole new one."""
+    """Replace a file by `content` atomically: a reader sees the old file or the whole new one."""
     with atomic_file(path) as file:
         file.write(content)
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that replaces `path` in one move when the block ends; an error leaves nothing of it."""
+    """Open a file that replaces `path` atomically at the end of the block; an error keeps the old file."""
     partial = partial_path(path)
     try:
         with partial.open("wb") as file:
@@ -118,7 +118,7 @@ def partial_path(final: Path) -> Path:
 
 
 def publish(partial: Path, final: Path) -> None:
-    """Give a file that was written and synced as `partial` its `final` name."""
+    """Rename `partial`, which is written and synced, to `final`."""
     partial.replace(final)
     sync_folder(final.parent)
 
@@ -129,7 +129,7 @@ def leftovers(folder: Path) -> set[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers left in a folder."""
+    """Remove the temporary files that killed writers left in a folder."""
     for partial in leftovers(folder):
         partial.unlink(missing_ok=True)
 
@@ -137,7 +137,7 @@ def remove_leftovers(folder: Path) -> None:
 def start_writeback(file: BinaryIO, offset: int, num_bytes: int) -> None:
     """Ask the kernel to begin writing a range to disk now, so that `fsync` finds little left to wait for.
 
-    Does nothing where the system has no such call; durability is `fsync`'s alone.
+    Does nothing on systems without this call. Only `fsync` makes the data durable.
     """
     if _SYNC_RANGE is not None:
         _SYNC_RANGE(file.fileno(), offset, num_bytes, _SYNC_RANGE_WRITE)
@@ -155,7 +155,7 @@ def _encode(value: Any) -> Any:
 
 
 def csv_text(columns: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
-    """Return a table as CSV, one line for the names of the columns and one for each row."""
+    """Return a table as CSV: one line of column names, and one line per row."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

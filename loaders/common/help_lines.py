@@ -1,4 +1,4 @@
-"""One paragraph of help per option, however many lines its docstring takes."""
+"""Shows the help of an option as paragraphs, however its docstring is broken into lines."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _MARK = "joins_help_lines"
 def join_help_lines() -> None:
     """Join the lines of options' docstrings for tyro; empty lines still divide paragraphs.
 
-    tyro joins a line with the next one only if that begins with a letter at the margin. In an indented
+    tyro joins two lines only if the second begins with a letter at the left margin. In an indented
     docstring no line does, so `--help` would break lines where the source does.
     """
-    import docstring_parser  # not every process that handles our errors has a command line
+    import docstring_parser  # a late import: some processes only need our errors
 
     parse = docstring_parser.parse_from_object
-    if getattr(parse, _MARK, False):  # once: a process may run several commands
+    if getattr(parse, _MARK, False):  # already replaced by an earlier command of this process
         return
 
     @functools.wraps(parse)

@@ -1,18 +1,18 @@
-"""The one way to read JSON: any bytes give a value of bounded depth or a `ValueError`."""
+"""Reads JSON from any origin: the result is a value of bounded depth or a `ValueError`."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-MAX_DEPTH = 100  # comparing and writing a value recurse once per level, and must not run out of stack
+MAX_DEPTH = 100  # comparing and writing a value recurse once per level and must not exhaust the stack
 
 
 def parse_json(text: str | bytes) -> Any:
     """Parse JSON from any origin.
 
     Raises:
-        ValueError: it is no JSON, or lists and objects lie deeper than `MAX_DEPTH` in each other.
+        ValueError: the text is not JSON, or nests lists and objects more than `MAX_DEPTH` deep.
     """
     try:
         found = json.loads(text)

@@ -1,4 +1,4 @@
-"""Advisory locks (`flock`): a second process on a folder waits or is refused; a kill frees the lock."""
+"""Advisory locks (`flock`): a second process on a folder waits or is refused."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from loaders.common.errors import UserError
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Be the only command at work in a folder of --out, which is made when it does not exist.
+    """Keep other commands out of an --out folder, which is created if needed.
 
     Raises:
-        UserError: another command is at work in it.
+        UserError: another command is at work in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     taken = (
@@ -28,17 +28,16 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(path: Path, taken: str | None = None) -> Iterator[None]:
-    """Hold the lock that a file stands for; the system frees it when the process ends, however it ends.
+    """Hold the lock of a file; the system frees the lock when the process ends, even if it is killed.
 
     Args:
-        path: the file, made when it does not exist, and left behind empty.
-        taken: message if the lock is held already, by this process or another; None waits for the lock. A
-            caller that waits relies on the lock; one with a message is only warned where the file system has
-            no locks.
+        path: the file; it is created if needed, and stays.
+        taken: message of the error if this or another process holds the lock; None waits for the lock. If
+            the file system has no locks, a call with a message only warns, but a call without one raises.
 
     Raises:
-        UserError: it is held already; or, without `taken`, the file system has no locks.
-        OSError: the file cannot be made.
+        UserError: the lock is held already; or, without `taken`, the file system has no locks.
+        OSError: the file cannot be created.
     """
     with path.open("ab") as file:
         try:

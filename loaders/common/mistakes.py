@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-# What tyro says of a mistake with one option, and what the line of an error says instead.
+# Pattern of tyro's message about an option or value, and the error line that replaces it.
 _FORMS = (
     (
         r"invalid choice (?P<found>'.*') for argument '(?P<what>.*)'\. Expected one of \((?P<all>.*?),?\)\.",
@@ -36,11 +36,10 @@ _HELP = re.compile(r"For full helptext, (?:run|see):?\s+(.* --help)")
 
 
 def retell(text: str) -> str | None:
-    """Return in one line what a box of tyro says, without "error: "; None for a box that is not understood.
+    """Return a line with the message of a tyro box, without "error: "; None if the box is not recognised.
 
     Args:
-        text: the box, wide enough that no line in it is broken. Spaces stand for its border where the output
-            is ASCII.
+        text: the box, wide enough that no line in it is broken; its border is blank if the output is ASCII.
     """
     rows = [row.rstrip(" │")[2:] for row in _COLOURS.sub("", text).splitlines()[1:]]  # below the title
     said = "\n".join("" if set(row) <= {"─", "-"} else row for row in rows).lstrip("\n")
@@ -66,7 +65,7 @@ def _retell(said: str) -> str | None:
         return None
     if commands := _COMMANDS.search(said):
         return f"command: expected one of {commands[1]}, found {wrong}; name one of them first"
-    found_words = set(wrong.replace(",", " ").split())  # of which another subcommand may have an option
+    found_words = set(wrong.replace(",", " ").split())  # another subcommand may have such an option
     others = [names.strip() for names in dict.fromkeys(_NEAR.findall(said))]
     near = ", ".join(names for names in others if found_words.isdisjoint(names.split(", ")))
     remedy = f"did you mean {near}?" if near else "leave it out, or look its name up"

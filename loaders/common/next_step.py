@@ -1,4 +1,4 @@
-"""The command to give next, as the last line of a command: in the form in which this one was called."""
+"""Suggests the next command, as a command's last line, in the form in which that command was called."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STEPS = ("active", "evaluate")  # scripts of recipes/ that train no network of 
 
 
 def next_line(script: str, *words: object) -> str:
-    """Return the line that names a command.
+    """Return the line that suggests a command.
 
     Args:
         script: such as "tools/predict.py".
@@ -32,6 +32,6 @@ def next_line(script: str, *words: object) -> str:
 
 
 def say_next(script: str, *words: object) -> None:
-    """Print what `next_line` gives, in the first of a launcher's processes alone."""
+    """Print the line of `next_line`, in the first of a launcher's processes only."""
     if os.environ.get("RANK", "0") == "0":
         print(next_line(script, *words))

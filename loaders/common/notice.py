@@ -1,4 +1,4 @@
-"""Notices while a run goes on. They are no Python warnings, which a user may have turned into errors."""
+"""Prints notices during a run. They are not Python warnings, which a user may turn into errors."""
 
 from __future__ import annotations
 
@@ -11,10 +11,6 @@ from loaders.common.errors import one_line
 
 @functools.cache
 def tell(line: str) -> None:
-    """Print a line to stderr, once, in the first of the processes that a launcher started.
-
-    Args:
-        line: what was found, and what happens with it.
-    """
+    """Print a line to stderr, in the first of a launcher's processes only; each line is printed once."""
     if os.environ.get("RANK", "0") == "0":
         print(one_line(line), file=sys.stderr)

@@ -1,8 +1,8 @@
-"""The command line of a program: read once, before the imports that take seconds.
+"""Reads the command line of a program once, before the imports that take seconds.
 
-A program first defines its configuration, from modules that import nothing heavy. Then it calls
-`check_command_line`, and only then imports torch and the like. So a mistake and `--help` are answered at
-once.
+A program first defines its configuration, from modules that import nothing heavy. It then calls
+`check_command_line`, and only afterwards imports torch and the like, so it answers a mistake and `--help`
+at once.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ ConfigT = TypeVar("ConfigT")
 
 @runtime_checkable
 class WithPlaces(Protocol):
-    """A configuration that can check at once whether the files and folders that it names are there."""
+    """A configuration that can check at once whether the files and folders it names can be used."""
 
     def check_places(self) -> None:
-        """Refuse files and folders that no run can begin with."""
+        """Refuse files and folders with which no run can begin."""
 
 
 @runtime_checkable
 class WithPreset(Protocol):
-    """A configuration one of whose options changes the defaults of others."""
+    """A configuration with an option that changes the defaults of other options."""
 
     def settle(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """Return other defaults, by field, and fields that are set whatever the command line says."""
+        """Return new defaults by field, and values by field that override the command line."""
 
     def describe_preset(self, asked: Any, defaults: Mapping[str, Any]) -> str:
-        """Say in a line what came of the defaults; `asked` is the configuration before; "" for nothing."""
+        """Return a line on the effect of `defaults`, or ""; `asked` is the configuration without them."""
 
 
 _checked: tuple[Any, list[str], Any] | None = None  # configuration, words, parsed value
@@ -50,24 +50,24 @@ _called: str | None = None
 
 
 def call_program(name: str | None) -> None:
-    """Set the name of the program in its `--help` and its errors; None: the name of its file."""
+    """Set the program's name in `--help` and errors; None for the name of its file."""
     global _called
     _called = name
 
 
 def called() -> str:
-    """Return how the program was called; "" where that is by its file."""
+    """Return the name that `call_program` set; "" if the program was called by its file."""
     return _called or ""
 
 
 def check_command_line(config: Any, description: str | None) -> None:
     """Read the command line of this process; `--help` ends it with exit code 0, a mistake with 2.
 
-    From here on until `run_command`, Ctrl-C ends the process with one line, and not with the traceback of an
+    From then on until `run_command`, Ctrl-C ends the process with one line, and not with the traceback of an
     interrupted import.
 
     Args:
-        config: dataclass, or union of subcommands, that tyro reads the words into.
+        config: dataclass, or union of subcommands, that tyro fills from the command line.
         description: what the program does, for `--help`.
     """
     global _checked
@@ -88,7 +88,7 @@ def command_line(config: Any, description: str | None) -> Any: ...
 
 
 def command_line(config: Any, description: str | None) -> Any:
-    """Return the parsed command line: that of `check_command_line` if it has read these words already.
+    """Return the parsed command line, from `check_command_line` if that has read the same words.
 
     Args:
         config: see `check_command_line`.
@@ -112,11 +112,11 @@ def command_line(config: Any, description: str | None) -> Any:
 
 
 def with_defaults(config: type[Any], defaults: Mapping[str, Any]) -> type[Any]:
-    """Return a configuration with other defaults.
+    """Return a subclass of a configuration with other defaults.
 
     Args:
         config: frozen dataclass.
-        defaults: name and new default of some of its fields.
+        defaults: new defaults by the name of the field.
     """
     types = get_type_hints(config, include_extras=True)
     changed = [(name, types[name], _as_default(value)) for name, value in defaults.items()]
@@ -136,10 +136,10 @@ def _read(config: Any, description: str | None) -> Any:
 
 @contextmanager
 def _mistakes_in_a_line() -> Iterator[None]:
-    """Raise what tyro prints of a mistake as an error of this project; pass on what is not understood."""
+    """Turn tyro's message about a mistake into a `UserError`; print it if it is not recognised."""
     said, columns = StringIO(), os.environ.get("COLUMNS")
     if not {"-h", "--help"} & set(sys.argv[1:]):
-        os.environ["COLUMNS"] = "100000"  # no word in the box is broken
+        os.environ["COLUMNS"] = "100000"  # so that no line in the box is broken
     try:
         with redirect_stderr(said):
             yield

@@ -1,4 +1,4 @@
-"""Tables on a terminal: as they are where they fit, else one line per cell, so that no word is cut."""
+"""Prints tables on a terminal: as tables if they fit, else one line per cell, so that no word is cut."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ if TYPE_CHECKING:
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Print a table; its cells are plain text, such as names from outside.
+    """Print a table with headings; its cells are plain text without markup, such as file names.
 
-    Args:
-        console: to print on. Where it is narrower than the longest words of the columns side by side, every
-            row is a list: the name of the column, and the cell.
-        table: the table, with headings.
+    If the console is too narrow for the longest words of all columns side by side, each row is printed as a
+    list of column names and cells.
     """
     from rich.measure import Measurement
 

@@ -1,8 +1,8 @@
 """Class-balanced sampling as a pure function of the position: every class comes equally often.
 
-Positions fall into rounds of one draw per class. The order of the classes is a permutation per round, and
-the draws of a class go through its rows in permuted epochs of their own: every row of a class comes once
-before any comes twice.
+Positions are divided into rounds of one draw per class, and each round has its own permutation of the
+classes. The draws of a class go through permuted epochs of the class's rows, so every row of a class comes
+once before any row of the class comes twice.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from loaders.order import permutation
 
-_CLASS_ORDER_STREAM = 2  # after the labelled and the unlabelled stream
+_CLASS_ORDER_STREAM = 2  # streams 0 and 1 are the labelled and the unlabelled rows
 _FIRST_CLASS_STREAM = 3
 
 Positions = NDArray[np.int64]
@@ -22,12 +22,12 @@ Positions = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ClassGroups:
-    """Positions of labelled rows, by class.
+    """Positions of labelled rows, grouped by class.
 
     Attributes:
         positions: int64 [M], sorted by class, then increasing.
         starts: int64 [G], where each class that occurs begins in `positions`.
-        sizes: int64 [G], rows of each class that occurs.
+        sizes: int64 [G], number of rows of each class that occurs.
     """
 
     positions: Positions
@@ -47,16 +47,16 @@ def group_by_class(labels: NDArray[np.int64]) -> ClassGroups:
 
 
 def balanced_positions(flat: Positions, groups: ClassGroups, seed: int) -> tuple[Positions, Positions]:
-    """Return epochs and rows for positions of a class-balanced stream.
+    """Return the epochs and rows at positions of a class-balanced stream.
 
     Args:
-        flat: int64 [B], positions since the start of training, at least 0.
+        flat: int64 [B], positions counted from the start of training.
         groups: labelled rows of each class.
         seed: seed of the order.
 
     Returns:
-        epochs int64 [B], how often all rows of the drawn row's class have come before, and positions
-        int64 [B] of the split.
+        epochs int64 [B], the number of complete passes over the drawn row's class so far; positions int64 [B]
+        of the drawn rows in the split.
     """
     num_groups = len(groups.sizes)
     rounds, slots = flat // num_groups, flat % num_groups

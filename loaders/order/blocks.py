@@ -1,8 +1,8 @@
 """Block shuffle: the order of packs larger than memory.
 
-Shards are shuffled, consecutive shards of that order form windows, and rows are shuffled within their
-window; so only the shards of one window, or of two at a border, are read at any time. The contract is
-that of `loaders.order.permutation`: a pure function of (shard sizes, window, seed, epoch, position).
+Shards are shuffled, consecutive shards of the shuffled order form windows, and rows are shuffled within their
+window. So only the shards of one window, or of two at a border, are read at any time. As in
+`loaders.order.permutation`, the order is a pure function of (shard sizes, window, seed, epoch, position).
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ _HELD_PLANS = 8
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """One epoch's shards in the order of reading, and where each shard and each window begins.
+    """One epoch's shards in reading order, and where each shard and each window begins.
 
     Attributes:
-        shards: int64 [S], shard numbers in the order in which they are read.
-        shard_starts: int64 [S + 1], position at which each shard of that order would begin unshuffled.
-        window_starts: int64 [ceil(S / W) + 1], position at which each window begins.
-        row_starts: int64 [S], first row of each shard (by shard number) in the pack.
+        shards: int64 [S], shard numbers in reading order.
+        shard_starts: int64 [S + 1], position at which each shard in reading order would begin if rows were
+            not shuffled within windows; then the number of rows.
+        window_starts: int64 [ceil(S / W) + 1], position at which each window begins; then the number of rows.
+        row_starts: int64 [S], first row of each shard, by shard number.
         seed: the seed of the order.
         epoch: the epoch of this plan.
         stream: see `permute`.
@@ -47,7 +48,7 @@ def block_plan(shard_rows: Positions, window: int, seed: int, epoch: int, stream
     """Shuffle the shards of one epoch and cut them into windows.
 
     Args:
-        shard_rows: int64 [S], rows in each shard, in pack order; every shard has at least one.
+        shard_rows: int64 [S], number of rows in each shard, at least 1, by shard number.
         window: shards per window, at least 1; S or more gives a full shuffle.
         seed: seed of the order.
         epoch: epoch number.
@@ -82,7 +83,7 @@ def block_permute(positions: Positions, plan: BlockPlan) -> Positions:
         plan: the epoch's plan.
 
     Returns:
-        int64 [K] rows; over all positions, a bijection of the pack's rows.
+        int64 [K] rows; over all positions, a bijection of the rows.
     """
     positions = np.asarray(positions, dtype=np.int64)
     mixed = np.empty_like(positions)
@@ -102,7 +103,7 @@ class BlockShuffle:
     """The block shuffle of one split, called like `loaders.order.permutation.permute_stream`.
 
     Args:
-        shard_rows: int64 [S], rows of the split in each of its shards, in the order of the split.
+        shard_rows: int64 [S], number of the split's rows in each of its shards, in the order of the split.
         window: shards per window.
     """
 
@@ -124,7 +125,7 @@ class BlockShuffle:
     def __call__(
         self, epochs: Positions, positions: Positions, num_rows: int, seed: int, stream: int
     ) -> Positions:
-        """Return the position in the split that stands at each position of its epoch, int64 [K]."""
+        """Return the positions in the split, int64 [K], of the rows at `positions` of `epochs`."""
         rows = np.empty_like(positions)
         for epoch in np.unique(epochs):
             chosen = epochs == epoch

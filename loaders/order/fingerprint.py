@@ -14,17 +14,18 @@ def fingerprint(
 ) -> dict[str, str]:
     """Return everything that a loader's batches depend on, by name.
 
-    The number of ranks is not part of it: any number of them shares the same global batches.
+    The number of ranks is not part of it, because the global batches do not depend on it, except with a
+    batch transform, whose entry names it (`loaders.transform.transform_facts`).
 
     Args:
-        splits: by the manifests of their packs, which hold the checksums of index and true labels, and by
-            their rows; where a pack lies plays no part.
-        tables: label tables besides the true labels.
-        views: policies, whose `repr` says all of them.
-        options: whatever else the batches depend on, likewise.
+        splits: splits; they count by their rows and by the manifests of their packs, which hold checksums of
+            the index and the true labels. The location of a pack does not count.
+        tables: label tables; None stands for the true labels.
+        views: policies, whose `repr` is complete.
+        options: everything else that the batches depend on; it counts by its `str`.
 
     Returns:
-        Values that say what they stand for as far as a line allows, and end in a digest where it does not.
+        Readable texts of at most a line; a digest at the end of a text stands for what does not fit.
     """
     rows = (f"{len(split)} of {split.name} {_digest(split.row_ranges)}" for split in splits)
     facts = {
@@ -37,7 +38,7 @@ def fingerprint(
 
 
 def pack_fingerprint(pack: Pack) -> str:
-    """Return what tells a pack from others, wherever it lies and whatever its summary said."""
+    """Return a text that identifies a pack's content, regardless of its location and its notes."""
     options = {name: value for name, value in pack.manifest.options.items() if name != SOURCES_DIGEST}
     return f"of {len(pack)} images {_digest(replace(pack.manifest, options=options, notes=()))}"
 

@@ -1,12 +1,12 @@
-"""The order of rows: pure functions from (seed, epoch, position) to row; nothing is stored or replayed.
+"""The order of rows: pure functions from (seed, epoch, position) to a row; nothing is stored or replayed.
 
-An epoch is a keyed permutation of the rows, computed position by position with a Feistel network, so any
-step of any epoch is reached in constant time and memory, whatever the number of rows, and a resumed run
-costs nothing. Step k is one slice of that order, cut into as many equal parts as there are ranks: the rows
-of a step do not depend on the number of ranks. Changing the constants or rounds below changes every order
-ever drawn; a test holds them fixed.
+An epoch is a keyed permutation of the rows, computed position by position with a Feistel network. So any
+step of any epoch is reached in constant time and memory, for any number of rows, and resuming costs nothing.
+Step k is one slice of the permuted order, cut into equal parts for the ranks, so the rows of a step do not
+depend on the number of ranks. Changing the constants or rounds below would change every order drawn so far;
+a test keeps them fixed.
 
-Packs larger than memory are ordered by `loaders.order.blocks`, which rests on `permute`.
+Packs larger than memory are ordered by `loaders.order.blocks`, which builds on `permute`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from loaders.kernels.cache import exact_kernel
 Positions = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 
-# Measured: with 8 rounds the permutations of 5 rows are not equally frequent, with 16 they are; for tens of
-# thousands of rows 6 rounds already pass every test here. Small splits can afford more rounds.
+# Measured: with 8 rounds, the permutations of 5 rows are not equally frequent; with 16 rounds they are. For
+# tens of thousands of rows, 6 rounds already pass every test here. Small splits can afford more rounds.
 NUM_ROUNDS = 8
 NUM_ROUNDS_SMALL = 24
 SMALL_ROWS = 2**16
@@ -40,9 +40,9 @@ _WORD = (1 << 64) - 1
 def permute(positions: Positions, num_rows: int, seed: int, epoch: int, stream: int = 0) -> Positions:
     """Return the row at each position of an epoch's order.
 
-    A Feistel network with modular addition over a * 2^s >= num_rows cells; results outside the rows are
-    sent through it again (cycle walking), which keeps it a bijection. Fewer than one position in
-    sqrt(num_rows) walks. Releases the GIL.
+    The order is a Feistel network with modular addition over a * 2^s >= num_rows cells. A result outside the
+    rows goes through the network again (cycle walking), so that the order is a bijection; fewer than one
+    position in sqrt(num_rows) needs this. Releases the GIL.
 
     Args:
         positions: int64 [K], each in [0, num_rows).
@@ -143,8 +143,8 @@ def num_steps(num_rows: int, batch_size: int, drop_last: bool = True) -> int:
 def rank_slice(step: int, batch_size: int, rank: int = 0, num_ranks: int = 1) -> Positions:
     """Return the consecutive positions of one rank in a global step.
 
-    Step k covers positions [k * batch_size, (k + 1) * batch_size) of the order; rank r takes the r-th of
-    `num_ranks` equal parts, so joining the ranks in order gives what one rank would see.
+    Step k covers positions [k * batch_size, (k + 1) * batch_size) of the order. Rank r takes the r-th of
+    `num_ranks` equal parts, so the parts joined in rank order are what a single rank would get.
 
     Args:
         step: global step within the epoch, or within the stream.
@@ -170,10 +170,10 @@ def rank_slice(step: int, batch_size: int, rank: int = 0, num_ranks: int = 1) ->
 def step_positions(
     step: int, num_rows: int, batch_size: int, rank: int = 0, num_ranks: int = 1, drop_last: bool = True
 ) -> tuple[Positions, NDArray[np.bool_]]:
-    """Return one rank's positions in a step of one epoch, and which of them are no padding.
+    """Return one rank's positions in a step of one epoch, and which of them are not padding.
 
-    In training (`drop_last`) the last partial batch is left out and every position is valid; pass the
-    positions to `permute`. In evaluation the positions are the rows themselves; the last batch is padded
+    In training (`drop_last`), the last partial batch is left out and every position is valid; `permute` maps
+    the positions to rows. In evaluation, the positions are the rows themselves; the last batch is padded
     with the last row, marked False, so that every row counts exactly once.
 
     Args:
@@ -205,8 +205,8 @@ def stream_positions(
 ) -> tuple[Positions, Positions]:
     """Return epochs and positions of one rank's part of a step in a stream that cycles through its epochs.
 
-    Epochs follow each other without a gap: a batch may hold the end of one and the start of the next, so no
-    row is dropped and the stream needs no position but the global step.
+    Epochs follow each other without a gap: a batch may hold the end of one epoch and the start of the next.
+    So no row is dropped, and the global step alone gives the position in the stream.
 
     Args:
         global_step: step since the start of training.

@@ -1,8 +1,8 @@
-"""Sampling by weights as a pure function of the position: a row comes as often as its weight says.
+"""Sampling by weights as a pure function of the position: a row comes in proportion to its weight.
 
 An epoch of N draws is a systematic sample (Madow 1949): N points at equal distances over the summed weights,
-from one random start, in permuted order. A row of share w comes N * w times, rounded up or down; chance never
-makes it much more or less.
+from one random start, in permuted order. A row of share w comes N * w times; chance only decides whether this
+number is rounded up or down.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from loaders.common.errors import UserError, brief
 from loaders.kernels.random import uniform4
 from loaders.order import permutation
 
-_STREAM = 2**16  # a stream apart from those of rows and classes
+_STREAM = 2**16  # far from the streams of rows and classes
 _OPERATION = 2**16 + 1
-_NUM_EPOCHS = 2**32  # an epoch is one word of the random numbers' counter
+_NUM_EPOCHS = 2**32  # the counter of the random numbers has 32 bits for the epoch
 
 Positions = NDArray[np.int64]
 
 
 def cumulative_shares(weights: Any, num_rows: int) -> NDArray[np.float64]:
-    """Return float64 [N], the cumulative shares: they increase to 1, the last.
+    """Return the cumulative shares of the rows, float64 [N]; the last one is 1.
 
     Args:
         weights: numbers [N], at least 0.
         num_rows: N.
 
     Raises:
-        UserError: another shape, negative or infinite weights, or none above 0.
+        UserError: another shape or type, negative or infinite weights, or none above 0.
     """
     array = _array(weights, num_rows)
     if array.shape != (num_rows,) or array.dtype.kind not in "iuf":
@@ -47,12 +47,12 @@ def cumulative_shares(weights: Any, num_rows: int) -> NDArray[np.float64]:
             f"{shares.max()}; correct them"
         )
     ends: NDArray[np.float64] = np.cumsum(shares / shares.sum())
-    ends[shares.nonzero()[0][-1] :] = 1.0  # rounding must leave no gap behind the last row with a weight
+    ends[shares.nonzero()[0][-1] :] = 1.0  # rounding must leave no gap after the last row with a weight
     return ends
 
 
 def _array(weights: Any, num_rows: int) -> NDArray[Any]:
-    """Return weights as an array, even those of a tensor on a device, with gradients or of bfloat16."""
+    """Return weights as an array, even if they are a tensor on a device, with gradients or in bfloat16."""
     try:
         if isinstance(weights, Tensor):
             weights = weights.detach().cpu()
@@ -68,18 +68,18 @@ def _array(weights: Any, num_rows: int) -> NDArray[Any]:
 def weighted_positions(
     epoch: int, positions: Positions, ends: NDArray[np.float64], seed: int, in_turns: bool = False
 ) -> tuple[Positions, Positions]:
-    """Return epochs and rows for places of an epoch.
+    """Return the epochs and rows at places of an epoch.
 
     Args:
         epoch: at least 0.
         positions: int64 [B], places of the epoch in [0, N).
         ends: see `cumulative_shares`.
         seed: seed of the order.
-        in_turns: let a row's epochs be even and odd in turns, for views that alternate with them.
+        in_turns: make the returned epochs of a row even and odd in turns, for views that alternate by epoch.
 
     Returns:
-        epochs int64 [B], which differs each time that a row comes, so that its views differ, and positions
-        int64 [B] of the split.
+        epochs int64 [B], a different number for each draw of a row, so that its views differ; positions
+        int64 [B] of the drawn rows in the split.
     """
     num_rows = len(ends)
     start = float(uniform4(np.int64(seed), epoch, 0, _STREAM, _OPERATION, 0)[0])
@@ -89,11 +89,11 @@ def weighted_positions(
     rows = np.minimum(np.searchsorted(ends, (slots + start) / num_rows, side="right"), num_rows - 1)
     begins = np.concatenate([[0.0], ends[:-1]])
     largest = float(np.diff(ends, prepend=0.0).max())
-    most = int(num_rows * largest) + 2  # a row comes at most so often in an epoch
+    most = int(num_rows * largest) + 2  # at most, a row occurs this many times in an epoch
     if in_turns:
-        # If `most` were even, a row that comes once an epoch would always have an odd number, and so one side
-        # of its image. An odd `most` changes the parity from epoch to epoch. The number also seeds the draws
-        # of views, so views without sides keep `most`.
+        # If `most` were even, a row that comes once per epoch would get an odd number in every epoch, and
+        # always show the same side. With an odd `most`, the parity changes from epoch to epoch. The numbers
+        # also seed the random draws of views, so without `in_turns` an even `most` is kept.
         most |= 1
     turn = slots - np.floor(begins[rows] * num_rows - start).astype(np.int64)
     return (epoch * most + np.clip(turn, 0, most - 1)) % _NUM_EPOCHS, rows

@@ -1,7 +1,7 @@
 """MixUp and CutMix: operations on a finished batch of any backend.
 
-Pure functions of a batch and of numbers from (seed, step). Both mix each image with its neighbour (the batch
-rolled by one), as torchvision does: the order of a batch is already random.
+Both are pure functions of a batch and of numbers drawn from (seed, step). Each image is mixed with its
+neighbour (the batch rolled by one), as in torchvision, because the order of a batch is already random.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional
 from loaders.common.errors import UserError
 from loaders.kernels.random import uniform4
 
-_MIX = 0xFFFF  # view number of batch operations in the random numbers; no view of a loader has this number
+_MIX = 0xFFFF  # view number of batch operations in the random numbers; no loader has so many views
 _MIXUP, _CUTMIX = 0, 1
 
 
@@ -34,7 +34,7 @@ class Mixing:
 
 
 def draw_mixup(alpha: float, seed: int, step: int) -> Mixing:
-    """Draw a share from Beta(alpha, alpha).
+    """Draw the share of MixUp from Beta(alpha, alpha).
 
     Args:
         alpha: concentration, above 0; 1 is uniform.
@@ -50,7 +50,7 @@ def draw_mixup(alpha: float, seed: int, step: int) -> Mixing:
 
 
 def draw_cutmix(alpha: float, seed: int, step: int, height: int, width: int) -> Mixing:
-    """Draw a rectangle that covers a share of about 1 - Beta(alpha, alpha), cut off at the borders.
+    """Draw the rectangle of CutMix: a share 1 - Beta(alpha, alpha) of the view, less what lies outside.
 
     Args:
         alpha: concentration, above 0; the paper takes 1.
@@ -79,14 +79,14 @@ def mix_views(views: Tensor, mixing: Mixing) -> Tensor:
     """Mix each image with the one before it.
 
     Args:
-        views: floating point [B, C, H, W]; of any dtype when a rectangle is pasted.
+        views: [B, C, H, W], floating point to be blended, any dtype if a rectangle is pasted.
         mixing: what `draw_mixup` or `draw_cutmix` drew.
 
     Returns:
         A new tensor of the same shape, dtype, device and memory format.
 
     Raises:
-        UserError: whole numbers cannot be blended.
+        UserError: views of integers cannot be blended.
     """
     others = views.roll(1, 0)
     if mixing.box is None:

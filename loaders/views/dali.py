@@ -1,10 +1,10 @@
 """DALI pipelines: one that decodes for the dali backend, and one of DALI's own operators for other programs.
 
-`build_pipeline` makes a graph of policies: decode once, one branch per view, fed with our drawn parameters.
-The dali backend does not use it: its views are drawn by our kernels, whatever the policy. Nothing in the
-graph is random. Every number comes from `draw()` through an input, so the crops, flips and factors are those
-of the cpu backend; what differs is rounding: DALI keeps uint8 between operations, and it repeats the last
-pixel where a resize filter reaches over the border of the crop.
+`build_pipeline` turns policies into a graph that decodes each image once and has a branch for each view. The
+dali backend does not use this graph, since our kernels draw its views. Nothing in the graph is random: every
+number comes from `draw()` through an input, so crops, flips and factors are those of the cpu backend. The
+pixels differ a little, since DALI keeps uint8 between operations, and repeats the last pixel where a resize
+filter reaches over the border of the crop.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ IMAGES = "images"  # name of the input of images, encoded or as pixels
 
 _ON_GPU: dict[str, Any] = {
     "hw_decoder_load": 0.9,  # share of a batch for the hardware decoder, if there is one
-    "preallocate_width_hint": 2048,  # of it and of the host's buffers, so that none grows in the first epoch
+    "preallocate_width_hint": 2048,  # pixels, so that no buffer grows in the first epoch
     "preallocate_height_hint": 2048,
 }
 
@@ -38,7 +38,7 @@ def import_dali() -> Any:
     """Return the package `nvidia.dali`.
 
     Raises:
-        MissingBackendError: it is not installed.
+        MissingBackendError: DALI cannot be imported.
     """
     try:
         import nvidia.dali as dali
@@ -48,7 +48,7 @@ def import_dali() -> Any:
 
 
 def refusal(view: ViewPolicy) -> str | None:
-    """Return the part of a policy that DALI cannot express; None if DALI can do all of it."""
+    """Return the name of a part of a policy that DALI cannot express; None if DALI can express all of it."""
     if not isinstance(view.geometry, RandomResizedCrop | CenterCrop | ResizedCenterCrop | PaddedCrop):
         return type(view.geometry).__name__
     if isinstance(view.geometry, PaddedCrop) and _reach(view) >= view.resolution:
@@ -67,7 +67,7 @@ def check_views(views: tuple[ViewPolicy, ...]) -> None:
     """Refuse views that DALI cannot express.
 
     Raises:
-        UserError: names the view and the operation.
+        UserError: the error names the view and the operation.
     """
     for view in views:
         what = refusal(view)
@@ -83,12 +83,12 @@ def build_decoder(batch_size: int, num_threads: int, device_id: int | None) -> A
 
     Args:
         batch_size: images of the largest batch.
-        num_threads: CPU threads of DALI; they bound the decoding on a GPU too, since the Huffman codes of
-            images under a megapixel are read on the host.
+        num_threads: CPU threads of DALI. They limit decoding on a GPU too, where the host reads the Huffman
+            codes of images under a megapixel.
         device_id: GPU that decodes; None for the CPU.
 
     Returns:
-        The pipeline. Its input `IMAGES` takes JPEG bytes, its output is uint8 [H, W, 3].
+        The pipeline, which takes JPEG bytes at its input `IMAGES` and returns images uint8 [H, W, 3].
     """
     dali = import_dali()
     from nvidia.dali import fn, types
@@ -113,7 +113,7 @@ def build_pipeline(
 ) -> tuple[Any, list[Feed]]:
     """Describe the views as a pipeline of DALI's operators, for programs that run on DALI; nothing runs yet.
 
-    A batch runs by `feed_batch`, then `pipeline.run()`.
+    To run a batch, call `feed_batch` and then `pipeline.run()`.
 
     Args:
         views: policies.
@@ -125,10 +125,11 @@ def build_pipeline(
         decoded: the images come as pixels [H, W, 3] instead of JPEG bytes.
 
     Returns:
-        The pipeline, and its other inputs. The input `IMAGES` takes the images; output v is view v.
+        The pipeline, whose input `IMAGES` takes the images and whose output v is view v; and its other
+        inputs.
 
     Raises:
-        UserError: names the view and the operation that DALI lacks.
+        UserError: the error names the view and the operation that DALI lacks.
     """
     check_views(views)
     dali = import_dali()
@@ -147,7 +148,7 @@ def build_pipeline(
             outputs.append(_view(branch, image, slots[number], dtype, channels_last))
         return tuple(outputs)
 
-    # A deeper queue would need its first batches all at once; schedule_run() queues them one by one.
+    # With a deeper queue, run() needs its first batches all at once; schedule_run() queues them singly.
     pipeline = dali.pipeline_def(graph, enable_conditionals=True)(
         batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=1
     )
@@ -163,8 +164,8 @@ def feed_batch(
     """Give a pipeline of `build_pipeline` its next batch.
 
     Args:
-        pipeline: built.
-        feeds: inputs of the pipeline.
+        pipeline: the pipeline, already built.
+        feeds: its other inputs.
         images: B arrays of uint8, JPEG bytes or pixels [H, W, 3]; they must live until the batch is finished.
         parameters: what `loaders.views.draw.draw` drew, one per view, for the same B images.
     """
@@ -175,13 +176,13 @@ def feed_batch(
 
 def _images(fn: Any, types: Any, decoded: bool, on_gpu: bool) -> Any:
     """Return the decoded images."""
-    # The memory of the input is that of whoever feeds it, who keeps it until the batch is finished.
+    # `no_copy`: DALI reads the caller's memory, which the caller keeps until the batch is finished.
     if decoded:
         pixels = fn.external_source(name=IMAGES, dtype=types.UINT8, ndim=3, layout="HWC", no_copy=True)
         return pixels.gpu() if on_gpu else pixels
     encoded = fn.external_source(name=IMAGES, dtype=types.UINT8, ndim=1, no_copy=True)
     # The index holds the sizes of the stored pixels, so images must not be turned by their EXIF orientation.
-    # Without fancy upsampling the colours of a GPU differ from those of libjpeg-turbo.
+    # Without fancy upsampling, colours decoded on a GPU differ from those of libjpeg-turbo.
     on_device = {"device": "mixed", **_ON_GPU} if on_gpu else {"device": "cpu"}
     return fn.decoders.image(
         encoded, output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True, **on_device
@@ -197,7 +198,7 @@ def _reach(view: ViewPolicy) -> int:
 
 
 def _corner(p: ViewParameters, end: bool) -> NDArray[np.float32]:
-    """First or last corner of the source box; a box that runs backwards makes DALI mirror the view."""
+    """Return the first or last corners of the source boxes; swapped columns make DALI mirror a view."""
     corner = p.box[:, :2] + (p.box[:, 2:] if end else 0.0)
     other = p.box[:, :2] + (0.0 if end else p.box[:, 2:])
     corner[p.flip, 1] = other[p.flip, 1]
@@ -205,7 +206,7 @@ def _corner(p: ViewParameters, end: bool) -> NDArray[np.float32]:
 
 
 def _geometry(branch: Branch, image: Any) -> Any:
-    """Crop, antialiased resize and flip in one operator, then the shift of a padded crop."""
+    """Crop, resize with antialiasing and flip in one operator, then shift a padded crop."""
     fn, types, view = branch.fn, branch.types, branch.policy
     pair = np.zeros(2, np.float32)
     cubic = view.interpolation == "bicubic"
@@ -246,11 +247,11 @@ def _first_slots(view: ViewPolicy) -> list[int]:
 
 
 def _view(branch: Branch, image: Any, slots: list[int], dtype: DaliDType, channels_last: bool) -> Any:
-    """Geometry, operations, normalisation."""
+    """Apply the geometry, the operations and the normalisation of a view."""
     fn, types, view = branch.fn, branch.types, branch.policy
     pixels = _geometry(branch, image)
     for place, operation in enumerate(view.operations):
-        if not isinstance(operation, HorizontalFlip):  # the resize flips
+        if not isinstance(operation, HorizontalFlip):  # the resize does the flip
             pixels = operate(branch, slots[place], operation, pixels)
     mean, std = [0.0], [1.0]
     if dtype != "uint8":

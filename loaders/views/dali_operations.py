@@ -1,9 +1,9 @@
-"""Pixel operations of a view as DALI operators; each works only on the images that drew it.
+"""Pixel operations of a view as DALI operators, each applied only to the images for which it was drawn.
 
-All work on uint8 [R, R, 3]. Conditions in the graph split a batch, so that an image pays only for its own
-operations. Definitions are those of torchvision and PIL. Some of DALI's operators have the same name and mean
-something else (hue turns a plane of YIQ, contrast blends with a constant, equalize follows OpenCV); these are
-not used.
+All work on uint8 [R, R, 3]. Conditions in the graph split a batch, so that an image costs only its own
+operations. The definitions are torchvision's and PIL's. Some of DALI's operators have the same name but
+another definition (hue rotates a plane of YIQ, contrast blends with a constant, equalize follows OpenCV);
+these definitions are not used.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ONE, _TWO, _THREE, _FOUR, _SIX = (np.float32(value) for value in (1, 2, 3, 4, 6
 
 @dataclass(frozen=True)
 class Feed:
-    """An input of the graph and how its batch is made.
+    """An input of the graph, and the function that makes its batch.
 
     Attributes:
         name: name of the input.
@@ -80,7 +80,7 @@ class Branch:
         return self.fn.external_source(name=name, dtype=getattr(self.types, kind), ndim=like.ndim)
 
     def operand(self, node: Any) -> Any:
-        """Return an input on the device that does the arithmetic on the pixels."""
+        """Return a node's value on the device where the pixels are computed."""
         return node.gpu() if self.on_gpu else node
 
     def constant(self, value: NDArray[Any]) -> Any:
@@ -90,7 +90,7 @@ class Branch:
 
 
 def operate(branch: Branch, slot: int, operation: Operation, pixels: Any) -> Any:
-    """Apply one operation of a policy to the images that drew it; its codes begin at `slot`."""
+    """Apply an operation to the images for which it was drawn; its codes begin at `slot`."""
     for at, kinds in _slots(operation, slot):
         for code in kinds:
             pixels = _apply_where_drawn(branch, at, code, operation, pixels)
@@ -98,7 +98,7 @@ def operate(branch: Branch, slot: int, operation: Operation, pixels: Any) -> Any
 
 
 def missing(operation: Operation) -> str | None:
-    """Return the name of the part of an operation that DALI lacks; None if DALI has all of it."""
+    """Return the name of an operation, or part of one, that DALI lacks; None if it lacks nothing."""
     if isinstance(operation, RandAugment):
         kinds = {AUGMENT_CODES[augment.name]: augment.name for augment in operation.augments}
         if codes.EQUALIZE in kinds:
@@ -155,7 +155,7 @@ def _brightness(branch: Branch, slot: int, _: Operation, pixels: Any) -> Any:
 def _contrast(branch: Branch, slot: int, _: Operation, pixels: Any) -> Any:
     fn, factor = branch.fn, _argument(branch, "contrast", slot)
     luma = fn.reductions.sum(fn.reductions.mean(pixels, axes=[0, 1]) * branch.constant(_LUMA))
-    if branch.on_gpu:  # arguments of operators must be on the CPU, but this mean is not
+    if branch.on_gpu:  # operators take arguments on the CPU only, but this mean is on the GPU
         factor = branch.operand(factor)
         return _to_bytes(branch, pixels * factor + luma * (_ONE - factor))
     return fn.brightness_contrast(pixels, contrast=factor, contrast_center=luma)
@@ -177,7 +177,7 @@ def _grayscale(branch: Branch, _slot: int, _: Operation, pixels: Any) -> Any:
 
 
 def _hue(branch: Branch, slot: int, _: Operation, pixels: Any) -> Any:
-    """Turn the circle of HSV: hue in sextants, chroma and least channel give the colour back."""
+    """Rotate the hue of HSV; hue in sextants, chroma and smallest channel then give the new colour."""
     fn, math = branch.fn, branch.math
     planes = fn.transpose(fn.cast(pixels, dtype=branch.types.FLOAT), perm=[2, 0, 1])
     red, green, blue = planes[0], planes[1], planes[2]
@@ -201,7 +201,7 @@ def _hue(branch: Branch, slot: int, _: Operation, pixels: Any) -> Any:
 
 
 def _blur(branch: Branch, slot: int, _: Operation, pixels: Any) -> Any:
-    """Gaussian blur with as many taps as the cpu backend takes."""
+    """Apply a Gaussian blur with as many taps as in the cpu backend."""
     reach = branch.policy.resolution - 1
 
     def window(p: ViewParameters) -> NDArray[np.int32]:
@@ -235,7 +235,7 @@ def _posterize(branch: Branch, slot: int, _: Operation, pixels: Any) -> Any:
 
 
 def _autocontrast(branch: Branch, _slot: int, _: Operation, pixels: Any) -> Any:
-    """Stretch each channel to [0, 255]; a constant channel stays."""
+    """Stretch each channel to [0, 255]; a constant channel is unchanged."""
     fn, types = branch.fn, branch.types
     low = fn.cast(fn.reductions.min(pixels, axes=[0, 1]), dtype=types.FLOAT)
     span = fn.cast(fn.reductions.max(pixels, axes=[0, 1]), dtype=types.FLOAT) - low
@@ -245,7 +245,7 @@ def _autocontrast(branch: Branch, _slot: int, _: Operation, pixels: Any) -> Any:
 
 
 def _sharpness(branch: Branch, slot: int, _: Operation, pixels: Any) -> Any:
-    """Blend with the smoothed view by one 3 x 3 filter; the outermost pixels stay."""
+    """Blend with the smoothed view by one 3 x 3 filter; the outermost pixels are unchanged."""
     side = branch.policy.resolution
 
     def kernel(p: ViewParameters) -> NDArray[np.float32]:

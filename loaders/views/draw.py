@@ -1,4 +1,4 @@
-"""From a policy to numbers: the random parameters of a batch of views, the same for every backend."""
+"""Draws the random parameters of a batch of views from a policy, the same for every backend."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ AUGMENT_CODES: dict[AugmentName, int] = {
     "translate_x": TRANSLATE_X,
     "translate_y": TRANSLATE_Y,
 }
-_GEOMETRY = 0  # number of the geometry in the random numbers; operations count from 1
+_GEOMETRY = 0  # number of the geometry in the random numbers; operations are numbered from 1
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ class ViewParameters:
 
     Attributes:
         box: float64 [B, 4], top, left, height, width of the source box in pixels.
-        window: int32 [B, 4], top, left, bottom, right that resize taps may touch.
+        window: int32 [B, 4], top, left, bottom, right of the pixels that resize taps may read.
         shift: int32 [B, 2], rows and columns by which the resized view is shifted; borders reflect.
-        flip: bool [B], mirror left to right.
+        flip: bool [B], whether to mirror left to right.
         codes: int32 [B, P], operation codes in the order of application; 0 does nothing.
-        args: float32 [B, P], argument of each operation.
+        args: float32 [B, P], arguments of the operations.
     """
 
     box: NDArray[np.float64]
@@ -108,7 +108,7 @@ class ViewParameters:
 
 
 def num_slots(operation: Operation) -> int:
-    """The number of entries of an operation in `codes` and `args`."""
+    """Return the number of entries of an operation in `codes` and `args`."""
     match operation:
         case HorizontalFlip():
             return 0
@@ -135,15 +135,14 @@ def draw(
     heights: NDArray[np.int64],
     widths: NDArray[np.int64],
 ) -> ViewParameters:
-    """Draw the parameters of view number `view` of the images at `rows`.
+    """Draw the parameters of one view of the images at `rows`.
 
     Args:
         policy: policy of the view.
         seed: any int64.
-        epochs: int64 [B], in [0, 2^32); one per row, since a batch of a cycling stream may reach into the
-            next epoch.
+        epochs: int64 [B], in [0, 2^32); one per row, since a batch may hold rows of two epochs.
         rows: int64 [B], rows of the pack; in [0, 2^48).
-        view: number of the view among its loader's, in [0, 2^16).
+        view: number of the view in its loader, in [0, 2^16).
         heights: int64 [B], height of each image in pixels.
         widths: int64 [B].
 
@@ -196,7 +195,7 @@ def _draw_geometry(
 def _centre_resized(
     short_side: int, side: int, heights: NDArray[np.int64], widths: NDArray[np.int64], out: ViewParameters
 ) -> None:
-    """Write the boxes of torchvision's Resize and CenterCrop; halves of a pixel go to the even one there."""
+    """Write the boxes of torchvision's Resize and CenterCrop, which rounds half pixels to even."""
     short = np.minimum(heights, widths)
     out.window[:, :2] = 0
     for axis, lengths in enumerate((heights, widths)):
@@ -224,7 +223,7 @@ def _draw_operation(
 ) -> None:
     resolution = policy.resolution
     match operation:
-        case AlternatingFlip(p=p):  # drawn as in epoch 0, and turned over in every second one
+        case AlternatingFlip(p=p):  # drawn as in epoch 0, and inverted in odd epochs
             seed, epochs, rows, view = at
             draw_flip(seed, np.zeros_like(epochs), rows, view, number, float(p), out.flip)
             np.logical_xor(out.flip, epochs % 2 == 1, out=out.flip)
@@ -255,7 +254,7 @@ def _draw_operation(
             draw_randaugment(*at, number, float(p), num_ops, kinds, ranges, *grid, slot, out.codes, out.args)
         case QuarterTurn(turns=turns):
             cos, sin = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[turns]
-            if turns > 0:  # maps the warped view back to its source
+            if turns > 0:  # the matrix maps the warped view back to its source
                 out.codes[:, slot] = AFFINE
                 out.args[:, slot : slot + ARGUMENTS[AFFINE]] = (cos, -sin, 0.0, sin, cos, 0.0, 0.0)
         case Cutout(p=p, size=size, fill=fill):

@@ -1,4 +1,4 @@
-"""The view with which a network is measured or predicts; it is kept with the network's weights."""
+"""The view with which a network is evaluated or predicts; it is stored with the network's weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loaders.views.policy import IMAGENET, Interpolation, Normalize, ViewPolicy
 
 Channels = tuple[float, float, float]
 Side = Annotated[int, Range(most=MAX_RESOLUTION)]
-"""The side of views in pixels."""
+"""Side of a view, pixels."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class EvaluationView:
     Attributes:
         resolution: side in pixels.
         crop: share of the short side that is kept, in (0, 1]; timm calls it crop_pct.
-        mean: mean of each channel in [0, 1], which is subtracted.
-        std: deviation of each channel, by which values are divided.
+        mean: mean to subtract from each channel, whose values are in [0, 1].
+        std: standard deviation by which each channel is then divided.
         interpolation: filter of the antialiased resize.
-        whole_pixels: resize to floor(resolution / crop) in Pillow's bytes and cut at whole pixels, as timm
-            and torchvision show images to their networks; else the exact centred square, as networks are
-            shown images here.
+        whole_pixels: True resizes the short side to floor(resolution / crop), rounded as in Pillow, and crops
+            at whole pixels, as timm and torchvision do for their networks. False takes the exact centred
+            square, as this project does for its own.
     """
 
     resolution: int
@@ -41,7 +41,7 @@ class EvaluationView:
     whole_pixels: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse values that make no view."""
+        """Refuse values that make no valid policy."""
         self.policy()
 
     @classmethod
@@ -53,10 +53,10 @@ class EvaluationView:
 
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> EvaluationView:
-        """Rebuild a view from `dataclasses.asdict`, by way of JSON.
+        """Rebuild a view from its `dataclasses.asdict`, after a round trip through JSON.
 
         Raises:
-            UserError: the fields make no view.
+            UserError: the fields make no valid view.
         """
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
@@ -82,7 +82,7 @@ class EvaluationView:
     def fit(self, views: tuple[ViewPolicy, ...]) -> tuple[ViewPolicy, ...]:
         """Return training views with the mean, deviation and filter of this view.
 
-        Views that are not normalised by ImageNet's values keep their own, which their recipe chose.
+        Views that are not normalised by ImageNet's values keep what their recipe chose.
         """
         own = Normalize(self.mean, self.std)
         if (own, self.interpolation) == (IMAGENET, "bilinear"):

@@ -1,4 +1,4 @@
-"""Which box of an image becomes a view: image -> [3, H, W], as data; see `loaders.views.policy`."""
+"""Geometries, as data: which box of an image becomes a view [3, R, R]; see `loaders.views.policy`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class RandomResizedCrop:
 class CenterCrop:
     """The centred square that covers `fraction` of the shorter side.
 
-    `fraction = 224 / 256` is "resize the short side to 256, crop 224", but for rounding to whole pixels.
+    `fraction = 224 / 256` is "resize the short side to 256, crop 224", except for rounding to whole pixels.
     """
 
     fraction: float = 224 / 256
@@ -57,14 +57,15 @@ class CenterCrop:
 class ResizedCenterCrop:
     """The centred square of the image resized to `short_side`, both at whole pixels, in one step.
 
-    The box of torchvision's Resize(short_side) and CenterCrop, and so of timm's: the long side is cut down to
-    a whole number of pixels, which stretches the image a little, and the square begins at a whole pixel.
+    The box is that of torchvision's Resize(short_side) and CenterCrop, and so of timm's. The resized long
+    side is rounded down to whole pixels, which distorts the image a little, and the square begins at a whole
+    pixel.
 
     Attributes:
         short_side: shorter side of the resized image, in pixels; at least the view's resolution.
-        rounded: resize as Pillow does, to the last bit: rows, then columns, each in whole bytes. Networks of
-            timm and torchvision are measured with it; slower than without. (Pillow 13 begins with columns
-            where an image is more than twice as high as wide.)
+        rounded: resize exactly as Pillow does: rows, then columns, each rounded to bytes. Networks of timm
+            and torchvision are evaluated this way, but it is slower. (Pillow 13 begins with columns if an
+            image is more than twice as high as wide.)
     """
 
     short_side: int = 256
@@ -92,8 +93,9 @@ class PaddedCrop:
 class Tile:
     """One tile of a grid that lies over a random resized crop, at a random place in its cell.
 
-    The pixels are those of the crop resized to `grid * cell` pixels, cut at the tile; a horizontal flip
-    mirrors the tile in its place. Tiles of one image share their crop by `ViewPolicy.shares_draws_of`.
+    The pixels are those of the crop resized to `grid * cell` pixels per side, cut out at the tile. A
+    horizontal flip mirrors the tile, which keeps its place in the grid. Tiles of one image share their crop
+    by `ViewPolicy.shares_draws_of`.
 
     Attributes:
         row: row of the cell in the grid, from 0.

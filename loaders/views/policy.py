@@ -25,7 +25,7 @@ from loaders.views.geometry import (
     require_whole,
 )
 
-# A view is written down with names of this one module.
+# Exported again, so that a policy needs names of this module only.
 from loaders.views.geometry import CenterCrop as CenterCrop
 from loaders.views.geometry import PaddedCrop as PaddedCrop
 from loaders.views.geometry import RandomResizedCrop as RandomResizedCrop
@@ -35,7 +35,7 @@ from loaders.views.geometry import Tile as Tile
 Interpolation = Literal["bilinear", "bicubic"]
 ErasingFill = Literal["noise", "mean"]
 Augmentation = Literal["rotation", "translation", "jitter", "randaugment"]
-"""What `presets.augmented` adds to a view."""
+"""What `presets.augmented` can add to a view."""
 
 MAX_FACTOR = 255.0  # largest factor of brightness and the like: a pixel value of 1 then becomes 255
 
@@ -60,10 +60,10 @@ class HorizontalFlip:
 
 @dataclass(frozen=True)
 class AlternatingFlip(HorizontalFlip):
-    """Mirror a share `p` of the images in even epochs, the others in odd ones: two epochs show both sides.
+    """Mirror a share `p` of the images in even epochs, the others in odd epochs: two epochs show both sides.
 
-    Where weights say how often a row comes, its appearances take turns within an epoch, and the first side
-    of an epoch changes with the epochs.
+    If rows are drawn by weights, the draws of a row alternate between the sides within an epoch, and the side
+    of its first draw changes from epoch to epoch.
 
     Source: Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv 2404.00498), section 3.6.
     """
@@ -74,9 +74,10 @@ class ColorJitter:
     """Brightness, contrast, saturation and hue in random order, as torchvision's ColorJitter.
 
     Attributes:
-        brightness: factor is drawn in [max(0, 1 - brightness), 1 + brightness]; likewise the next two.
-        contrast: blend with the mean of the gray image.
-        saturation: blend with the gray image.
+        brightness: the factor is drawn in [max(0, 1 - brightness), 1 + brightness]; those of contrast and
+            saturation likewise.
+        contrast: strength of the blend with the mean of the gray image.
+        saturation: strength of the blend with the gray image.
         hue: turn of the hue circle, drawn in [-hue, hue]; at most 0.5.
         p: probability that the jitter is applied at all.
     """
@@ -106,7 +107,7 @@ class Grayscale:
 
 @dataclass(frozen=True)
 class GaussianBlur:
-    """Gaussian blur with a standard deviation drawn uniformly from `sigma` pixels; borders reflect."""
+    """Gaussian blur; the standard deviation is drawn uniformly in `sigma`, pixels; borders reflect."""
 
     p: float = 0.5
     sigma: tuple[float, float] = (0.1, 2.0)
@@ -135,7 +136,7 @@ class RandomAffine:
     Attributes:
         degrees: the angle is drawn in [-degrees, degrees].
         translate: shift as a share of the view's side, drawn in [-translate, translate] per axis.
-        fill: value of 255 where the source ends.
+        fill: value in [0, 255] of pixels from outside the source.
         p: probability that the view is warped.
     """
 
@@ -169,7 +170,7 @@ _MAGNITUDES: dict[str, tuple[float, float]] = {
     "translate_x": (-1.0, 1.0),
     "translate_y": (-1.0, 1.0),
 }
-"""Ranges of the arguments of operations; operations that are not named take no argument."""
+"""Allowed arguments of RandAugment's operations; operations not listed here take no argument."""
 
 
 @dataclass(frozen=True)
@@ -179,10 +180,10 @@ class Augment:
     Attributes:
         name: name of the operation.
         low: argument at magnitude 0: a factor for brightness, color, contrast, sharpness; bits for posterize;
-            a threshold of 255 for solarize; degrees for rotate; a slope for shear; a share of the side for
-            translate.
+            a threshold in [0, 256] for solarize; degrees for rotate; a slope for shear; a share of the side
+            for translate.
         high: argument at magnitude 1; may be less than `low`.
-        signed: the argument is negated with probability 1/2.
+        signed: whether the argument is negated with probability 1/2.
     """
 
     name: AugmentName
@@ -210,7 +211,7 @@ class RandAugment:
         p: probability that a drawn operation is applied.
         levels: magnitudes are k / levels[1] with k drawn in levels[0] .. levels[1] - 1; None draws them
             uniformly in [0, 1).
-        fill: value of 255 where a geometric operation leaves the view.
+        fill: value in [0, 255] of pixels that a geometric operation takes from outside the view.
     """
 
     augments: tuple[Augment, ...]
@@ -241,8 +242,8 @@ class Cutout:
 
     Attributes:
         size: range of the square's side as a share of the view's.
-        fill: value of 255.
-        p: probability.
+        fill: value in [0, 255].
+        p: probability that a square is filled.
     """
 
     size: tuple[float, float] = (0.5, 0.5)
@@ -260,12 +261,12 @@ class RandomErasing:
     """Fill a rectangle of random area and aspect ratio (Zhong et al. 2017, algorithm 1).
 
     Attributes:
-        p: probability of erasing; a view into which none of ten drawn rectangles fits stays as it is.
+        p: probability of erasing; a view stays unchanged if none of ten drawn rectangles fits into it.
         scale: range of the rectangle's share of the view's area.
         ratio: range of height / width, drawn uniformly in its logarithm, as torchvision draws it.
-        fill: "noise" draws every value of every pixel uniformly in [0, 255] (RE-R of the paper); "mean" takes
-            the mean of the view's `Normalize`, so that a normalised view is 0 there, and ImageNet's where the
-            view has none (RE-M).
+        fill: "noise" draws every value of every pixel uniformly in [0, 255] (RE-R of the paper). "mean" takes
+            the mean of the view's `Normalize`, which becomes 0 in the normalised view, or ImageNet's mean if
+            the view has no `Normalize` (RE-M).
     """
 
     p: float = 0.5
@@ -282,7 +283,7 @@ class RandomErasing:
 
 @dataclass(frozen=True)
 class QuarterTurn:
-    """Turn the view counter-clockwise by `turns` quarters, as `torch.rot90`; exact."""
+    """Turn the view counter-clockwise by `turns` quarters, exactly, as `torch.rot90` does."""
 
     turns: int
 
@@ -324,9 +325,9 @@ IMAGENET = Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 @dataclass(frozen=True)
 class Standardize:
-    """(value - mean) / (std + eps) per channel, with the mean and deviation of the view itself, in [0, 1].
+    """(value - mean) / (std + eps) per channel, with the view's own mean and deviation, values in [0, 1].
 
-    Otherwise brightness and contrast would give neighbouring tiles away (Noroozi, Favaro 2016,
+    Without it, brightness and contrast would reveal which tiles are neighbours (Noroozi, Favaro 2016,
     section 4.2). Float views only.
     """
 
@@ -336,11 +337,11 @@ class Standardize:
         require_number("Standardize eps", self.eps, 1e-9, 1.0)
 
 
-_SIDED = {"rotate", "shear_x", "shear_y", "translate_x"}  # what a mirrored view shows the other way round
+_SIDED = {"rotate", "shear_x", "shear_y", "translate_x"}  # operations that a mirrored view shows reversed
 
 
 def _differs_mirrored(operation: Operation) -> bool:
-    """Tell whether a flip before an operation gives another view than the same flip behind it."""
+    """Tell whether a flip before an operation gives another view than a flip after it."""
     match operation:
         case QuarterTurn(turns=turns):
             return turns % 2 == 1
@@ -351,7 +352,7 @@ def _differs_mirrored(operation: Operation) -> bool:
 
 
 def _check_flips(where: str, operations: tuple[Operation, ...]) -> None:
-    """Refuse a flip behind an operation that it does not commute with: the resize would do it before."""
+    """Refuse a flip after an operation with which it does not commute, since the resize does flips first."""
     before = None
     for operation in operations:
         if before is not None and isinstance(operation, HorizontalFlip):
@@ -370,14 +371,14 @@ class ViewPolicy:
         name: shown in reports and errors.
         resolution: side of the view in pixels.
         geometry: which box of the image becomes the view.
-        operations: applied in this order to the resized pixels. A flip is part of the resize, so it comes
-            before them: one behind a turn or a warp, which would differ there, is refused. Boxes that are
-            filled are drawn at random places, of a mirrored view as of any other.
+        operations: applied in this order to the resized pixels. The resize does the flips, so they come
+            first. A flip after a turn or a warp is therefore refused, since it would give another view.
+            Cutout and RandomErasing may follow or precede a flip: their places are random either way.
         normalize: None delivers values in [0, 1] for float views; uint8 views are never normalised.
         interpolation: filter of the antialiased resize.
-        shares_draws_of: how many places before this view, in its loader, is the view whose random numbers it
-            takes. Both then draw the same crop, flip or colour where these have the same place in both
-            policies.
+        shares_draws_of: k shares the random numbers of the view k places before this one in the loader; 0
+            shares none. Both views then draw the same crop, flip or colour where it has the same place in
+            both policies.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The views of the papers, as policies."""
+"""The papers' views, as policies."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def barlow_b(
 
 
 def flipped_in_turns(view: ViewPolicy) -> ViewPolicy:
-    """Return a view whose flips alternate with the epochs, see `AlternatingFlip`; one without any stays."""
+    """Return the view with each random flip replaced by an `AlternatingFlip`, which alternates by epoch."""
     operations = tuple(
         AlternatingFlip(operation.p)
         if isinstance(operation, HorizontalFlip) and 0.0 < operation.p < 1.0
@@ -120,7 +120,7 @@ def weak(
 
 
 def _fixmatch_augments(strength: float) -> tuple[Augment, ...]:
-    """The 14 operations of FixMatch; `strength` 1 gives the paper's ranges, less comes closer to identity."""
+    """Return FixMatch's 14 operations; strength 1 has the paper's ranges, a smaller one changes less."""
     enhance_low, enhance_high = 1 - 0.95 * strength, 0.95
     return (
         Augment("autocontrast"),
@@ -145,8 +145,6 @@ def fixmatch_strong(
 ) -> ViewPolicy:
     """Strong view of FixMatch: the weak view, RandAugment (n = 2, random magnitude), Cutout of half the side.
 
-    Without `cutout`, Cutout is left out.
-
     Source: Sohn et al. 2020, appendix D; ranges, ten levels and the probability 0.5 per operation as in the
     PyTorch code that reproduces its CIFAR figures.
     """
@@ -161,7 +159,7 @@ def fixmatch_strong(
 def fixmatch_strong_gentle(
     resolution: int = 32, flip_p: float = 0.5, normalize: Normalize | None = IMAGENET, cutout: bool = True
 ) -> ViewPolicy:
-    """A gentler strong view for small or fine-grained images: half the ranges, a smaller Cutout or none."""
+    """Gentler strong view for small or fine-grained images: half the ranges, and a smaller Cutout."""
     operations = (
         HorizontalFlip(flip_p),
         RandAugment(_fixmatch_augments(0.5), num_ops=2, p=0.5, levels=(1, 10)),
@@ -198,15 +196,11 @@ def rotate_translate_jitter(resolution: int = 224, normalize: Normalize | None =
 
 
 def augmented(view: ViewPolicy, augmentations: tuple[Augmentation, ...]) -> ViewPolicy:
-    """Return a view with some of the INF473V report's augmentations behind its own operations (section 2.2).
+    """Return a view with some of the INF473V report's augmentations after its own operations (section 2.2).
 
-    The report gives no ranges. This project's: turns of up to 15 degrees and shifts of up to a tenth of the
-    side, in one warp; brightness, contrast and saturation by up to a fifth, the hue by a twentieth; two of
-    FixMatch's operations. They come in this order.
-
-    Args:
-        view: policy of one image's view.
-        augmentations: what to add; none leaves the view as it is.
+    The report gives no ranges. This project applies, in this order: rotations of up to 15 degrees and shifts
+    of up to a tenth of the side, in one warp; jitter of brightness, contrast and saturation by up to a fifth,
+    and of the hue by up to a twentieth; two of FixMatch's operations.
     """
     if not augmentations:
         return view
@@ -231,14 +225,14 @@ def affine(
     shear: float = 0.3,
     normalize: Normalize | None = IMAGENET,
 ) -> tuple[ViewPolicy, ViewPolicy]:
-    """The centred square, flipped at random, and a random affine transformation of that very view.
+    """The centred square, flipped at random, and a random affine transformation of that view.
 
     Args:
         resolution: side of the views in pixels.
-        flip_p: probability of a horizontal flip, of both.
-        degrees: largest turn.
+        flip_p: probability of a horizontal flip of both views.
+        degrees: largest rotation.
         translate: largest shift, as a share of the side.
-        shear: largest slope, of one axis or the other.
+        shear: largest slope, of either axis.
         normalize: None delivers values in [0, 1].
     """
     flip = HorizontalFlip(flip_p)
@@ -256,8 +250,10 @@ def rotations(
 ) -> tuple[ViewPolicy, ...]:
     """The four views of RotNet: one crop, turned counter-clockwise by 0, 90, 180 and 270 degrees.
 
-    Source: Gidaris et al. 2018, section 3. If the device turns the images, `crop_flip` and
-    `engine.objectives.rotnet.rotate_four` move a quarter of the bytes.
+    `crop_flip` with `engine.objectives.rotnet.rotate_four`, which turns the images on the device, moves a
+    quarter of the bytes there.
+
+    Source: Gidaris et al. 2018, section 3.
     """
     plain = crop_flip(resolution, min_scale, flip_p, normalize)
     return tuple(
@@ -281,9 +277,9 @@ def tiles(
 
     Args:
         tile_size: side of a tile in pixels.
-        cell: side of a cell in pixels; the gap keeps edges from giving the order away.
+        cell: side of a cell in pixels; the gaps between tiles keep edges from revealing the order.
         min_scale: smallest share of the image area that the crop may have.
-        gray_p: probability that all tiles lose their colours, against chromatic aberration.
+        gray_p: probability that all tiles are gray, since chromatic aberration would reveal their places.
         grid: cells per side.
     """
     crop = RandomResizedCrop(scale=(min_scale, 1.0))
@@ -308,7 +304,7 @@ def reconstruction(resolution: int = 64, flip_p: float = 0.5) -> ViewPolicy:
 def evaluation(
     resolution: int = 224, fraction: float | None = None, normalize: Normalize | None = IMAGENET
 ) -> ViewPolicy:
-    """Deterministic centred square.
+    """View for evaluation: the centred square, without randomness.
 
     Args:
         resolution: side of the view in pixels.
