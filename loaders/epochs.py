@@ -201,7 +201,7 @@ class EpochLoader(_EpochSource[Batch]):
 
     @property
     def bad_rows(self) -> dict[int, str]:
-        """The damaged rows so far, and what is wrong with each; the next readable row replaced it."""
+        """The damaged rows so far and what is wrong with each; the next readable rows replaced them."""
         return self.renderer.bad_rows
 
     def request(self, epoch: int, step: int) -> Request:

@@ -62,7 +62,7 @@ class _BetonRows:
         self._places = dict(zip(samples.tolist(), places.tolist(), strict=True))
 
     def __len__(self) -> int:
-        """Return the number of images in the batch, among which damaged ones find a replacement."""
+        """Return the number of images in the batch; a damaged one is replaced by another of them."""
         return len(self._samples)
 
     def rows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -168,7 +168,7 @@ class EpochOrder:
     Args:
         seed: seed of the order.
         rank: rank of this process.
-        num_ranks: number of processes. Give FFCV's loader the batch size per process, and no `distributed`.
+        num_ranks: number of processes. Give FFCV's Loader `distributed=False` and the batch size per process.
 
     Raises:
         MissingBackendError: FFCV is not installed.

@@ -42,7 +42,7 @@ from loaders.views.policy import Standardize, ViewPolicy
 
 CHUNK_BYTES = 8 << 20  # decoded pixels of a chunk; each chunk costs up to 0.3 ms in the interpreter
 MAX_REPLACEMENTS = 64  # rows tried in place of a damaged one before giving up
-_LARGE_BYTES = 64 << 20  # a view of a batch that is at least this large is worth a wait for memory
+_LARGE_BYTES = 64 << 20  # from this size on, a batch's view waits for used memory; see `_buffer`
 
 FIELDS = ("box", "window", "shift", "flip", "codes", "args")  # of ViewParameters, in their order
 
@@ -66,7 +66,7 @@ class Job:
     heights: NDArray[np.int64]  # [B]
     widths: NDArray[np.int64]  # [B]
     parameters: tuple[ViewParameters, ...]  # per view
-    edges: list[int]  # chunk k is rows edges[k] .. edges[k + 1]
+    edges: list[int]  # chunk k is rows edges[k] .. edges[k + 1] - 1
     turns: Iterator[int]  # numbers of the chunks still to render; `next` is atomic
     locating: threading.Lock = field(default_factory=threading.Lock)
     reading: Future[EncodedRows] | None = None  # set where another library reads the rows
@@ -188,7 +188,7 @@ class CpuRenderer(Renderer):
         pool = self._pools.get((batch, number))
         if pool is None:
             size = 3 * self.work.views[number].resolution ** 2
-            # Threads wait only for large buffers; where these are small, they allocate another at once.
+            # Threads wait only for large buffers; a small one is allocated at once: it takes little memory.
             usual = self.options.prefetch + 1 if batch * size * self._dtype.itemsize >= _LARGE_BYTES else None
             allocate = aligned_zeros
             if self._pinned:  # two more, since a copied buffer stays in use until its event has passed
@@ -209,7 +209,7 @@ class CpuRenderer(Renderer):
         return worker
 
     def _work(self, job: Job) -> None:
-        """Render chunks of a job until none is left: one task per thread, since to wake it costs 40 us."""
+        """Render chunks until none is left; one task per thread, since waking a thread costs 40 us."""
         try:
             while not job.cancelled and (chunk := next(job.turns)) < len(job.edges) - 1:
                 self._render(job, self._located(job), job.edges[chunk], job.edges[chunk + 1])

@@ -232,7 +232,7 @@ class DaliRenderer(Rows):
         return rows._replace(keep=Decoded(outputs, np.array(places, np.int64), rows.keep))
 
     def verify(self, job: Job, rows: EncodedRows, first: int) -> None:
-        """Compare rows not read before, or all rows with the option `verify`, with their CRC-32."""
+        """Compare rows not yet found good, or all rows with the option `verify`, with their CRC-32."""
         if isinstance(rows.keep, Decoded):  # already compared
             return
         numbers = job.rows[first : first + len(rows.sizes)]

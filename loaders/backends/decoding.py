@@ -54,7 +54,7 @@ class EncodedRows(NamedTuple):
         heights: int64 [K], pixels.
         widths: int64 [K], pixels.
         regions: int64 [K, 4], top, left, height and width of the wanted region; after decoding, of the
-                decoded region.
+            decoded region.
         whole: bool [K], False where a checksum has failed.
         keep: keeps the memory at the addresses alive.
     """

@@ -17,7 +17,7 @@ from loaders.common.errors import LoaderError, UserError
 from loaders.options import check_backend
 from loaders.packs import Split
 
-_KEPT_EPOCHS = 8  # orders kept alive, so that late calls of an abandoned epoch find theirs
+_KEPT_EPOCHS = 8  # orders kept alive, so that late calls of an abandoned epoch find their order
 
 
 def find_shard(split: Split) -> int:

@@ -1,6 +1,6 @@
 """FFCV's side: its Loader, operations that hand its batches to our renderer, and a safe iterator.
 
-FFCV compiles its decoders into its own loop, one image after another. Here that loop only finds where the
+FFCV compiles its decoders into its own loop, one image after another. Here that loop at most finds where the
 encoded bytes lie; the next operation, which FFCV calls once per batch, renders the whole batch. FFCV's
 iterator waits forever when an exception ends its thread, so our operations raise nothing in that thread: the
 consumer gets a stand-in for a failed batch, which raises when it is used.
@@ -53,15 +53,15 @@ class FailedBatch:
         self.error = error
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Raise what went wrong."""
+        """Raise the error."""
         raise self.error
 
     def __getitem__(self, number: int) -> Tensor:
-        """Raise what went wrong."""
+        """Raise the error."""
         raise self.error
 
     def __len__(self) -> int:
-        """Raise what went wrong."""
+        """Raise the error."""
         raise self.error
 
 

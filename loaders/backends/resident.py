@@ -92,7 +92,7 @@ class ResidentPixels:
         self.reasons: dict[int, str] = {}
         self.starts = np.full(len(split.pack), _ABSENT, np.int64)
         self.starts[job.rows] = places
-        device = torch.empty(0, device=rows.work.options.device).device  # a `cuda` gets its number
+        device = torch.empty(0, device=rows.work.options.device).device  # `cuda` becomes `cuda:N`
         self.spread = spread
         if not spread:
             part = Part(0, len(places), allocate(total + SLACK, device), 0)

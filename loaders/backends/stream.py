@@ -1,8 +1,8 @@
 """The stream backend, for packs in a store or larger than memory: the cpu backend with a block shuffle.
 
-Shards are fetched whole, checked, and kept in a bounded cache. The shards of the current and the next window
-are fetched before their rows are requested. Rows come in the block order of `loaders.order.blocks`, which
-depends only on seed, epoch and window size, and not on the cache or the speed of the store.
+Shards are fetched whole, checked, and kept in a bounded cache. Fetching the shards of a window begins while
+the window before it is in use. Rows come in the block order of `loaders.order.blocks`, which depends only on
+seed, epoch and window size, and not on the cache or the speed of the store.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Threads whose hanging is no hang of the process: every wait for them has a time limit, even at exit."""
+"""Threads that may hang without hanging the process: waits for them, and closing, have a time limit."""
 
 from __future__ import annotations
 

@@ -39,9 +39,9 @@ class Request(NamedTuple):
     """One batch of this rank.
 
     Attributes:
-        positions: int64 [B], rows of the split.
-        epochs: int64 [B], epoch of each row, for its random numbers.
-        valid: bool [B], False = padding.
+        positions: int64 [B], positions of the rows in the split.
+        epochs: int64 [B], the epoch that each row's random numbers use.
+        valid: bool [B]; False marks padding.
     """
 
     positions: NDArray[np.int64]
@@ -158,7 +158,7 @@ class Renderer(ABC):
     """Turns requests for rows into batches.
 
     Attributes:
-        bad_rows: the damaged rows so far, and what is wrong with each; the next readable row replaced it.
+        bad_rows: the damaged rows so far and what is wrong with each; the next readable rows replaced them.
         shuffle: function that orders the rows of training.
         may_hang: a clause for the error of a batch that takes too long.
     """

@@ -55,7 +55,7 @@ def end_at_ctrl_c() -> None:
 
 
 def end_script_at_ctrl_c() -> None:
-    """Call `end_at_ctrl_c` if this process runs a script of this project; the first import calls this."""
+    """Call `end_at_ctrl_c` if this process runs a script of this project; importing `loaders` calls this."""
     script = Path(getattr(sys.modules["__main__"], "__file__", None) or "/").resolve()
     if script.parent.parent == Path(__file__).resolve().parents[2] and script.parent.name in (
         "recipes",

@@ -13,5 +13,5 @@ def available_cores() -> int:
 
 
 def cores_per_rank() -> int:
-    """Return the number of cores per rank, among the ranks launched on this machine; at least 1."""
+    """Return the number of cores for each rank launched on this machine; at least 1."""
     return max(1, available_cores() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1)))

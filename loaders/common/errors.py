@@ -20,7 +20,7 @@ from loaders.common.command_line import (
 )
 from loaders.common.help_lines import join_help_lines
 
-_BROKEN_PIPE = 141  # 128 and the number of SIGPIPE
+_BROKEN_PIPE = 141  # 128 plus the number of SIGPIPE
 # Other ranks wait this long before they report a mistake: usually the machine's first rank reports the
 # same one, and the launcher then ends all ranks.
 _LATER_S = 5.0

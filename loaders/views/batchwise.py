@@ -16,7 +16,7 @@ from torch.nn import functional
 from loaders.common.errors import UserError
 from loaders.kernels.random import uniform4
 
-_MIX = 0xFFFF  # view number of batch operations in the random numbers; no loader has so many views
+_MIX = 0xFFFF  # view number of batch operations in the random numbers, above that of any view
 _MIXUP, _CUTMIX = 0, 1
 
 
@@ -50,7 +50,7 @@ def draw_mixup(alpha: float, seed: int, step: int) -> Mixing:
 
 
 def draw_cutmix(alpha: float, seed: int, step: int, height: int, width: int) -> Mixing:
-    """Draw the rectangle of CutMix: a share 1 - Beta(alpha, alpha) of the view, less what lies outside.
+    """Draw the rectangle of CutMix: a share 1 - Beta(alpha, alpha) of the view, then cut off at its borders.
 
     Args:
         alpha: concentration, above 0; the paper takes 1.

@@ -30,7 +30,7 @@ class EvaluationView:
         interpolation: filter of the antialiased resize.
         whole_pixels: True resizes the short side to floor(resolution / crop), rounded as in Pillow, and crops
             at whole pixels, as timm and torchvision do for their networks. False takes the exact centred
-            square, as this project does for its own.
+            square, as this project does for its own networks.
     """
 
     resolution: int

@@ -120,7 +120,7 @@ def weak(
 
 
 def _fixmatch_augments(strength: float) -> tuple[Augment, ...]:
-    """Return FixMatch's 14 operations; strength 1 has the paper's ranges, a smaller one changes less."""
+    """Return FixMatch's 14 operations; strength 1 gives the paper's ranges, and less gives smaller ones."""
     enhance_low, enhance_high = 1 - 0.95 * strength, 0.95
     return (
         Augment("autocontrast"),
