@@ -21,7 +21,7 @@ class Batch:
             the loader; normalised where the policy says so.
         labels: int64 [B], -1 where a row has no label; None in the unlabelled part of a pair.
         index: int64 [B], the row of each image in the pack.
-        valid: bool [B]; False marks padding, which occurs in evaluation only.
+        valid: bool [B]; False marks padding and replaced damaged rows, both in evaluation only.
     """
 
     views: tuple[Tensor, ...]

@@ -74,7 +74,7 @@ class FfcvRenderer(Renderer):
         split, shard = work.split, find_shard(work.split)
         self._split = split
         self._first_row = int(np.searchsorted(split.pack.columns.shard, shard))
-        self._wanted: tuple[range, RequestOf] | None = None  # steps and requests of the next epoch
+        self._wanted: tuple[range, RequestOf] | None = None  # steps and requests of the epoch to begin
         # Of the latest epochs: order of samples, steps, requests.
         self._begun: list[tuple[NDArray[np.uint64], range, RequestOf]] = []
         self._under_way: WeakSet[Any] = WeakSet()  # FFCV's iterators
