@@ -28,7 +28,7 @@ from loaders.views.dali import IMAGES, build_decoder, import_dali
 
 
 class DaliBackend(DeviceBackend):
-    """DALI decodes, on the GPU where batches are delivered there; our kernels draw the views."""
+    """DALI decodes, on the GPU if batches are delivered there; our kernels draw the views."""
 
     name = "dali"
 

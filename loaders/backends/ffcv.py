@@ -21,7 +21,7 @@ _KEPT_EPOCHS = 8  # orders kept alive, so that late calls of an abandoned epoch 
 
 
 def find_shard(split: Split) -> int:
-    """Return the number of the shard that holds all of a split.
+    """Return the number of the shard that holds the whole split.
 
     Raises:
         MissingBackendError: FFCV is not installed.

@@ -106,7 +106,7 @@ def _operation_classes() -> tuple[type, type]:
             return locate if self._asked else _locate_nothing
 
     class RenderViews(Operation):  # type: ignore[misc]
-        """Decodes and renders a located batch, in FFCV's thread but outside its compiled stage."""
+        """Calls `render` for each batch, in FFCV's thread but outside its compiled stage."""
 
         def __init__(self, render: Render, accept: Callable[[Any], None] | None) -> None:
             super().__init__()

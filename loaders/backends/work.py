@@ -50,7 +50,7 @@ class Request(NamedTuple):
 
 
 RequestOf = Callable[[int], Request]
-"""Returns the request of a step of an epoch."""
+"""Maps a step of an epoch to its request."""
 
 
 @dataclass(frozen=True)

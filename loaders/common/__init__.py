@@ -1,1 +1,1 @@
-"""What every layer may use; nothing here knows of images."""
+"""What every layer may use; nothing here knows about images."""

@@ -60,7 +60,7 @@ def check_file(path: Path, option: str = "out", writable: bool = True) -> None:
     check_folder(path.parent, option, writable)
     try:
         is_folder = path.is_dir()
-    except OSError as error:  # such as a name of 300 letters
+    except OSError as error:  # such as for a name that is too long
         raise UserError(
             f"{option}: {path} cannot be a file ({error.strerror}); give another --{option}"
         ) from None
@@ -124,7 +124,7 @@ def publish(partial: Path, final: Path) -> None:
 
 
 def leftovers(folder: Path) -> set[Path]:
-    """Return the temporary files that killed writers left in a folder; older versions named them .tmp."""
+    """Return the temporary files that killed writers left in a folder, including .tmp of older versions."""
     return {*folder.glob(f"*{PARTIAL_SUFFIX}"), *folder.glob(".*.tmp")}
 
 

@@ -16,7 +16,7 @@ from loaders.order.permutation import Positions, permute
 
 _SHARD_STREAM = 1 << 32
 _WINDOW_STREAM = _SHARD_STREAM + 1
-_STREAM_SHIFT = 33  # offset between streams, larger than any number of windows
+_STREAM_SHIFT = 33  # streams lie 2^33 apart, more than any number of windows
 _HELD_PLANS = 8
 
 

@@ -99,7 +99,7 @@ def _splitmix(word: int) -> int:
 
 @njit(nogil=True, inline="always")
 def _mix(half: np.uint64, key: np.uint64) -> np.uint64:
-    # 32 well-mixed bits of a half (below 2^32) under a key.
+    # Mixes a half (below 2^32) and a key into 32 bits.
     word = (half + key) * _GOLDEN
     word ^= word >> _SHIFT_32
     return (word * _MIX_C) >> _SHIFT_32
@@ -136,7 +136,7 @@ def _permute_kernel(
 
 
 def num_steps(num_rows: int, batch_size: int, drop_last: bool = True) -> int:
-    """Return the steps of one epoch, the same on every rank: rounded down when dropping, else up."""
+    """Return the steps of one epoch, the same on every rank: rounded down with `drop_last`, else up."""
     return num_rows // batch_size if drop_last else -(-num_rows // batch_size)
 
 

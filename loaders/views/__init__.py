@@ -1,1 +1,1 @@
-"""Views: augmentation policies as data, their random parameters, and the kernels that apply them."""
+"""Views: augmentation policies as data, their random parameters, and their form as DALI graphs."""

@@ -104,7 +104,7 @@ def mix_labels(labels: Tensor, mixing: Mixing, num_classes: int) -> Tensor:
 
     Args:
         labels: int64 [B] in [0, num_classes), or floating point [B, num_classes], such as soft labels.
-        mixing: the one given to `mix_views`.
+        mixing: the same mixing as for `mix_views`.
         num_classes: number of classes.
 
     Returns:

@@ -46,7 +46,7 @@ class EvaluationView:
 
     @classmethod
     def usual(cls, resolution: int) -> EvaluationView:
-        """Return the view of a network that was trained here, as in `presets.evaluation`."""
+        """Return the view of this project's own networks, as in `presets.evaluation`."""
         geometry = presets.evaluation(resolution).geometry
         assert isinstance(geometry, CenterCrop)
         return cls(resolution, geometry.fraction)

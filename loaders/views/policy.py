@@ -119,7 +119,7 @@ class GaussianBlur:
 
 @dataclass(frozen=True)
 class Solarize:
-    """Invert the values at or above `threshold` (of 255) with probability `p`."""
+    """Invert the values of at least `threshold`, in [0, 256], with probability `p`."""
 
     p: float = 0.2
     threshold: float = 128.0

@@ -189,7 +189,7 @@ def simclr(
 def rotate_translate_jitter(resolution: int = 224, normalize: Normalize | None = IMAGENET) -> ViewPolicy:
     """Rotation, translation and colour jitter: the set of the INF473V report (section 2.2).
 
-    The report gives no ranges; these are this project's choice.
+    The report gives no ranges; those of `augmented` are this project's choice.
     """
     plain = ViewPolicy("plain", resolution, CenterCrop(1.0), (HorizontalFlip(0.5),), normalize)
     return replace(augmented(plain, ("rotation", "translation", "jitter")), name="rotate_translate_jitter")
