@@ -54,20 +54,19 @@ def build_loader(
         labels: label table, such as `LabelTable.read(path)`; the true labels by default. Pass several tables
             for a split that holds each row once per label; see `Split.labeled_by`.
         sampler: how a training epoch draws rows; by default, each row once. "balanced" draws every class
-            equally often, and as many rows in total as have a label. Weights [len(split)] draw each row in
-            proportion to its weight, and len(split) rows in total.
+                equally often, as many rows as have a label. Weights [len(split)] draw len(split) rows, each in
+                proportion to its weight.
         batch_transform: `transform(views, generator)`, a function with a name. Its arguments are the views
             [B, 3, H, W] on the device, in [0, 1] before normalisation, and a generator seeded by (seed,
             epoch, step, rank); it returns the new views. A callable of the views alone, such as torchvision's
             v2 transforms, draws from torch's global generators, which are seeded likewise during the call.
 
     Returns:
-        A loader, see `loaders.batch.Loader`. Each `for batch in loader` yields the `Batch`es of the next
-        epoch, from 0 on; `epoch(epoch, start_step)` yields those of a given epoch; `close()` or the end of a
-        `with` block ends the loader's threads.
+        A loader, see `loaders.batch.Loader`. `for batch in loader` yields the `Batch`es of epoch 0, then 1,
+        ...; `epoch(epoch, start_step)` those of one epoch; `close()` or a `with` block ends the threads.
 
     Raises:
-        UserError: what cannot be built, and the remedy.
+        UserError: an argument cannot be used; the message names the remedy.
     """
     _check_split("split", split)
     check_views("views", views)
@@ -157,7 +156,6 @@ def build_paired_loader(
     Args:
         labeled: a split, or a `Pack.pool` of splits; only its rows with a label are used.
         unlabeled: split of the unlabelled rows; labels in it are ignored.
-        labeled_views: policies of the labelled images.
         unlabeled_views: policies of the unlabelled images, such as (weak, strong).
         batch_size: global number of labelled rows per step.
         mu: number of unlabelled rows per labelled row.
@@ -171,7 +169,7 @@ def build_paired_loader(
         over the unlabelled rows.
 
     Raises:
-        UserError: what cannot be built, and the remedy.
+        UserError: an argument cannot be used; the message names the remedy.
     """
     views = (labeled_views, unlabeled_views)
     for name, split, own in zip(("labeled", "unlabeled"), (labeled, unlabeled), views, strict=True):

@@ -84,7 +84,7 @@ class ResidentPixels:
     def __init__(self, rows: ResidentRenderer, spread: bool) -> None:
         """Decode the renderer's split in its crew's threads; with `spread`, together with the other ranks."""
         split = rows.work.split
-        # A split may hold a row twice; each is decoded once.
+        # A split may hold a row several times; it is decoded once.
         _, first = np.unique(split.rows(np.arange(len(split))), return_index=True)
         job = rows.job_of(np.sort(first))
         sizes = 3 * job.heights * job.widths

@@ -159,7 +159,7 @@ def fixmatch_strong(
 def fixmatch_strong_gentle(
     resolution: int = 32, flip_p: float = 0.5, normalize: Normalize | None = IMAGENET, cutout: bool = True
 ) -> ViewPolicy:
-    """Gentler strong view for small or fine-grained images: half the ranges, and a smaller Cutout."""
+    """Gentler strong view for small or fine-grained images: half the ranges, and a smaller Cutout or none."""
     operations = (
         HorizontalFlip(flip_p),
         RandAugment(_fixmatch_augments(0.5), num_ops=2, p=0.5, levels=(1, 10)),
