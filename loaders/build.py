@@ -53,9 +53,8 @@ def build_loader(
             and marks the padding in `Batch.valid`.
         labels: label table, such as `LabelTable.read(path)`; the true labels by default. Pass several tables
             for a split that holds each row once per label; see `Split.labeled_by`.
-        sampler: how a training epoch draws rows; by default, each row once. "balanced" draws every class
-                equally often, as many rows as have a label. Weights [len(split)] draw len(split) rows, each in
-                proportion to its weight.
+        sampler: how training draws rows; by default, each row once. "balanced" draws every class equally
+            often, as many rows as have a label; weights [len(split)] draw len(split) rows in proportion.
         batch_transform: `transform(views, generator)`, a function with a name. Its arguments are the views
             [B, 3, H, W] on the device, in [0, 1] before normalisation, and a generator seeded by (seed,
             epoch, step, rank); it returns the new views. A callable of the views alone, such as torchvision's
