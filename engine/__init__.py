@@ -1,3 +1,3 @@
-"""Training on batches, and what is measured and reported of it."""
+"""Everything that takes batches from the loaders: training, evaluation and reports."""
 
-import loaders.common  # noqa: F401  (first: from here on Ctrl-C ends a script in one line)
+import loaders.common  # noqa: F401  (imported first, so that Ctrl-C ends a script in one line)

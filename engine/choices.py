@@ -1,11 +1,11 @@
-"""The choices that command lines offer by name, apart from code that imports torch or numba."""
+"""The named choices of command-line options, in a module that imports neither torch nor numba."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 Precision = Literal["auto", "no", "bf16", "fp16"]
-"""Of autocast, see `engine.train.distributed.make_accelerator`."""
+"""Precision of autocast, see `engine.train.distributed.make_accelerator`."""
 Device = Literal["auto", "cpu", "cuda"]
 """Where networks compute, see `engine.device`."""
 OnNonFinite = Literal["stop", "skip"]
@@ -13,29 +13,29 @@ OnNonFinite = Literal["stop", "skip"]
 Measure = Literal["training", "turns", "loader"]
 """What a run measures, see `engine.train.measured`."""
 Weights = Literal["ema", "raw"]
-"""Weights of a classifier: their moving average, or as trained."""
+"""Weights of a classifier: their moving average ("ema"), or the trained weights themselves ("raw")."""
 OptimizerName = Literal["paper", "sgd", "lars", "adamw", "muon"]
 """Optimizer of the weights, see `engine.train.optimizers`."""
 ScheduleName = Literal["paper", "cosine", "one_cycle"]
-"""Of the learning rate, see `engine.train.schedule`."""
+"""Schedule of the learning rate, see `engine.train.schedule`."""
 Flips = Literal["random", "in_turns"]
-"""Of images from epoch to epoch, see `loaders.views.presets.flipped_in_turns`."""
+"""How images are flipped from epoch to epoch, see `loaders.views.presets.flipped_in_turns`."""
 LabeledView = Literal["crop", "shift", "gentle", "strong"]
-"""Of labelled images, see `loaders.views.presets`."""
+"""Training view of labelled images, see `loaders.views.presets`."""
 Keep = Literal["last", "best"]
-"""The weights that a run leaves for use, see `engine.train.validation`."""
+"""The weights that a run saves for later use, see `engine.train.validation`."""
 ClassifierStart = Literal["probe", "random"]
-"""How a new classifier begins, see `engine.train.probe_start`."""
+"""How a new classifier is initialised, see `engine.train.probe_start`."""
 Preset = Literal["paper", "cpu", "auto"]
 """Where the defaults of a recipe come from, see `engine.train.presets`."""
 ClassWeights = Literal["none", "inverse", "effective"]
 """Weights of classes in a loss, see `engine.objectives.cross_entropy`."""
 Distance = Literal["mse", "kl"]
-"""Distance of class probabilities, see `engine.objectives.mean_teacher`."""
+"""Distance between class probabilities, see `engine.objectives.mean_teacher`."""
 Mixing = Literal["none", "mixup", "cutmix"]
 """Mixing of images, see `engine.objectives.supervised`."""
 TripletDistance = Literal["cosine", "euclidean"]
-"""Distance of codes, see `engine.objectives.triplet`."""
+"""Distance between embeddings, see `engine.objectives.triplet`."""
 TripletPositive = Literal["crop", "affine"]
 """The other view of an image in a triplet, see `loaders.views.presets`."""
 Reconstruction = Literal["bce", "mse"]

@@ -1,4 +1,4 @@
-"""Where networks compute: the one rule of all commands. Nothing here imports what takes time."""
+"""The rule by which all commands choose a device; importing this module loads no heavy library."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from loaders.common.checks import check_one_of
 from loaders.common.errors import UserError
 
 _SWITCH = "ACCELERATE_USE_CPU"
-_ON, _OFF = ("1", "true", "t", "yes", "y", "on"), ("", "0", "false", "f", "no", "n", "off")  # as accelerate
+# The values that accelerate accepts.
+_ON, _OFF = ("1", "true", "t", "yes", "y", "on"), ("", "0", "false", "f", "no", "n", "off")
 _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 
 def taken_device(asked: Device = "auto") -> Literal["cpu", "cuda"]:
-    """Return where networks compute: the processor where that is asked for, else the GPU if there is one.
+    """Return the device on which networks compute: the CPU if requested, else the GPU if there is one.
 
     Args:
-        asked: the option `--device`. accelerate's own switch, ACCELERATE_USE_CPU, asks for the processor too.
+        asked: the option `--device`. accelerate's own variable, ACCELERATE_USE_CPU, also requests the CPU.
 
     Raises:
-        UserError: another name, or a GPU where there is none or the switch is set.
+        UserError: the option or the variable has an unknown value, or the option is "cuda" although there is
+            no GPU or the variable requests the CPU.
     """
     check_one_of("device", asked, get_args(Device))
     switch = os.environ.get(_SWITCH, "").lower()
@@ -43,7 +45,7 @@ def taken_device(asked: Device = "auto") -> Literal["cpu", "cuda"]:
 
 
 def has_gpu() -> bool:
-    """Return whether torch finds a GPU; it is loaded for that only where a driver of one is there."""
+    """Return whether torch finds a GPU; where no GPU driver is present, torch is not imported to find out."""
     if "torch" not in sys.modules and not any(Path(driver).exists() for driver in _DRIVERS):
         return False
     import torch
@@ -52,7 +54,7 @@ def has_gpu() -> bool:
 
 
 def device_of_process() -> str:
-    """Return where the training of this process computes, or where it trains nothing, what auto takes."""
+    """Return the device of this process's Accelerator; if there is none, the device that "auto" selects."""
     from accelerate.state import AcceleratorState, is_initialized
 
     return str(AcceleratorState().device) if is_initialized() else taken_device()

@@ -1,14 +1,17 @@
-"""The gradient of a whole batch from parts of it that fit into memory, one after the other.
+"""Gradient accumulation: the gradient of a whole batch, computed from parts that fit into memory.
 
-Rows: if the loss is a mean over rows, it equals the mean of the parts' losses, and so do the gradients.
+`Recipe.parts` names the way:
 
-Embeddings: if the loss depends on all rows at once (Barlow Twins, VICReg, SimCLR), the parts are first
-embedded without a graph. The loss of all embeddings gives the gradient of each. Then the parts are embedded
-again, with a graph, through which that gradient flows back. By the chain rule the result is that of the whole
-batch, for one more forward pass (the gradient cache of Gao et al. 2021, arXiv 2101.06983).
+"rows": if the loss is a mean over rows, the mean of the parts' gradients is the gradient of the batch.
 
-BatchNorm normalises each part by the part's own statistics: the gradient is that of smaller batches under the
-loss of the whole batch. Running statistics follow each part, and only the second pass if there are two.
+"embeddings": if the loss depends on all rows at once (Barlow Twins, VICReg, SimCLR), a first pass embeds the
+parts without a graph. The loss of all embeddings gives the gradient of each embedding. A second pass embeds
+the parts again, with a graph, and sends these gradients back through it. By the chain rule the result is the
+gradient of the batch, at the cost of one more forward pass (the gradient cache of Gao et al. 2021, arXiv
+2101.06983).
+
+BatchNorm normalises each part by the part's own statistics, as it would in smaller batches. Each part updates
+the running statistics once, in the second pass if there are two.
 """
 
 from __future__ import annotations
@@ -31,21 +34,24 @@ from loaders.common.errors import UserError
 
 
 class Shell(nn.Module):
-    """Gives DistributedDataParallel a `forward` to wrap; batches pass through it unchanged.
+    """A recipe as a module whose `forward` takes a training step, as DistributedDataParallel (DDP) needs.
 
-    It returns loss and metrics as a tuple: with a static graph DDP joins the gradients of the first step only
-    if it finds the loss, and it looks into no class of ours.
+    `forward` returns a tuple and no `StepOutput`: with a static graph, DDP reduces the gradients of the first
+    step only if it finds the loss in the output, and it does not look into classes of ours.
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        """Wrap a recipe."""
         super().__init__()
         self.recipe = recipe
 
     def forward(
         self, batch: Any, step: int, gradients: Sequence[Tensor] | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Take a step of the recipe; or, given gradients of embeddings, return what sends them back."""
+        """Return the loss and the metrics of a step.
+
+        If the `gradients` of the embeddings are given, return in place of the loss a scalar whose backward
+        pass sends these gradients through the network, and no metrics.
+        """
         if gradients is None:
             output = self.recipe.training_step(batch, step)
             return output.loss, output.metrics
@@ -54,7 +60,7 @@ class Shell(nn.Module):
 
 
 class Accumulator:
-    """Runs a step forward and backward, in one go or in parts."""
+    """Runs the forward and backward passes of a step, on the whole batch or part by part."""
 
     def __init__(
         self,
@@ -67,14 +73,12 @@ class Accumulator:
         """Work out the number of parts.
 
         Args:
-            recipe: what is trained.
-            model: a `Shell` around it, prepared.
-            accelerator: the run's connection to its device and ranks.
-            loader: batches that the run trains on.
-            micro: labelled images of each process in a part; None for one part.
+            model: `Shell(recipe)`, prepared by the Accelerator.
+            micro: number of labelled images in a part on each process; None for one part.
 
         Raises:
-            UserError: the parts do not divide a process's share, or the recipe cannot be cut.
+            UserError: `micro` does not divide a process's share of the batch, or the recipe's loss cannot be
+                computed from parts.
         """
         self._recipe, self._model, self._accelerator = recipe, model, accelerator
         per_rank = loader.batch_size // world_size()
@@ -91,7 +95,7 @@ class Accumulator:
             )
 
     def __call__(self, batch: Any, step: int) -> StepOutput:
-        """Leave the gradients of a batch in the parameters; return its loss and metrics, for the record."""
+        """Add the gradients of a batch to the parameters' `grad`; return loss and metrics for logging."""
         if self.num_parts == 1:
             output = StepOutput(*self._model(batch, step))
             self._accelerator.backward(output.loss)
@@ -119,7 +123,7 @@ class Accumulator:
         with self._accelerator.autocast():
             output = self._recipe.embedding_loss(views, step)
         gradients = torch.autograd.grad(output.loss, views)
-        set_rng_state(drawn, device)  # so that dropout is the same again
+        set_rng_state(drawn, device)  # so that dropout is the same in the second pass
         cuts = zip(*(gradient.chunk(self.num_parts) for gradient in gradients), strict=True)
         for number, (part, back) in enumerate(zip(parts, cuts, strict=True)):
             with self._joining(number):
@@ -127,13 +131,13 @@ class Accumulator:
         return replace(output, loss=output.loss.detach())
 
     def _joining(self, number: int) -> Any:
-        """Join the gradients of the ranks only in the last part."""
+        """Return a context in which DDP reduces gradients over the ranks only for the last part."""
         return nullcontext() if number == self.num_parts - 1 else self._accelerator.no_sync(self._model)
 
 
 @contextmanager
 def kept_buffers(module: nn.Module) -> Iterator[None]:
-    """Restore buffers, such as running statistics, that a pass changes."""
+    """Restore a module's buffers, such as running statistics, at the end of the block."""
     kept = [buffer.clone() for buffer in module.buffers()]
     yield
     for buffer, before in zip(module.buffers(), kept, strict=True):
@@ -141,7 +145,7 @@ def kept_buffers(module: nn.Module) -> Iterator[None]:
 
 
 def cut(batch: Batch | PairedBatch, num_parts: int) -> list[Any]:
-    """Cut a batch into parts of equal size, labelled and unlabelled rows alike."""
+    """Cut a batch, or both halves of a paired batch, into parts of equal size."""
     if isinstance(batch, PairedBatch):
         pairs = zip(cut(batch.labeled, num_parts), cut(batch.unlabeled, num_parts), strict=True)
         return [PairedBatch(labeled, unlabeled) for labeled, unlabeled in pairs]

@@ -1,4 +1,4 @@
-"""Advice before a run starts and when it is over, on mistakes that raise no error."""
+"""Warnings, before and after a run, about mistakes that raise no error."""
 
 from __future__ import annotations
 
@@ -13,30 +13,28 @@ from engine.train.metrics import read_metrics
 from engine.train.recipe import Recipe
 from loaders.common.notice import tell
 
-_FEWEST_RECORDS = 8  # least number of log lines; the first and the last quarter of them are compared
-_MOVED = 0.005  # share of the loss by which the loss has to change
+_FEWEST_RECORDS = 8  # log records needed to compare the losses of the first and the last quarter
+_MOVED = 0.005  # least relative change of the loss that counts as movement
 
 
 def advise_before(config: Any, recipe: Recipe, steps_per_epoch: int | None = None) -> None:
-    """Print a line for each setting that makes training useless.
+    """Print a warning for each setting that makes training useless.
 
     Args:
-        config: options of the run.
-        recipe: built.
-        steps_per_epoch: steps of an epoch; None where the run's length is not given in steps.
+        steps_per_epoch: needed to convert `config.steps` to epochs; None if `steps` is never set.
     """
     warn(before(config, recipe, steps_per_epoch))
 
 
 def warn(lines: Iterable[str | None]) -> None:
-    """Print the lines that there are, each once."""
+    """Print each line that is not None as a warning, unless this process has printed it before."""
     for line in lines:
         if line is not None:
             tell(f"warning: {line}")
 
 
 def before(config: Any, recipe: Recipe, steps_per_epoch: int | None = None) -> Iterator[str]:
-    """Yield the lines of `advise_before`."""
+    """Yield the warnings that `advise_before` prints."""
     warmup, epochs = float(getattr(config, "warmup_epochs", 0.0)), float(config.epochs)
     if steps_per_epoch and getattr(config, "steps", None):
         epochs = config.steps / steps_per_epoch
@@ -53,7 +51,7 @@ def before(config: Any, recipe: Recipe, steps_per_epoch: int | None = None) -> I
 
 
 def below_stride(backbone: nn.Module | None, name: str, resolution: int) -> str | None:
-    """Return what to say of views that a network shrinks to less than a pixel; else None."""
+    """Return a warning if a network shrinks its views to less than one pixel; else None."""
     stride = stride_of(backbone)
     if stride is None or not 0 < resolution < stride:
         return None
@@ -64,7 +62,7 @@ def below_stride(backbone: nn.Module | None, name: str, resolution: int) -> str 
 
 
 def one_class(classes: Sequence[str] | None) -> str | None:
-    """Return what to say of a single class; else None."""
+    """Return a warning if there are fewer than two classes; else None."""
     if classes is None or len(classes) > 1:
         return None
     names = ", ".join(classes)
@@ -72,10 +70,10 @@ def one_class(classes: Sequence[str] | None) -> str | None:
 
 
 def stride_of(backbone: nn.Module | None) -> int | None:
-    """Return by how much a network reduces an image; None for networks that do not say."""
+    """Return the factor by which a network reduces an image's side; None if the network does not state it."""
     if isinstance(own := getattr(backbone, "reduction", None), int):
         return own
-    info: Any = getattr(backbone, "feature_info", None)  # of timm's
+    info: Any = getattr(backbone, "feature_info", None)  # of timm's networks
     try:
         return int(info[-1]["reduction"])
     except (TypeError, KeyError, IndexError, ValueError):
@@ -83,18 +81,16 @@ def stride_of(backbone: nn.Module | None) -> int | None:
 
 
 def classes_of(recipe: Recipe) -> Sequence[str] | None:
-    """Return the number of classes that a recipe tells apart; None if it has no classifier."""
+    """Return the names of a recipe's classes; None if it has no classifier."""
     classes = getattr(getattr(recipe, "classifier", None), "classes", None)
     return classes if isinstance(classes, list | tuple) else None
 
 
 def advise_after(out: Path, recipe: Recipe, accuracy: Accuracy | None) -> None:
-    """Print a line if a finished run has learned nothing.
+    """Print a warning for each sign that a finished run has learned nothing.
 
     Args:
-        out: run folder.
-        recipe: trained.
-        accuracy: accuracy on the test split; None if nothing was measured.
+        accuracy: accuracy on the test split; None if it was not measured.
     """
     records = read_metrics(out / "metrics.jsonl")
     chance = at_chance(accuracy, classes_of(recipe))
@@ -102,7 +98,7 @@ def advise_after(out: Path, recipe: Recipe, accuracy: Accuracy | None) -> None:
 
 
 def at_chance(accuracy: Accuracy | None, classes: Sequence[str] | None) -> str | None:
-    """Return the line on an accuracy whose 95 % interval includes that of guessing; else None."""
+    """Return a warning if the 95 % interval of an accuracy does not lie above chance; else None."""
     if accuracy is None or classes is None or len(classes) < 2 or not accuracy.num_images:
         return None
     from scipy.stats import binomtest
@@ -118,9 +114,10 @@ def at_chance(accuracy: Accuracy | None, classes: Sequence[str] | None) -> str |
 
 
 def no_better_than_start(records: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return the line on a training that was never as good as the state at which it began; else None.
+    """Return a warning if training was never as accurate as its initial state; else None.
 
-    An equal accuracy is no fault: few validation images leave many states equal, at any learning rate.
+    An equal accuracy gives no warning: with few validation images, many states are equally accurate at any
+    learning rate.
     """
     found = [(r["step"], float(r["validation_top1"])) for r in records if "validation_top1" in r]
     if len(found) < 2 or found[0][0] != 0:
@@ -135,7 +132,7 @@ def no_better_than_start(records: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def without_movement(records: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return the line on a loss that ends where it began; None if it moved or has few records."""
+    """Return a warning if the loss ends where it began; None if it moved or has too few records."""
     losses = [float(r["loss"]) for r in records if isinstance(r.get("loss"), int | float)]
     if len(losses) < _FEWEST_RECORDS:
         return None

@@ -1,4 +1,4 @@
-"""Checks before a start: ranks must agree, and a resume must have the same data and rules."""
+"""Checks before training: ranks must agree, and a resumed run needs the data and rules of its checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from loaders.common.json_text import parse_json
 
 
 def data_facts(loader: Loader[Any]) -> dict[str, str]:
-    """Return the facts that decide the batches of a run on any number of ranks, each as text."""
+    """Return the facts that determine a run's global batches on any number of ranks, as texts by name."""
     return {
         **loader.fingerprint,
         "steps per epoch": str(loader.steps_per_epoch),
@@ -29,10 +29,10 @@ def data_facts(loader: Loader[Any]) -> dict[str, str]:
 
 
 def check_same_data(checkpoint: Path, saved: Mapping[str, str], present: Mapping[str, str]) -> None:
-    """Compare the facts that decide the batches with those in a checkpoint.
+    """Compare the `data_facts` in a checkpoint with those of this run.
 
     Raises:
-        UserError: names the first fact that differs and both values.
+        UserError: a fact differs; the message names the first such fact and both values.
     """
     for name in dict.fromkeys((*saved, *present)):
         values = (saved.get(name, "nothing"), present.get(name, "nothing"))
@@ -44,10 +44,10 @@ def check_same_data(checkpoint: Path, saved: Mapping[str, str], present: Mapping
 
 
 def check_same_rules(checkpoint: Path, saved: Mapping[str, str], present: Mapping[str, str]) -> None:
-    """Compare the rules of a recipe with those in a checkpoint.
+    """Compare the rules in a checkpoint, see `Recipe.rules`, with those of this run.
 
     Raises:
-        UserError: names the first rule that differs; a run half by each would follow neither.
+        UserError: a rule differs; a run that changed its rules halfway would follow neither set.
     """
     for name in dict.fromkeys((*present, *saved)):
         if saved.get(name) != present.get(name):
@@ -59,7 +59,7 @@ def check_same_rules(checkpoint: Path, saved: Mapping[str, str], present: Mappin
 
 
 def run_facts(recipe: str, config: Mapping[str, Any], loader: Loader[Any]) -> dict[str, str]:
-    """Return the facts that must be the same on every rank, each as text."""
+    """Return the facts that must be the same on every rank, as texts by name."""
     facts = {f"config {name}": json.dumps(value) for name, value in parse_json(to_json(dict(config))).items()}
     return {
         "recipe": recipe,
@@ -72,19 +72,16 @@ def run_facts(recipe: str, config: Mapping[str, Any], loader: Loader[Any]) -> di
 
 
 def check_agreement(facts: Mapping[str, str]) -> None:
-    """Compare the facts of all ranks; do nothing if there is only one.
-
-    Args:
-        facts: name and text of every fact of this rank.
+    """Check that every rank has the same `run_facts`.
 
     Raises:
-        UserError: on rank 0; names the first fact that differs, its values and the ranks.
-        SystemExit: on the other ranks, with the exit code of a user's mistake.
+        UserError: on rank 0, if a fact differs; the message names the first such fact, its values and ranks.
+        SystemExit: on the other ranks, if a fact differs, with the exit code of a user's mistake.
     """
     if world_size() == 1:
         return
     gathered: list[dict[str, str]] = [{} for _ in range(world_size())]
-    dist.all_gather_object(gathered, dict(facts))  # the data comes from this run's own processes
+    dist.all_gather_object(gathered, dict(facts))  # unpickles only what this run's own processes sent
     for name in dict.fromkeys(name for each in gathered for name in each):
         values = [each.get(name, "nothing") for each in gathered]
         other = next((r for r, value in enumerate(values) if value != values[0]), None)

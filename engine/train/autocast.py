@@ -1,4 +1,4 @@
-"""The precision of a run's products, chosen by the features of the hardware, never by a measurement."""
+"""The autocast precision of a run, chosen by the features of the hardware, never by a measurement."""
 
 from __future__ import annotations
 
@@ -20,38 +20,37 @@ from loaders.packs.stores.connect import as_url
 ConfigT = TypeVar("ConfigT", bound=Any)
 
 IN_HARDWARE = ("avx512_bf16", "amx_bf16")
-"""Features of a processor, by the names of `torch.cpu.get_capabilities`; it must have one of them. Other
-processors convert each value, which takes longer than float32."""
+"""CPU features, as `torch.cpu.get_capabilities` names them, of which "auto" needs one to take bfloat16 on a
+CPU. Other CPUs convert each value, which takes longer than float32."""
 
 SAID: dict[Precision, str] = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}
 KEY = "autocast"
-"""Name of the chosen precision in a run's config.json."""
+"""Key of the chosen precision in a run's config.json."""
 VIEWS = "views"
-"""Name of the dtype of the training views in a run's config.json."""
+"""Key of the training views' dtype in a run's config.json."""
 BACKEND = "taken_backend"
-"""Name of the training loader's backend, never auto, in a run's config.json."""
+"""Key of the training loader's backend in a run's config.json; the value is never "auto"."""
 CHOSEN = frozenset({KEY, VIEWS, BACKEND})
-"""What config.json has beside the configuration: what "auto" stood for when the run began."""
+"""Keys that config.json has besides the configuration: what "auto" resolved to when the run began."""
 _OF_VIEWS: dict[str, DTypeName] = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 def of_hardware(device: Device = "auto") -> Precision:
-    """Return the precision of a device: bf16 if the hardware has it, else fp16 on a GPU, else no."""
+    """Return a device's default precision: bf16 if the hardware has it, else fp16 on a GPU, else no."""
     if taken_device(device) == "cuda":
-        # Emulated bfloat16, before Ampere, is slower than float32; float16 is fast from Volta on.
+        # GPUs before Ampere emulate bfloat16, which is slower than float32; float16 is fast from Volta on.
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     found = torch.cpu.get_capabilities()
     return "bf16" if any(found.get(name) for name in IN_HARDWARE) else "no"
 
 
 def of_run(out: Path, device: Device = "auto") -> Precision | None:
-    """Return the precision with which the run in a folder began; None if there is no run.
+    """Return the precision with which the run in a folder began; None if that is not known.
 
-    Older runs, which do not record it, took float32 on a processor.
+    Older runs did not record the precision. On a CPU they used float32, so "no" is returned for them there.
 
     Args:
-        out: run folder.
-        device: where the run goes on.
+        device: device on which the run resumes.
     """
     config = config_of(out)
     if config is None:
@@ -63,13 +62,16 @@ def of_run(out: Path, device: Device = "auto") -> Precision | None:
 
 
 def as_begun(config: ConfigT) -> ConfigT:
-    """Return the configuration of a command that trains several networks: its "auto"s as its runs began.
+    """Resolve "auto" for a command that trains several networks, as its earlier runs resolved it.
 
     Args:
-        config: a dataclass with pack, out, precision, device and loader. Its runs are in folders below `out`.
+        config: a dataclass with pack, out, precision, device and loader; the runs are in folders below `out`.
+
+    Returns:
+        The configuration with the precision and backend of those runs; "auto" stays if there are none.
 
     Raises:
-        UserError: the runs there began with another precision.
+        UserError: the configuration names another precision than the one with which those runs began.
     """
     runs = [path.parent for path in sorted(config.out.glob("*/**/config.json"))]
     found = (of_run(run, config.device) for run in runs)
@@ -85,12 +87,12 @@ def as_begun(config: ConfigT) -> ConfigT:
 
 
 def dtype_of_views(precision: str, device: str, out: Path) -> DTypeName:
-    """Return the dtype of training views: that of the run in `out`, or of a new run.
+    """Return the dtype of training views: the one that the run in `out` has, or the default of a new run.
 
     Args:
         precision: precision of autocast.
-        device: where the network is; on a GPU the views of new runs have the dtype of autocast.
-        out: run folder. Older runs, which do not record it, took float32.
+        device: device of the network; on a GPU the views of a new run have the dtype of autocast.
+        out: run folder. An older run, which did not record the dtype, used float32.
     """
     config = config_of(out)
     if config is not None:
@@ -99,12 +101,13 @@ def dtype_of_views(precision: str, device: str, out: Path) -> DTypeName:
 
 
 def backend_of(asked: BackendName, pack: Path, *runs: Path) -> BackendName:
-    """Return the given backend; for "auto" the one that the first run with a record of it took.
+    """Return the given backend; for "auto", the first backend that one of the runs has recorded.
 
     Args:
         asked: the option `--backend`.
-        pack: a pack in a store keeps "auto", so that one that moved there is refused for its order.
-        runs: run folders; where none records a backend, "auto" stays.
+        pack: path or URL. For a pack in a store "auto" stays and means another backend than for a local pack;
+            so a run whose pack moved into a store is refused, since the order of its rows would change.
+        runs: run folders; if none records a backend, "auto" stays.
     """
     if asked != "auto" or as_url(str(pack)) is not None:
         return asked
@@ -113,15 +116,15 @@ def backend_of(asked: BackendName, pack: Path, *runs: Path) -> BackendName:
 
 
 def chosen(accelerator: Accelerator, loader: Loader[Any]) -> dict[str, str]:
-    """Return what "auto" stood for when a run began, for its config.json and checkpoints."""
+    """Return what "auto" resolved to, by the keys in `CHOSEN`, for a run's config.json and checkpoints."""
     dtype = loader.fingerprint.get("dtype", "float32")
-    taken_backend = str(getattr(loader, "backend", "")).partition(":")[0]  # a line that begins with its name
+    taken_backend = str(getattr(loader, "backend", "")).partition(":")[0]  # "NAME: why"
     named = {BACKEND: taken_backend} if taken_backend in get_args(BackendName) else {}
     return {KEY: str(accelerator.mixed_precision), VIEWS: str(dtype), **named}
 
 
 def taken(precision: str, out: Path | None, device: Device = "auto") -> str:
-    """Return the given precision; for "auto" that of the run in `out`, or else of the device."""
+    """Return the given precision; for "auto" that of the run in `out` if known, else the device's default."""
     if precision != "auto":
         return precision
     return (of_run(out, device) if out else None) or of_hardware(device)

@@ -1,7 +1,7 @@
-"""Rows of the pack that could not be read: `bad_rows.jsonl` names those of all ranks, once each.
+"""Rows of the pack that could not be read: `bad_rows.jsonl` lists those of all ranks, each row once.
 
-The loop names the rows that training meets. Code that reads images in order, to measure or to predict, uses
-`read_in_order`, so that no image is left out silently.
+The training loop records the bad rows that it meets. Code that reads images in order, to measure or to
+predict, uses `read_in_order`, so that no image is left out silently.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class BadRowRecorder:
     """Records and counts the rows that the loaders of all ranks could not read.
 
     Args:
-        out: folder, made when there is something to write; rows that are in its file already stay and count.
-        loader: loader of this rank.
-        device: where the ranks compare.
+        out: folder of `bad_rows.jsonl`, made when there is something to write. Rows that the file already
+            lists stay in it and are counted.
+        device: device for the collective by which each rank learns whether any rank has new rows.
 
     Attributes:
-        count: rows in the file at the last call, the same on every rank.
+        count: number of rows in the file after the last `update`, the same on every rank.
     """
 
     def __init__(self, out: Path, loader: Loader[Any], device: torch.device | str) -> None:
@@ -38,7 +38,7 @@ class BadRowRecorder:
         self.count = on_main(lambda: len(read_bad_rows(out)))
 
     def update(self) -> int:
-        """Add the rows that the loaders met since the last call; call it on every rank. Return the count."""
+        """Record the bad rows met since the last call, and return `count`; every rank calls this."""
         new = {row: reason for row, reason in dict(self._loader.bad_rows).items() if row not in self._told}
         self._told |= new.keys()
         if self._any_rank(bool(new)):
@@ -48,7 +48,7 @@ class BadRowRecorder:
 
     def _add(self, parts: list[dict[int, str]]) -> int:
         self._out.mkdir(parents=True, exist_ok=True)
-        known = set(read_bad_rows(self._out))  # read again, since a measurement in between writes here too
+        known = set(read_bad_rows(self._out))  # read again: a measurement in between may have added rows
         writer = LineWriter(self._out / BAD_ROWS_NAME)
         for part in parts:
             for row, reason in sorted(part.items()):
@@ -69,34 +69,32 @@ class BadRowRecorder:
 def read_in_order(
     loader: Loader[Batch], out: Path, device: torch.device | str, start_step: int = 0
 ) -> Iterator[Batch]:
-    """Yield the batches of a loader in evaluation mode; after the last, name the rows that could not be read.
+    """Yield the batches of a loader in evaluation mode, then record the rows that could not be read.
 
-    Call this on every rank and read to the end, since the ranks then join their rows.
+    Every rank has to call this and read to the end, since the ranks then exchange their bad rows.
 
     Args:
-        loader: this rank's.
-        out: folder whose `bad_rows.jsonl` names them.
-        device: where the ranks compare.
-        start_step: first step, if earlier steps were read before.
+        out: folder of `bad_rows.jsonl`.
+        device: see `BadRowRecorder`.
     """
     yield from loader.epoch(0, start_step)
     BadRowRecorder(out, loader, device).update()
 
 
 def forget_bad_rows(out: Path) -> None:
-    """Drop the rows of an earlier command in a folder whose results are replaced; a run's own stay."""
+    """Delete the `bad_rows.jsonl` of an earlier command whose results are replaced; keep that of a run."""
     if not (out / "config.json").exists():
         (out / BAD_ROWS_NAME).unlink(missing_ok=True)
 
 
 def read_bad_rows(out: Path) -> dict[int, str]:
-    """Return the rows that a folder's `bad_rows.jsonl` names and why."""
+    """Return the rows that a folder's `bad_rows.jsonl` lists, with the reason for each."""
     records = read_lines(out / BAD_ROWS_NAME)[0]
     return {r["row"]: str(r.get("reason")) for r in records if isinstance(r.get("row"), int)}
 
 
 def describe_bad_rows(out: Path) -> str:
-    """Return the words on unreadable rows in or below a folder, for a last line; often none."""
+    """Return a phrase on the bad rows recorded in or below a folder, to end a summary with; "" if none."""
     files = sorted(out.rglob(BAD_ROWS_NAME))
     count = len({row for file in files for row in read_bad_rows(file.parent)})
     if not count:

@@ -1,8 +1,8 @@
 """BatchNorm with statistics over all ranks, on CUDA and on the CPU.
 
-torch.nn.SyncBatchNorm refuses CPU tensors and exchanges the statistics of each view in a message of its own.
-So processes joined by gloo, and those on several hosts, get `GlobalBatchNorm`. Both keep the names of
-BatchNorm's parameters and buffers: a checkpoint moves between 1 and N ranks unchanged.
+torch.nn.SyncBatchNorm refuses CPU tensors and exchanges the statistics of each view in a separate message.
+So ranks on CPUs, and ranks on several hosts, get `GlobalBatchNorm` instead. Both classes keep the names of
+BatchNorm's parameters and buffers, so a checkpoint fits any number of ranks unchanged.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from loaders.common.errors import UserError
 
 
 class _OnCpu:
-    """The parts of BatchNorm over rows [B, C, ...]; statistics are float32 at least."""
+    """The steps of BatchNorm on tensors [B, C, ...]; statistics are at least float32."""
 
     @staticmethod
     def gather(own: Tensor) -> Tensor:
-        """Return each rank's vector, [N, ...]."""
-        parts = [torch.empty_like(own) for _ in range(world_size())]  # gloo gathers into nothing else
+        """Return the tensors of all N ranks, stacked to [N, ...]."""
+        parts = [torch.empty_like(own) for _ in range(world_size())]  # gloo needs a list of tensors
         dist.all_gather(parts, own)
         return torch.stack(parts)
 
@@ -40,7 +40,10 @@ class _OnCpu:
     def normalise(
         x: Tensor, weight: Tensor | None, bias: Tensor | None, moments: Tensor, eps: float
     ) -> Tensor:
-        """Return (x - mean) / sqrt(variance + eps) * weight + bias by the moments [V, 2, C] of V views."""
+        """Return (x - mean) / sqrt(variance + eps) * weight + bias.
+
+        x holds V views, one after the other; `moments` [V, 2, C] are the mean and variance of each view.
+        """
         views = zip(x.chunk(len(moments)), *moments.unbind(1), strict=True)
         return _joined(
             [
@@ -51,7 +54,7 @@ class _OnCpu:
 
     @staticmethod
     def sums(dy: Tensor, x: Tensor, mean: Tensor, inverse_std: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sums of dy and of dy * (x - mean), [C] each."""
+        """Return the sums of dy and of dy * (x - mean) over everything but channels, [C] each."""
         dy = _stats(dy)
         return dy.sum(_axes(x)), (dy * (_stats(x) - _wide(mean, x))).sum(_axes(x))
 
@@ -60,7 +63,7 @@ class _OnCpu:
         dy: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, inverse_std: Tensor, sums: Tensor,
         count: Tensor,
     ) -> Tensor:  # fmt: skip
-        """Return the gradient of x from the sums over all ranks and their number of rows."""
+        """Return the gradient of x; `sums` and `count` (values per channel) are over all ranks."""
         mean_dy, mean_dy_xmu = sums / count
         slope = mean_dy_xmu * inverse_std.square()
         scale = inverse_std if weight is None else inverse_std * weight
@@ -69,7 +72,7 @@ class _OnCpu:
 
 
 class _OnCuda:
-    """The same by the kernels of torch's SyncBatchNorm, which need no maps in between."""
+    """The same steps by the kernels of torch's SyncBatchNorm, which store no intermediate feature maps."""
 
     @staticmethod
     def gather(own: Tensor) -> Tensor:
@@ -107,17 +110,18 @@ class _OnCuda:
 
 
 class _GlobalNormalise(torch.autograd.Function):
-    """(x - mean) / sqrt(variance + eps) * weight + bias, by each view's moments over the rows of all ranks.
+    """Computes (x - mean) / sqrt(variance + eps) * weight + bias; each view has moments over all ranks.
 
-    Backward differentiates the sum of the ranks' losses (see `engine.train.distributed`): the means of dy
-    and of dy * x_hat run over all ranks, while the gradients of weight and bias are this rank's share.
+    Backward differentiates the sum of the losses of all ranks (see `engine.train.distributed`). So the means
+    of dy and of dy * x_hat are taken over all ranks. The gradients of weight and bias are only this rank's
+    share, since DistributedDataParallel adds the shares up.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, num_views: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return y, the moments [views, 2, C] and the rows of each view on all ranks, [1]."""
+        """Return y, moments [V, 2, C], and the number of values per channel of a view over all ranks, [1]."""
         kernels = _kernels(x)
         x = _dense(x)
         views = x.chunk(num_views)
@@ -159,7 +163,7 @@ def _joined(views: list[Tensor]) -> Tensor:
 
 
 def _dense(x: Tensor) -> Tensor:
-    """Return x in one piece, its channels last if they are."""
+    """Return x contiguous; a channels-last x stays channels-last."""
     is_last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
     return x if is_last else x.contiguous()
 
@@ -180,11 +184,12 @@ def _join_moments(parts: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
     """Join per-rank moments without the cancellation of E[x^2] - E[x]^2.
 
     Args:
-        parts: [N, V * 2 * C + 1], the means and biased variances of each view, and its rows, by rank.
+        parts: [N, V * 2 * C + 1]; from each rank, the means and biased variances of its views, and the number
+            of values per channel of a view.
         shape: (V, 2, C).
 
     Returns:
-        moments [V, 2, C] and rows of a view [1] over all ranks.
+        The moments [V, 2, C] and the number of values per channel of a view [1], over all ranks.
     """
     counts = parts[:, -1].view(-1, 1, 1)
     count = counts.sum()
@@ -195,11 +200,11 @@ def _join_moments(parts: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
 
 
 class GlobalBatchNorm(nn.Module):
-    """BatchNorm over the rows of all ranks, optionally followed by timm's activation.
+    """BatchNorm over the rows of all ranks, followed by timm's dropout and activation if the source has them.
 
     Attributes:
-        num_views: a batch holds this many views, one after the other, each with statistics of its own. They
-            move the running statistics one after the other, as forward passes of their own would.
+        num_views: number of views that a batch holds, one after the other. Each view is normalised by its own
+            statistics and updates the running statistics in turn, as in a separate forward pass.
     """
 
     weight: Tensor | None
@@ -209,7 +214,7 @@ class GlobalBatchNorm(nn.Module):
     num_batches_tracked: Tensor | None
 
     def __init__(self, source: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) -> None:
-        """Take over the parameters, buffers and mode of `source`, sharing the tensors."""
+        """Take over the parameters, buffers and mode of `source`; the tensors are shared, not copied."""
         super().__init__()
         self.eps, self.momentum, self.num_views = source.eps, source.momentum, 1
         for name in ("weight", "bias"):
@@ -221,7 +226,7 @@ class GlobalBatchNorm(nn.Module):
         self.train(source.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise [num_views * B, C, ...]; statistics span the ranks while training."""
+        """Normalise x [num_views * B, C, ...]; in training mode the statistics span all ranks."""
         if x.ndim < 2 or len(x) % self.num_views:
             raise ValueError(f"expected [{self.num_views} * B, C, ...], got {list(x.shape)}")
         if self.training:
@@ -251,17 +256,19 @@ BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, G
 
 
 def forward_views(network: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
-    """Map views, each with BatchNorm statistics of its own, in one forward pass where that saves messages.
+    """Apply a network to several views, each normalised by its own BatchNorm statistics.
+
+    With `GlobalBatchNorm` the views share one forward pass, which saves messages between the ranks.
 
     Args:
-        network: maps [B, ...] to [B, ...], row by row but for BatchNorm.
-        views: [B, ...] each; those of unlike lengths pass one by one.
+        network: maps [B, ...] to [B, ...]; apart from BatchNorm, its rows are independent.
+        views: [B, ...] each; if their numbers of rows differ, the views pass one by one.
 
     Returns:
-        What the network makes of each view.
+        The output for each view.
     """
     norms = [part for part in network.modules() if isinstance(part, GlobalBatchNorm)]
-    if not norms or len({len(view) for view in views}) > 1:  # a joined pass cuts views of one length
+    if not norms or len({len(view) for view in views}) > 1:  # a shared pass needs views of one length
         return [network(view) for view in views]
     for norm in norms:
         norm.num_views = len(views)
@@ -277,11 +284,11 @@ def synchronise_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
 
     Args:
         module: changed in place, except when it is itself a BatchNorm.
-        device: where it will run. On CUDA, ranks of one host take torch's SyncBatchNorm: between them, a
-            message costs less than the copy by which `GlobalBatchNorm` joins the gradients of views.
+        device: device on which it will run. On CUDA, ranks of one host get torch's SyncBatchNorm: between
+            them a message costs less than the copy with which `GlobalBatchNorm` joins the gradients of views.
 
     Returns:
-        The module, or its replacement.
+        The module, or its replacement if it is itself a BatchNorm.
 
     Raises:
         UserError: a BatchNorm of a kind that neither replacement covers.

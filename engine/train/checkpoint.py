@@ -1,16 +1,16 @@
-"""Checkpoints: written in one move, checked before use, never unpickled.
+"""Checkpoints: written atomically, checked before use, never unpickled.
 
-A checkpoint is a folder `step-XXXXXXXX` of
+A checkpoint is a folder `step-XXXXXXXX` with
 
     model.safetensors       parameters and buffers of the recipe
     optimizer.safetensors   tensors of the optimizer, "INDEX.NAME"
-    optimizer.json          its parameter groups and scalars
-    rng.safetensors         random generators of every rank
-    best.safetensors        the recipe at its best validation, if a run keeps that
+    optimizer.json          parameter groups and scalars of the optimizer
+    rng.safetensors         states of the random generators of all ranks
+    best.safetensors        parameters and buffers at the best validation, if the run keeps them
     meta.json               recipe, configuration, position, the SHA-256 of the other files and of itself
 
-It is written under a temporary name, synced and renamed; so a folder with the final name is complete unless
-the disk damaged it later, which the hashes show.
+The folder is written under a temporary name, synced and renamed. So a folder with the final name is complete,
+unless the disk damaged it later, which the hashes reveal.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ from loaders.common.files import sha256_of, sync_folder, to_json, write_synced
 from loaders.common.json_text import parse_json
 
 _BEST = "best.safetensors"
-FORMAT = 3  # 1 had no hash of meta.json itself, 2 did not say what data it was fed
+FORMAT = 3  # format 1 had no hash of meta.json itself, 2 did not record the run's data
 
 
 @dataclass(frozen=True)
 class CheckpointMeta:
-    """The description in a checkpoint.
+    """The content of a checkpoint's meta.json.
 
     Attributes:
-        recipe: name of the recipe that wrote it.
+        recipe: name of the recipe.
         config: the recipe's configuration, as in the run folder.
         step: optimizer steps done.
         epoch: epoch of the next step.
-        data: facts that decide the batches, from `engine.train.agreement.data_facts`.
-        num_ranks: number of ranks whose generators it holds.
+        data: facts that determine the batches, from `engine.train.agreement.data_facts`.
+        num_ranks: number of ranks whose random generators are saved.
         scaler: state of the gradient scaler; empty without float16.
-        window: the log window under way, from `MetricWindow.state`; empty in checkpoints that have none.
-        num_skipped: steps left out so far.
-        rules: `Recipe.rules`; empty in checkpoints from before there were any.
-        backbone: what weights files of the run say of its backbone besides the name, such as the view that it
-            is measured with; empty in checkpoints from before it was kept.
-        validation: state of the validation, from `Validator.described`; empty without one.
-        files: name -> SHA-256.
+        window: state of the unfinished log window, from `MetricWindow.state`; empty in older checkpoints.
+        num_skipped: steps skipped so far.
+        rules: rules of the recipe and of the validation, see `Recipe.rules`; empty in older checkpoints.
+        backbone: metadata of the backbone besides its name, such as its evaluation view, which the run's
+            weights files hold too; empty in older checkpoints.
+        validation: state of the validation, from `Validator.described`; empty in runs without validation.
+        files: name of each other file -> SHA-256.
         format: version of this layout.
     """
 
@@ -85,16 +85,16 @@ def save_checkpoint(
     keep: int,
     best: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Write a checkpoint and drop the oldest ones; only rank 0 calls this.
+    """Write a checkpoint and delete the oldest ones; only rank 0 calls this.
 
     Args:
         folder: `checkpoints/` of the run.
-        meta: everything but the hashes.
-        recipe: the module, not wrapped for several ranks.
-        optimizer: the optimizer, not wrapped.
+        meta: the description, without `files`.
+        recipe: the module, without the wrapper of DistributedDataParallel.
+        optimizer: the optimizer, without accelerate's wrapper.
         rng: states of the generators, from `gather_rng_states`.
-        keep: newest checkpoints to keep, at least 1.
-        best: state of the recipe at its best validation; none by default.
+        keep: number of newest checkpoints to keep, at least 1.
+        best: `state_dict` of the recipe at its best validation; None if the run keeps none.
 
     Returns:
         The folder of the new checkpoint.
@@ -134,15 +134,14 @@ def _save(
     if best:
         write_tensors(temporary / _BEST, best)
     hashes = {file.name: sha256_of(file) for file in sorted(temporary.iterdir())}
-    said = parse_json(to_json({**asdict(meta), "files": hashes}))  # in the form that reading gives back
+    said = parse_json(to_json({**asdict(meta), "files": hashes}))  # in JSON types, as a reader hashes it
     write_synced(temporary / "meta.json", to_json({**said, "sha256": _digest(said)}))
     sync_folder(temporary)
-    if final.exists():  # the run went back before this damaged checkpoint and writes it again
+    if final.exists():  # it is damaged: the run resumed from an earlier one and got here again
         shutil.rmtree(final)
     temporary.rename(final)
     sync_folder(folder)
-    # Newer checkpoints are damaged, and the run went back before them; they would take the place of whole
-    # ones.
+    # Newer checkpoints are damaged, since the run resumed from an older one. They do not count as kept ones.
     sound = [path for path in list_checkpoints(folder) if path.name <= final.name]
     for old in set(list_checkpoints(folder)) - set(sound[-keep:]):
         shutil.rmtree(old)
@@ -150,15 +149,15 @@ def _save(
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints of a run, oldest first, without a look at their content or at stray files."""
+    """Return the checkpoint folders of a run, oldest first, without checking their content."""
     return sorted(path for path in folder.glob("step-????????") if path.is_dir())
 
 
 def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:
-    """Find the newest checkpoint of which every file is whole.
+    """Find the newest undamaged checkpoint.
 
     Returns:
-        Its folder, or None if there is no checkpoint; and one line for each newer one that is damaged.
+        The folder, or None if there is no checkpoint; and one line for each newer, damaged checkpoint.
 
     Raises:
         UserError: all checkpoints are damaged.
@@ -178,7 +177,7 @@ def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """Return what is wrong with the files of a checkpoint; None if all are as they were written."""
+    """Return a description of the first damage in a checkpoint; None if all files are as written."""
     try:
         meta = read_meta(checkpoint)
     except (OSError, ValueError, TypeError) as error:
@@ -195,10 +194,10 @@ def find_damage(checkpoint: Path) -> str | None:
 
 
 def read_meta(checkpoint: Path) -> CheckpointMeta:
-    """Read the description in a checkpoint.
+    """Read the meta.json of a checkpoint.
 
     Raises:
-        ValueError: the description is damaged or of another format.
+        ValueError: meta.json is damaged or of another format.
     """
     content = parse_json((checkpoint / "meta.json").read_bytes())
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -210,15 +209,15 @@ def read_meta(checkpoint: Path) -> CheckpointMeta:
 
 
 def _digest(said: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of meta.json without that hash itself."""
+    """Return the SHA-256 of the content of meta.json, without the entry for this hash."""
     return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def load_weights(checkpoint: Path, recipe: nn.Module) -> None:
-    """Copy the saved parameters and buffers into the recipe, on its device, in its memory format.
+    """Copy the saved parameters and buffers into the recipe, which keeps its device and memory format.
 
     Raises:
-        UserError: the checkpoint is of a network with other tensors.
+        UserError: the checkpoint has tensors of other names or shapes.
     """
     saved = safetensors.torch.load_file(checkpoint / "model.safetensors")
     present = recipe.state_dict()
@@ -233,10 +232,10 @@ def load_weights(checkpoint: Path, recipe: nn.Module) -> None:
 
 
 def load_optimizer(checkpoint: Path, optimizer: Optimizer) -> None:
-    """Restore the optimizer's state bit for bit; how it launches its work is the device's, not the run's.
+    """Restore the optimizer's state bit for bit, except `foreach` and `fused`, which suit the present device.
 
     Raises:
-        UserError: the checkpoint is of an optimizer with other parameter groups.
+        UserError: the checkpoint has parameter groups of other sizes.
     """
     tensors = safetensors.torch.load_file(checkpoint / "optimizer.safetensors")
     structure = parse_json((checkpoint / "optimizer.json").read_bytes())
@@ -261,18 +260,18 @@ def load_optimizer(checkpoint: Path, optimizer: Optimizer) -> None:
 
 
 def load_rng(checkpoint: Path) -> dict[str, Tensor]:
-    """Read the generators of all ranks."""
+    """Read the states of the random generators of all ranks, as `gather_rng_states` returned them."""
     return safetensors.torch.load_file(checkpoint / "rng.safetensors")
 
 
 def load_best(checkpoint: Path) -> dict[str, Tensor]:
-    """Read the state at the best validation, on the CPU; empty if the run kept none."""
+    """Read the recipe's `state_dict` at its best validation, on the CPU; empty if the run keeps none."""
     file = checkpoint / _BEST
     return safetensors.torch.load_file(file) if file.is_file() else {}
 
 
 def _like(parameter: Tensor, saved: Tensor) -> Tensor:
-    """Give a saved tensor the strides of its parameter; mixed layouts would slow every later step."""
+    """Return a saved tensor with the strides of its parameter: mixed layouts would slow every later step."""
     if saved.shape != parameter.shape:
         return saved
     return torch.empty_like(parameter, dtype=saved.dtype, device="cpu").copy_(saved)

@@ -1,4 +1,4 @@
-"""The fields of every recipe that trains on labels."""
+"""The options that recipes with labels share."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierConfig(StartConfig, ValidationOptions):
-    """Fields of every recipe that trains on labels; a recipe declares anew those that its paper sets."""
+    """Options of every recipe that trains on labels; a recipe redeclares those that its paper sets."""
 
     labeled_split: str = "train"
-    """Split of the pack whose true labels are used; where it is "" or has none, --extra-labels are all."""
+    """Split whose true labels are used; if it is "" or has no labels, --extra-labels alone are used."""
     labels_per_class: Count | None = None
-    """Use only so many of those labels per class, or of --extra-labels where these are all; else all."""
+    """Number of labels per class to use, from --labeled-split or else from --extra-labels; default: all."""
     label_seed: int = 0
-    """Seed of that choice; a larger number of labels contains the smaller ones."""
+    """Seed for the choice of labels; with one seed, more labels per class include those of fewer."""
     extra_labels: tuple[Path, ...] = ()
-    """Label tables to train on besides: pseudo-labels, bought labels. The first label of a row counts."""
+    """More label tables to train on, such as pseudo-labels; of several labels of a row, the first counts."""
     test_split: str = "test"
-    """Labelled split to measure the end of the run on; "" for none."""
+    """Labelled split on which the finished run is measured; "" for none."""
     balanced: bool = False
-    """Draw every class of the labelled images equally often."""
+    """Draw labelled images so that every class comes equally often."""
     class_weights: ClassWeights = "none"
-    """Weight of a label in the loss: none; inverse to the labels of its class; or effective, inverse to
-    (1 - b^n) / (1 - b) of its n labels with b = 0.999 (Cui et al. 2019). The mean over all labels is 1."""
+    """Class weights in the loss. none: all equal; inverse: 1 / n for a class with n labels; effective:
+    (1 - b) / (1 - b^n) with b = 0.999 (Cui et al. 2019). They are scaled to a mean of 1 over all labels."""
     keep_head: bool = False
-    """Start with the classifier layer of --init as well; else it is new."""
+    """Start with the classifier layer of --init too; by default that layer is new."""
     classifier_start: ClassifierStart | None = None
-    """How a new classifier layer on --init begins. probe: as the linear probe of the frozen features; it is
-    measured before the first step, and the best weights are kept, so that the run does not end below it.
-    random: anew. By default probe in supervised.py and for the first training of self_training.py, else
-    random, as papers have it."""
+    """How a new classifier layer on --init is initialised. probe: as the linear probe of the frozen features;
+    this start is measured too and the best weights are kept, so the run does not end below the probe. random:
+    with random weights. Default: probe in supervised.py and for the first training of self_training.py, else
+    random, as in the papers."""
     lr: float = 0.03
     """Peak learning rate of the backbone."""
     lr_head: float | None = None
@@ -56,31 +56,31 @@ class ClassifierConfig(StartConfig, ValidationOptions):
     weight_decay: float = 0.0
     """Weight decay; biases and BatchNorm have none."""
     freeze_backbone: bool = False
-    """Train the classifier layer alone; the backbone stays in evaluation mode: BatchNorm keeps its
-    statistics, and nothing is dropped."""
+    """Train the classifier layer alone. The backbone stays in evaluation mode: its BatchNorm statistics do
+    not change, and its dropout is off."""
     flip_p: float = 0.5
-    """Probability of a horizontal flip; 0 where left and right carry meaning."""
+    """Probability of a horizontal flip; set 0 where left and right carry meaning."""
     flips: Flips = "random"
-    """random: every view is drawn anew; in_turns: a share --flip-p of the images is mirrored in even epochs
-    and the others in odd ones (Jordan 2024)."""
+    """random: every view is flipped at random; in_turns: a share --flip-p of the images is mirrored in even
+    epochs and the other images in odd epochs (Jordan 2024)."""
     test_flip: bool = False
-    """Test the mean of the probabilities of each image and its mirror image, at twice the time."""
+    """Test with the mean of the probabilities for each image and its mirror image; doubles the time."""
     lr_vectors: Positive = 1.0
-    """Learning rate of biases and BatchNorm as a multiple of that of the weights. Jordan 2024: 64 for
-    BatchNorm's biases, whose scales it leaves at 1."""
+    """Learning rate of biases and BatchNorm as a multiple of the weights' learning rate. Jordan 2024: 64 for
+    the biases of BatchNorm, whose scales stay at 1."""
     augment: tuple[Augmentation, ...] = ()
-    """Further changes of the labelled views: rotation, translation, jitter, randaugment. INF473V report: all
-    were tried, none helped."""
+    """Further augmentations of the labelled views: rotation, translation, jitter, randaugment. INF473V
+    report: all were tried, none helped."""
     mixing: Mixing = "none"
     """Mix labelled images with their neighbours: mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019)."""
     mixing_alpha: Positive = 1.0
-    """Alpha of the Beta distribution that shares are drawn from. CutMix: 1; mixup on ImageNet: 0.2."""
+    """Alpha of the Beta distribution that mixing shares are drawn from. CutMix: 1; mixup on ImageNet: 0.2."""
 
     usual_start: ClassVar[ClassifierStart] = "random"
-    """Of the classifier layer, where the run does not say."""
+    """The recipe's default of `classifier_start`."""
 
     def __post_init__(self) -> None:
-        """Refuse options that make no training."""
+        """Refuse options that do not fit together."""
         super().__post_init__()
         self.check_validation()
         if self.test_flip and self.flip_p == 0.0:
@@ -107,7 +107,7 @@ class ClassifierConfig(StartConfig, ValidationOptions):
             )
 
     def check_sizes(self) -> None:
-        """Also refuse to mix an odd number of images, each with its neighbour."""
+        """Also refuse an odd batch size with mixing, which pairs neighbouring images."""
         super().check_sizes()
         for option in ("batch_size", "micro_batch"):
             found = getattr(self, option)
@@ -118,7 +118,7 @@ class ClassifierConfig(StartConfig, ValidationOptions):
                 )
 
     def training_options(self) -> LoaderOptions:
-        """Also refuse mixing where each process would get an odd number of images; nothing is written yet."""
+        """Also refuse mixing, before anything is written, if a process would get an odd number of images."""
         options = super().training_options()
         if self.mixing != "none" and self.batch_size // options.num_ranks % 2:
             raise UserError(
@@ -129,22 +129,19 @@ class ClassifierConfig(StartConfig, ValidationOptions):
 
     @property
     def asked_start(self) -> ClassifierStart:
-        """How a new classifier layer on --init begins."""
+        """The given `classifier_start`, or else the recipe's default."""
         return self.classifier_start or self.usual_start
 
     @property
     def begins_at_probe(self) -> bool:
-        """Whether the classifier layer begins as the linear probe of the start's features."""
+        """Whether the run starts with the linear probe of the features of --init as its classifier."""
         return self.asked_start == "probe" and self.init is not None and not self.keep_head
 
     def account(self, division: Division | None = None) -> Account:
-        """Compare the run's training images with its test split and its validation images.
-
-        Args:
-            division: how the run's labels are divided.
+        """Look for test or validation images among the training labels, see `Account`.
 
         Raises:
-            UserError: they share labels, here or in the run that it starts from, and that is not allowed.
+            UserError: this run, or one that it starts from, trains on such labels without `allow_leak`.
         """
         from engine.labels.shared_images import account
 
@@ -155,14 +152,14 @@ class ClassifierConfig(StartConfig, ValidationOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class SemiConfig(ClassifierConfig):
-    """Fields of recipes that train on images with and without labels together."""
+    """Options of recipes that train on labelled and unlabelled images together."""
 
     unlabeled_splits: tuple[str, ...] = ("train", "unlabeled")
-    """Splits whose images are used without their labels, the labelled images among them. By default those of
-    these two that the pack has."""
+    """Splits whose images are used without their labels; labelled images are used this way too. By default,
+    whichever of these two the pack has."""
 
     def on_pack(self, pack: Pack) -> Self:
-        """Leave out those default splits that a pack lacks; given ones are all expected."""
+        """Drop default splits that the pack lacks; splits that the user gave are all kept."""
         present = tuple(name for name in self.unlabeled_splits if name in pack.splits)
         if present in ((), self.unlabeled_splits) or not is_usual(self, "unlabeled_splits"):
             return self
@@ -172,17 +169,17 @@ class SemiConfig(ClassifierConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PhasesConfig(ClassifierConfig):
-    """Fields of recipes of several trainings, which label images for each other."""
+    """Options of recipes with several trainings, each of which labels images for the next."""
 
     unlabeled_splits: tuple[str, ...] = ("unlabeled",)
     """Splits whose images get pseudo-labels."""
     stored_views: int = 0
-    """With --freeze-backbone: train on features of so many training views of each image, which are computed
-    once and kept in --out; they take turns by epochs. 0 computes new views in every epoch. What a frozen
-    backbone makes of images to label or to measure on is kept either way."""
+    """With --freeze-backbone: number of training views of each image whose features are computed once, kept
+    in --out, and used in turn from epoch to epoch; 0 draws new views in every epoch. A frozen backbone's
+    features of images to label or to measure on are kept either way."""
 
     def __post_init__(self) -> None:
-        """Refuse stored views where backbone or views change."""
+        """Refuse stored views together with options that change the backbone or the views."""
         super().__post_init__()
         if self.stored_views and not self.freeze_backbone:
             raise UserError(

@@ -1,4 +1,4 @@
-"""What recipes with labels share besides fields: network, optimizer and the results of a run."""
+"""The base class of recipes with labels: network, optimizer and the results of a run."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ from loaders.common.json_text import parse_json
 
 ACCURACY_NAME = "accuracy.json"
 ReadFeatures = Callable[[nn.Module, Path, torch.device], Features]
-"""Maps a backbone, a folder to keep its features in, and its device to those of the labelled images."""
+"""Maps (backbone, folder to keep features in, device of the backbone) to features of the labelled images."""
 
 
 class ClassifierRecipe(Recipe):
-    """A classifier, its moving average if wanted, and SGD."""
+    """A classifier trained by SGD, with a moving average of its weights if the method has one."""
 
     def __init__(
         self,
@@ -59,12 +59,11 @@ class ClassifierRecipe(Recipe):
         """Build the network; call `seed_everything` first.
 
         Args:
-            config: options of the run.
             classes: names of the C classes, in the order of the labels.
-            average: keep a moving average of the weights, which the subclass updates, with this rule for
-                BatchNorm's statistics; "copy" also sets the momentum that BatchNorm then needs.
-            nesterov: use Nesterov's momentum.
-            decay_vectors: weight decay for biases and BatchNorm too.
+            average: rule for BatchNorm's statistics in a moving average of the weights, which the subclass
+                updates; None keeps no average. "copy" also sets the momentum that BatchNorm then needs.
+            nesterov: use Nesterov momentum.
+            decay_vectors: apply weight decay to biases and BatchNorm too.
         """
         super().__init__()
         self.classifier = build_classifier(
@@ -74,7 +73,7 @@ class ClassifierRecipe(Recipe):
             self.classifier.backbone.requires_grad_(False)
         self.frozen = config.freeze_backbone
         self.class_weights: Tensor | None
-        self.register_buffer("class_weights", None, persistent=False)  # computed from the labels
+        self.register_buffer("class_weights", None, persistent=False)  # always computed from labels
         self._weighing = config.class_weights
         self._mixing = (config.mixing, config.mixing_alpha, config.seed)
         self.backbone_name = config.backbone
@@ -83,9 +82,7 @@ class ClassifierRecipe(Recipe):
             set_momentum(self.classifier, COPIED_MOMENTUM)
         self.average = None if average is None else make_target(self.classifier)
         self._statistics = average
-        self._power = (
-            MEAN if average == "own" else POWER
-        )  # Mean Teacher's, which alone has its own statistics
+        self._power = MEAN if average == "own" else POWER  # "own" is used by Mean Teacher alone
         self._rates = (config.lr, config.lr if config.lr_head is None else config.lr_head)
         self._momentum, self._nesterov = config.momentum, nesterov
         self._lr_vectors = config.lr_vectors
@@ -98,17 +95,17 @@ class ClassifierRecipe(Recipe):
 
     @property
     def network(self) -> Classifier:
-        """The network to use: the average if there is one."""
+        """The network to validate and use: the average if there is one."""
         return self.classifier if self.average is None else self.average
 
     @property
     def measured_beside(self) -> Mapping[str, Classifier]:
-        """The weights themselves where their average will be used: the average must not fall behind them."""
+        """The classifier itself if its average is used, to show whether the average falls behind it."""
         return {} if self.average is None else {"raw": self.classifier}
 
     @property
     def rules(self) -> Mapping[str, str]:
-        """Rules that no option names and that a checkpoint must share."""
+        """The rules of this recipe, see `Recipe.rules`."""
         rules: dict[str, str] = {}
         if self._statistics is not None:
             rules["average of the weights"] = f"warm-up {self._power}, statistics: {self._statistics}"
@@ -117,7 +114,7 @@ class ClassifierRecipe(Recipe):
         return rules if self.read_features is None else {**rules, **NEW_CLASSIFIER}
 
     def train(self, mode: bool = True) -> ClassifierRecipe:
-        """Set the mode; frozen backbones stay in evaluation, and averages without statistics of their own."""
+        """Set the mode; frozen backbones, and averages without own statistics, stay in evaluation mode."""
         super().train(mode)
         if self.frozen:
             self.classifier.backbone.eval()
@@ -128,16 +125,16 @@ class ClassifierRecipe(Recipe):
         return self
 
     def classify(self, *views: Tensor) -> list[Tensor]:
-        """Map views [B_i, 3, H, W] to logits, at least float32 [B_i, C], in one batch that shares statistics.
+        """Map views [B_i, 3, H, W] to logits [B_i, C], at least float32, in one forward pass.
 
-        One forward pass over all rows gives BatchNorm the joined batch; codes that split a batch over devices
-        interleave rows for that.
+        So BatchNorm normalises all views by common statistics. Published code that splits a batch over
+        devices interleaves the rows of the views to achieve that.
         """
         sizes = [len(x) for x in views]
         return list(torch.split(at_least_float32(self.classifier(torch.cat(views))), sizes))
 
     def begin_training(self, out: Path, device: torch.device) -> None:
-        """Begin with the linear probe of the frozen features, where `read_features` says how to get them."""
+        """Set the classifier layer to the linear probe of the frozen features, if `read_features` is set."""
         if self.read_features is None:
             return
         folder = out / FOLDER
@@ -147,14 +144,11 @@ class ClassifierRecipe(Recipe):
         on_main(lambda: shutil.rmtree(folder))
 
     def mixed(self, batch: Batch, step: int) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return labelled views and labels, mixed with their neighbours where the run asks for it.
-
-        Args:
-            batch: labelled.
-            step: number of the step in the run.
+        """Return the views and labels of a labelled batch, mixed between neighbours if the run mixes.
 
         Returns:
-            The views [B, 3, H, W], all mixed alike, and labels: int64 [B], or float32 [B, C] of shares.
+            The views [B, 3, H, W], all mixed by the same shares, and the labels: int64 [B] without mixing,
+            else the shares of the classes, float32 [B, C].
         """
         assert batch.labels is not None
         kind, alpha, seed = self._mixing
@@ -164,19 +158,15 @@ class ClassifierRecipe(Recipe):
         return tuple(part.x for part in parts), parts[0].shares(self.classifier.num_classes)
 
     def weigh_classes(self, counts: Tensor) -> None:
-        """Set the weights of the classes in the loss, if the run has any.
-
-        Args:
-            counts: int64 [C], number of training labels of each class.
-        """
+        """Set the class weights of the loss, if the run has any, from label counts, int64 [C]."""
         if self._weighing != "none":
             self.class_weights = class_weights(counts, effective=self._weighing == "effective")
 
     def update_average(self, step: int, decay: float) -> None:
-        """Move the average towards the weights; called in `after_step`.
+        """Update the average, if there is one; for a subclass's `after_step`.
 
         Args:
-            step: the index of the step that was just taken, over the whole run.
+            step: index of the step just taken, over the whole run.
             decay: decay of the average after its warm-up.
         """
         if self.average is not None and self._statistics is not None:
@@ -184,20 +174,20 @@ class ClassifierRecipe(Recipe):
 
     @property
     def networks(self) -> dict[Weights, Classifier]:
-        """The classifier, and its average if there is one."""
+        """The classifier ("raw"), and its average ("ema") if there is one."""
         networks: dict[Weights, Classifier] = {"raw": self.classifier}
         if self.average is not None:
             networks["ema"] = self.average
         return networks
 
     def leave_last(self, out: Path) -> None:
-        """Write classifier and average, as they are after the last step, into a separate folder."""
+        """Write the last weights of the classifier and of its average into a folder."""
         out.mkdir(exist_ok=True)
         for weights, network in self.networks.items():
             save_classifier(out, network, weights)
 
     def finish(self, out: Path, test_loader: Loader[Batch] | None, device: torch.device) -> Accuracy | None:
-        """Write the classifier and its average into the run folder, and measure both."""
+        """Write the classifier and its average into the run folder, and measure both on the test images."""
         measured: dict[str, Accuracy] = {}
         for weights, network in self.networks.items():
             on_main(lambda n=network, w=weights: save_classifier(out, n, w))  # type: ignore[misc]
@@ -209,12 +199,12 @@ class ClassifierRecipe(Recipe):
         return measured.get("ema", measured.get("raw"))
 
     def make_optimizer(self) -> Optimizer:
-        """Return SGD."""
+        """Return SGD over `parameter_groups`."""
         groups, lr = self.parameter_groups(), self._rates[0]
         return torch.optim.SGD(groups, lr=lr, momentum=self._momentum, nesterov=self._nesterov)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return what an optimizer takes: rates of their own for backbone and classifier layer."""
+        """Return parameter groups: weights and vectors of the backbone, weights and vectors of the head."""
         groups: list[dict[str, Any]] = []
         for module, lr in zip((self.classifier.backbone, self.classifier.head), self._rates, strict=True):
             weights, vectors = split_by_dimension(module)
@@ -226,9 +216,9 @@ class ClassifierRecipe(Recipe):
 
 
 def top1_of(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the share of rows [B, C] whose label has the highest logit, a scalar without gradient.
+    """Return the top-1 accuracy of logits [B, C], a scalar without gradient.
 
-    Labels are int64 [B], or shares [B, C], of which the largest counts.
+    Labels are int64 [B], or class shares [B, C]; in these, the class with the largest share is the label.
     """
     labels = labels.argmax(1) if labels.is_floating_point() else labels
     return (logits.detach().argmax(1) == labels).float().mean()
@@ -238,7 +228,7 @@ def read_accuracy(run: Path) -> dict[str, Accuracy]:
     """Read the accuracies of a run, by weights ("raw", "ema"); empty if it measured none.
 
     Raises:
-        UserError: the file is not one of ours.
+        UserError: accuracy.json is damaged.
     """
     path = run / ACCURACY_NAME
     if not path.is_file():

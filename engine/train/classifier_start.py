@@ -1,4 +1,4 @@
-"""A run whose new classifier begins at the linear probe of its start, see `engine.train.probe_start`."""
+"""Runs whose new classifier starts as the linear probe, see `engine.train.probe_start`."""
 
 from __future__ import annotations
 
@@ -32,19 +32,17 @@ from loaders.packs import LabelTable, Pack
 from loaders.packs.labels.validation import apart, are_true
 
 REHEARSAL = "rehearsal"
-"""Folder of a run that keeps its rehearsal, where there are no validation images."""
+"""Subfolder of a run without validation images that keeps its rehearsal."""
 
 
 @dataclass(frozen=True)
 class ProbeStart:
-    """What a run needs to begin at the probe of its labels, and not to end below it.
+    """Starts a run with the linear probe as its classifier, and keeps the run from ending below the probe.
 
     Attributes:
-        config: options of the run.
-        pack: pack that holds the images.
         options: loader options of this rank.
-        training: builds the loader of the recipe's batches with some labels.
-        make_recipe: builds the recipe; the seed is set just before.
+        training: builds the training loader for given labels.
+        make_recipe: builds the recipe; called just after seeding.
     """
 
     config: ClassifierConfig
@@ -54,19 +52,19 @@ class ProbeStart:
     make_recipe: Callable[[], ClassifierRecipe]
 
     def build(self, labels: LabelTable) -> ClassifierRecipe:
-        """Build the recipe whose classifier begins at the probe of some labels."""
+        """Build the recipe; when training begins, its classifier becomes the probe of the given labels."""
         seed_everything(self.config.seed)
         recipe = self.make_recipe()
         recipe.read_features = self.reader(labels)
         return recipe
 
     def in_order(self, labels: LabelTable) -> EpochLoader:
-        """Build the loader of labelled images in order, without augmentation."""
+        """Build a loader of the images with given labels, in order and without augmentation."""
         images = self.pack.pool(self.pack.splits).labeled_by(labels)
         return views_in_order(images, (self.config.evaluation_view.policy(),), self.options, labels)
 
     def reader(self, labels: LabelTable) -> ReadFeatures:
-        """Return what computes the features of labelled images."""
+        """Return a function that computes the features of the images with given labels."""
         images = self.pack.pool(self.pack.splits).labeled_by(labels)
 
         def read(network: nn.Module, folder: Path, device: torch.device) -> Features:
@@ -84,16 +82,16 @@ class ProbeStart:
         validated: bool,
         accelerator: Accelerator,
     ) -> tuple[ClassifierRecipe, LoopConfig]:
-        """Build the recipe, and say how its training goes.
+        """Build the recipe; without validation images, decide by a rehearsal whether to train it.
 
         Args:
             labels: labels to train on.
-            loop: options of the loop; the run's folder is claimed here where there are no validation images.
-            validated: whether it is measured on validation images.
-            accelerator: the run's connection to its device and ranks.
+            loop: options of the loop; for a rehearsal the run folder is claimed here.
+            validated: whether the run has validation images.
+            accelerator: the run's Accelerator.
 
         Returns:
-            The recipe, and the loop; without steps where a rehearsal found them not worth it.
+            The recipe, and the options of the loop, with `max_steps=0` if the rehearsal gained nothing.
         """
         recipe = self.build(labels)
         if validated:
@@ -106,30 +104,30 @@ class ProbeStart:
                 worth_it = self._rehearse(labels, loop)
             except UserError:
                 left = loop.out / REHEARSAL
-                if rank() == 0 and not (left / "config.json").exists():  # the folder is given back whole
+                if rank() == 0 and not (left / "config.json").exists():  # so that `out` is freed
                     shutil.rmtree(left, ignore_errors=True)
                 raise
         return recipe, replace(loop, resume=True, max_steps=loop.max_steps if worth_it else 0)
 
     def _rehearse(self, labels: LabelTable, loop: LoopConfig) -> bool:
-        """Rehearse with four fifths of the labels; return whether the run is worth it."""
+        """Train on four fifths of the labels; return whether that beats the probe on the other fifth."""
         part = rehearsal_part(np.where(are_true(labels), labels.label, -1), self.config.seed)
         if part is None:
             return False
         held = labels.of_rows(labels.row[part])
         rest = labels.of_rows(apart(self.pack, labels.row, held))
-        if len(np.unique(rest.label)) < 2:  # copies of images held out are not trained on
+        if len(np.unique(rest.label)) < 2:  # `apart` also drops copies of held-out images
             return False
         tell(
             f"rehearsal: no validation images; {len(rest):,} labels to train on, {len(held):,} to measure on"
         )
-        # In the run's precision, and without trackers: its figures are no run's.
+        # The rehearsal has the run's precision but no trackers, since its figures are not the run's.
         accelerator = make_accelerator(self.config.precision, loop.out, device=self.config.device)
         recipe, loader, measured = self.build(rest), self.training(rest), self.in_order(held)
         recipe.weigh_classes(torch.bincount(torch.from_numpy(rest.label), minlength=rest.num_classes))
         loop = replace(loop, out=loop.out / REHEARSAL, resume=True, keep_checkpoints=1, max_steps=None)
         rows, micro = loader.batch_size // world_size(), loop.optimizing.micro_batch
-        if micro is not None and rows % micro:  # fewer labels may make smaller batches
+        if micro is not None and rows % micro:  # fewer labels may mean smaller batches
             step = 1 if self.config.mixing == "none" else 2  # images are mixed in pairs
             sizes = range(min(micro, rows) // step * step, 1, -step)
             fitting = next((size for size in sizes if rows % size == 0), None)

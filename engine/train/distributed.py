@@ -1,6 +1,6 @@
-"""Ranks, collectives that autograd understands, and the one way an Accelerator is made.
+"""Ranks, differentiable collectives, and the one place where an Accelerator is made.
 
-One rule holds for every collective here: its backward differentiates the SUM of the losses of all ranks.
+One rule holds for the differentiable collectives: backward differentiates the SUM of the losses of all ranks.
 DistributedDataParallel then divides the summed gradients by the number of ranks N. So
 
 * a loss that every rank computes in full from gathered or reduced tensors (Barlow Twins) sums to N times
@@ -37,24 +37,24 @@ from loaders.common.errors import UserError
 ResultT = TypeVar("ResultT")
 
 COLLECTIVE_TIMEOUT_S = 600
-_PATIENCE = timedelta(days=7)  # ranks that wait for what rank 0 computes; a dead rank ends it at once
+_PATIENCE = timedelta(days=7)  # of ranks that wait for rank 0's work; a dead rank ends the wait
 _patient: dict[Any, Any] = {}
 
 
 def world_size() -> int:
-    """Return the number of ranks; 1 when no process group was formed."""
+    """Return the number of ranks; 1 if there is no process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Return this process's rank; 0 when no process group was formed."""
+    """Return this process's rank; 0 if there is no process group."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def is_one_host() -> bool:
-    """Return whether all ranks are on this host, as torchrun and accelerate tell; without them, True.
+    """Return whether all ranks run on one host, by the launcher's LOCAL_WORLD_SIZE; True if it is not set.
 
-    The answer is the same on every rank: a host has all of the ranks, or none has.
+    The answer is the same on every rank, since either one host has all ranks or no host has.
     """
     local = os.environ.get("LOCAL_WORLD_SIZE", "")
     return not local.isdecimal() or int(local) >= world_size()
@@ -95,7 +95,7 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
         tensor: any shape, the same on every rank.
 
     Returns:
-        The sum, a new tensor on every rank; `tensor` itself where there is one rank.
+        The sum, as a new tensor on every rank; `tensor` itself if there is only one rank.
     """
     if world_size() == 1:
         return tensor
@@ -110,7 +110,7 @@ def all_gather(tensor: Tensor) -> Tensor:
         tensor: [B, ...], the same shape on every rank.
 
     Returns:
-        [N * B, ...] on every rank; `tensor` itself where there is one rank.
+        [N * B, ...] on every rank; `tensor` itself if there is only one rank.
     """
     if world_size() == 1:
         return tensor
@@ -119,10 +119,10 @@ def all_gather(tensor: Tensor) -> Tensor:
 
 
 def refuse_ranks(command: str) -> None:
-    """Refuse several processes, for commands that do not divide their work.
+    """Refuse to run in several processes, for commands that do not divide their work.
 
     Raises:
-        UserError: there are several.
+        UserError: a launcher started several processes.
     """
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started > 1:
@@ -132,13 +132,10 @@ def refuse_ranks(command: str) -> None:
 
 
 def on_main(function: Callable[[], ResultT]) -> ResultT:
-    """Call a function on rank 0 only and give its result to every rank.
+    """Call a function on rank 0 only and give its result, which is pickled, to every rank.
 
-    Its `UserError` is raised on rank 0 only, so that it is printed once; the other ranks leave with the exit
-    code of a user's mistake instead of waiting for a result.
-
-    Args:
-        function: what reads or writes the run folder; its result travels between this run's own processes.
+    If the function raises a `UserError`, rank 0 alone raises it, so that it is printed once. The other ranks
+    exit with the code of a user's mistake instead of waiting for a result.
     """
     if world_size() == 1:
         return function()
@@ -159,7 +156,7 @@ def on_main(function: Callable[[], ResultT]) -> ResultT:
 
 
 def _patient_group() -> Any:
-    """Return a gloo group in which all wait for rank 0, made once for each process group."""
+    """Return a gloo group with a long timeout, for waiting for rank 0; made once per process group."""
     world = dist.group.WORLD
     if world not in _patient:
         _patient.clear()
@@ -168,14 +165,7 @@ def _patient_group() -> Any:
 
 
 def gather_on_main(value: ResultT) -> list[ResultT]:
-    """Collect a value of every rank on rank 0, in rank order.
-
-    Args:
-        value: travels between this run's own processes.
-
-    Returns:
-        One value per rank on rank 0, nothing on the others.
-    """
+    """Collect one value from every rank on rank 0, in rank order; the other ranks get an empty list."""
     if world_size() == 1:
         return [value]
     parts: list[Any] | None = [None] * world_size() if rank() == 0 else None
@@ -186,8 +176,8 @@ def gather_on_main(value: ResultT) -> list[ResultT]:
 def seed_everything(seed: int) -> None:
     """Seed the generators of torch, NumPy and Python.
 
-    Every rank takes the same seed, so that all build the same network. The loop gives each rank a stream
-    of its own when training starts; the loaders draw from neither.
+    Every rank uses the same seed, so that all ranks build the same network. When training starts, the loop
+    gives each rank's generators a stream of their own. The loaders do not draw from these generators.
     """
     torch.manual_seed(seed)
     random.seed(seed)
@@ -200,37 +190,38 @@ def make_accelerator(
     trackers: tuple[str, ...] = (),
     device: Device = "auto",
 ) -> Accelerator:
-    """Make the Accelerator of a run, forming the process group when a launcher started several processes.
+    """Make the Accelerator of a run, and the process group if a launcher started several processes.
 
-    Accelerate joins CPU processes into a group only with `cpu=True`. So a run on processors sets it, and gloo
-    carries its collectives.
+    accelerate joins CPU processes into a group, whose collectives gloo carries, only with `cpu=True`; so runs
+    on CPUs set that.
 
     Args:
-        precision: "auto" is that of the run in `out`, else bfloat16 autocast where the device or processor
-            has it in hardware, float16 on other CUDA devices, float32 on other processors.
-        out: run folder; the trackers write into its `trackers/`.
-        trackers: names accelerate knows, such as "tensorboard" or "wandb".
-        device: where the networks compute, see `engine.device`.
+        precision: "auto" takes that of the run in `out`; for a new run, bfloat16 autocast on hardware that
+            supports it, float16 on other CUDA devices, and float32 on other CPUs.
+        out: run folder; trackers write into its subfolder `trackers/`.
+        trackers: names that accelerate knows, such as "tensorboard" or "wandb".
+        device: see `engine.device`.
 
     Returns:
         The Accelerator; buffers are not broadcast, because global BatchNorm keeps them equal on all ranks.
 
     Raises:
-        UserError: a tracker that accelerate does not know, no GPU for "cuda", or float16 on a processor.
+        UserError: a tracker is unknown or not installed, there is no GPU for "cuda", or float16 is requested
+            on a CPU.
     """
     check_trackers(trackers)
     prepare_trackers(trackers)
     on_cpu = taken_device(device) == "cpu"
     if not on_cpu:
-        torch.set_float32_matmul_precision("high")  # TF32, for the losses that leave autocast
+        torch.set_float32_matmul_precision("high")  # TF32, for losses computed outside autocast
         torch.backends.cudnn.benchmark = True  # since shapes do not change
-    # If this is unset under a launcher, accelerate warns and picks a number of threads.
+    # If OMP_NUM_THREADS is unset under a launcher, accelerate warns and picks a number of threads.
     if on_cpu and "LOCAL_RANK" in os.environ:
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     # torch deprecates an argument that accelerate passes; accelerate does not pass its successor yet.
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     chosen = taken(precision, out, device)
-    if on_cpu and chosen == "fp16":  # accelerate would take float32 and say nothing
+    if on_cpu and chosen == "fp16":  # accelerate would silently use float32
         raise UserError(
             "precision: expected bf16 or no on a processor, found fp16; change --precision, or go on with a "
             "run that a GPU began in float16 on a GPU"

@@ -1,7 +1,7 @@
 """Random numbers of a training step that do not depend on the number of ranks or on a resume.
 
-Every rank draws the numbers of the whole batch and keeps those of its own rows: a few numbers per image take
-less time than a generator per row.
+Every rank draws the numbers for the whole batch and keeps those for its own rows. Since an image needs only a
+few numbers, this takes less time than one generator per row.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PART: ContextVar[tuple[int, int]] = ContextVar("part", default=(0, 1))
 
 @contextmanager
 def drawing_part(number: int, num_parts: int) -> Iterator[None]:
-    """Let each draw give the rows of one of the equal parts of a process's rows."""
+    """Make draws inside the block return one part of this rank's rows, which are cut into equal parts."""
     token = _PART.set((number, num_parts))
     try:
         yield
@@ -30,7 +30,7 @@ def drawing_part(number: int, num_parts: int) -> Iterator[None]:
 
 
 class StepDraws:
-    """A stream of numbers fixed by the seed and the step; each call draws the next ones."""
+    """A stream of random numbers determined by seed and step; each call draws the next numbers."""
 
     def __init__(self, seed: int, step: int, device: torch.device) -> None:
         """Start the stream.
@@ -38,7 +38,7 @@ class StepDraws:
         Args:
             seed: seed of the run.
             step: number of the training step.
-            device: where the numbers are drawn; another device draws other numbers.
+            device: device that draws the numbers; other kinds of devices draw other numbers.
         """
         mixed = int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
         self._generator = torch.Generator(device).manual_seed(mixed)
@@ -57,7 +57,7 @@ class StepDraws:
         return _own_rows(joined)
 
     def integers(self, high: int, num_rows: int, *shape: int) -> Tensor:
-        """Return this rank's rows of uniform whole numbers in [0, high), int64 [num_rows, *shape]."""
+        """Return this rank's rows of uniform integers in [0, high), int64 [num_rows, *shape]."""
         size = (_num_joined(num_rows), *shape)
         return _own_rows(torch.randint(high, size, generator=self._generator, device=self._device))
 

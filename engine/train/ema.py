@@ -16,47 +16,47 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 Statistics = Literal["average", "own", "copy"]
 """The rule for BatchNorm's running statistics in the average of a network's weights.
 
-average: they are averaged like the weights, over the same past steps.
-own: the average has statistics of its own forward passes in training mode, which the method has to make.
-copy: they are copied from the trained network; they fit the average if they change as slowly as it does.
+average: the statistics are averaged like the weights, over the same past steps.
+own: the averaged network gathers statistics in forward passes in training mode, which the method has to run.
+copy: the statistics are copied from the trained network; they must change as slowly as the average does.
 """
 COPIED_MOMENTUM = 0.001
-"""Momentum of BatchNorm, the share of a new batch, with which FixMatch's published codes copy statistics."""
+"""BatchNorm momentum (the weight of a new batch) in FixMatch's published codes, which copy statistics."""
 MEAN, POWER = 1, 10
-"""Of the warm-up: Mean Teacher's, and that of all others.
+"""Values of `power` in `warmed_up`: Mean Teacher uses `MEAN`, all other methods use `POWER`.
 
-The plain mean of all weights so far fell 3 points behind the weights themselves after 700 steps of FixMatch
-(25 labels for each class of CIFAR-10): while a network learns, its past is a worse network.
+With `MEAN`, the average is the plain mean of all past weights. After 700 steps of FixMatch (25 labels per
+class of CIFAR-10) it was 3 points less accurate than the current weights, since early weights are poor.
 """
 
 
 def make_target(source: ModuleT) -> ModuleT:
-    """Copy a module, without gradients."""
+    """Return a copy of a module whose parameters take no gradients."""
     return copy.deepcopy(source).requires_grad_(False)
 
 
 def set_momentum(module: nn.Module, momentum: float) -> None:
-    """Give every BatchNorm of a module the momentum, the share that a new batch has in its statistics."""
+    """Set the momentum, the weight of a new batch in running statistics, of every BatchNorm in a module."""
     for part in module.modules():
         if isinstance(part, BATCHNORM):
             part.momentum = momentum
 
 
 def warmed_up(step: int, decay: float, power: int = POWER) -> float:
-    """Return min(1 - power / (step + power), decay), the decay of a step of a moving average.
+    """Return the decay of a moving average at a step: min(1 - power / (step + power), decay).
 
-    During the warm-up the weights of step t have a share of the average that grows as t^(power - 1), so that
-    most of it is from the last `1 / power` of the run. Without a warm-up the start, which is random, would
-    weigh decay^(step + 1): 82 % after 200 steps of 0.999.
+    During the warm-up, the weights of step t enter the average in proportion to t^(power - 1), so most of the
+    average comes from the last `1 / power` of the run. Without a warm-up, the random initial weights would
+    keep a share of decay^(step + 1) of the average: 82 % after 200 steps with decay 0.999.
 
     Args:
-        step: steps taken before this one, by the loop's count, which goes on in a resumed run.
-        decay: share of the old average that stays after the warm-up, in [0, 1].
-        power: `MEAN` for the plain mean of all weights so far, as in Mean Teacher.
+        step: steps taken before this one, including those before a resume.
+        decay: share of the old average that a step keeps after the warm-up, in [0, 1].
+        power: `MEAN` gives the plain mean of all past weights, as in Mean Teacher.
 
-    Source: Tarvainen and Valpola 2017 for the power of 1 (the authors' code in PyTorch counts from 1: there
-        the start has the weight of one step); Shamir and Zhang 2013, polynomial-decay averaging with
-        eta = power - 1, for others.
+    Source: Tarvainen and Valpola 2017 for power 1 (the authors' PyTorch code counts steps from 1, so there
+        the initial weights count as one step); Shamir and Zhang 2013, polynomial-decay averaging with
+        eta = power - 1, for other powers.
     """
     return min(1.0 - power / (step + power), decay)
 
@@ -68,11 +68,11 @@ def update_ema(
     """Move the target's parameters towards the source's: target = decay * target + (1 - decay) * source.
 
     Args:
-        target: module of the same structure, changed in place.
+        target: module with the structure of `source`, changed in place.
         source: the trained module.
-        decay: share of the old average that stays, in [0, 1]; 0 copies, 1 keeps.
-        statistics: the rule for buffers; under "average", buffers that are not floating point, such as
-            BatchNorm's count of batches, are copied.
+        decay: share of the old target that stays, in [0, 1]: 0 copies the source, 1 changes nothing.
+        statistics: rule for buffers, see `Statistics`; under "average", buffers that are not floating point,
+            such as BatchNorm's count of batches, are copied.
     """
     if not 0.0 <= decay <= 1.0:
         raise ValueError(f"decay of a moving average: expected a value in [0, 1], got {decay}")
@@ -88,4 +88,4 @@ def update_ema(
             else:
                 target_buffer.copy_(source_buffer)
     if targets:
-        get_ema_multi_avg_fn(decay)(targets, sources, 0)  # a few launches for all tensors
+        get_ema_multi_avg_fn(decay)(targets, sources, 0)  # few kernel launches

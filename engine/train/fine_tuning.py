@@ -1,4 +1,4 @@
-"""The recipe of transfer: a pre-trained backbone, cut off at a layer, under a new classifier."""
+"""The recipe for transfer: a new classifier on a pre-trained backbone or on one of its inner layers."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def build_head(num_features: int, hidden: tuple[int, ...], num_classes: int) -> 
     """Build a linear classifier, or fully connected layers with BatchNorm and ReLU between them.
 
     Args:
-        num_features: F.
-        hidden: sizes of the layers before the last; () for a linear classifier.
-        num_classes: C.
+        num_features: size of the input.
+        hidden: output sizes of the layers before the last; () for a linear classifier.
+        num_classes: size of the output.
 
-    Source: the non-linear classifiers of Gidaris et al. 2018 (RotNet), section 4; the reports use their three
-        layers.
+    Source: Gidaris et al. 2018 (RotNet), section 4, the non-linear classifiers; the reports use three layers
+        like theirs.
     """
     if any(size < 1 for size in hidden):
         raise UserError(f"hidden: expected positive sizes, found {list(hidden)}; change them")
@@ -70,13 +70,13 @@ def build_head(num_features: int, hidden: tuple[int, ...], num_classes: int) -> 
 
 
 class Transfer(Recipe):
-    """A backbone up to a layer and a new classifier under one cross-entropy."""
+    """A new classifier on a backbone, or on one of its layers, trained together by cross-entropy."""
 
     name = "transfer"
     mixing: tuple[Mixing, float, int] = ("none", 1.0, 0)
-    """How images are mixed with their neighbours, alpha, and the seed, see `mix`."""
+    """The arguments `mixing`, `alpha` and `seed` of `engine.objectives.supervised.mix`."""
     probed = False
-    """Whether the classifier began at the linear probe of the start."""
+    """Whether the classifier was initialised as the linear probe of the backbone's features."""
 
     def __init__(
         self,
@@ -93,11 +93,11 @@ class Transfer(Recipe):
         Args:
             backbone: maps [B, 3, H, W] to h [B, num_features].
             backbone_name: name of the network, as `build_backbone` takes it.
-            num_classes: C.
+            num_classes: number of logits.
             tuning: rates, steps and BatchNorm mode.
-            layer: where the features are read.
-            hidden: layers of the classifier before the last.
-            resolution: side of the views; needed where `layer` names one.
+            layer: layer whose output is classified; by default the output of the whole backbone.
+            hidden: output sizes of the classifier's layers before the last.
+            resolution: side of the views in pixels.
         """
         super().__init__()
         self.backbone, self.backbone_name = backbone, backbone_name
@@ -113,11 +113,11 @@ class Transfer(Recipe):
         self.begin_stage(tuning)
 
     def begin_stage(self, tuning: FineTuning, frozen: bool = False) -> None:
-        """Say how the next training goes; the weights stay as they are.
+        """Set how the next training goes, without changing any weights.
 
         Args:
             tuning: rates, steps and BatchNorm mode.
-            frozen: train only the classifier; a rate of 0 does the same.
+            frozen: train only the classifier; a backbone rate of 0 does the same.
         """
         self.tuning, self.frozen = tuning, frozen or tuning.lr_backbone == 0.0
         for parameter in self._learns:
@@ -136,7 +136,7 @@ class Transfer(Recipe):
         return logits
 
     def train(self, mode: bool = True) -> Transfer:
-        """Set the mode; BatchNorm of a backbone that keeps its statistics stays in evaluation mode."""
+        """Set the mode; a frozen backbone, or BatchNorm with fixed statistics, stays in evaluation mode."""
         super().train(mode)
         if self.frozen:
             self.backbone.eval()
@@ -148,11 +148,11 @@ class Transfer(Recipe):
 
     @property
     def rules(self) -> Mapping[str, str]:
-        """Rules that no option names and that a checkpoint must share."""
+        """The rules of this recipe, see `Recipe.rules`."""
         return NEW_CLASSIFIER if self.probed else {}
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
-        """Classify one view of each image, mixed with its neighbour where asked for."""
+        """Return the cross-entropy of one view of each image, mixed between neighbours if the run mixes."""
         assert batch.labels is not None
         mixed = mix(batch.views[0], batch.labels, *self.mixing, step)
         logits = self(mixed.x)
@@ -161,7 +161,7 @@ class Transfer(Recipe):
         return StepOutput(loss, {"top1": top1})
 
     def make_optimizer(self) -> torch.optim.SGD:
-        """Return SGD with a learning rate for the backbone and one for the classifier."""
+        """Return SGD with separate learning rates for backbone and classifier."""
         tuning = self.tuning
         backbone = [p for p in self.backbone.parameters() if p.requires_grad]
         groups = [
@@ -176,19 +176,19 @@ class Transfer(Recipe):
         )
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return a cosine over the wanted steps; the last epoch may be cut short."""
+        """Return a warm-up and a cosine over `total_steps`, which may end inside an epoch."""
         return warmup_cosine(total_steps, self.tuning.warmup_steps)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One training of a recipe that goes through several.
+    """One of the trainings that a recipe goes through.
 
     Attributes:
         tuning: rates, steps and BatchNorm mode.
         frozen: train the classifier alone.
-        loop: how the loop carries it out.
-        worth_it: whether it is carried out; False leaves the weights as they are.
+        loop: options of the loop.
+        worth_it: False skips the training and leaves the weights as they are.
     """
 
     tuning: FineTuning
@@ -199,11 +199,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a stage came to.
+    """The result of a stage.
 
     Attributes:
-        steps: that its weights have seen.
-        found: accuracy and state on validation images; None without any.
+        steps: optimizer steps that led to the weights that the stage kept.
+        found: state of the validation; None without validation images.
     """
 
     steps: int
@@ -217,20 +217,12 @@ def train_stages(
     stages: Sequence[Stage],
     validation: Validation | None,
 ) -> list[Trained]:
-    """Train stage by stage; the recipe ends with the last weights, or the best where these are kept.
-
-    Args:
-        recipe: networks and loss to train.
-        loader: batches that the training sees.
-        accelerator: the process's connection to its device and ranks.
-        stages: settings of each stage, in their order.
-        validation: what to measure while training; None for nothing.
-    """
+    """Train stage by stage; the recipe ends with the last weights, or the best if `validation` keeps them."""
     trained = []
     warn([below_stride(recipe.backbone, recipe.backbone_name, recipe.resolution)])
     for number, stage in enumerate(stages):
         if number:
-            accelerator.free_memory()  # of the stage before
+            accelerator.free_memory()  # of the previous stage
         recipe.begin_stage(stage.tuning, stage.frozen)
         warn([stage.tuning.long_warmup])
         loop = stage.loop if stage.worth_it else replace(stage.loop, max_steps=0)
@@ -242,23 +234,23 @@ def train_stages(
 
 
 class JobTrainer(Protocol):
-    """What trains jobs: it knows the pack, the start and the loaders."""
+    """Builds what the training of a job needs; implementations know the pack and the start."""
 
     @property
     def accelerator(self) -> Accelerator:
-        """Of the process."""
+        """The Accelerator of this process."""
 
     def build(self, job: Job, images: Split) -> Transfer:
-        """Build the network of a job as its training on some images begins."""
+        """Build the network of a job in its state before training on the given images."""
 
     def augmented(self, job: Job, images: Split) -> Loader[Batch]:
-        """Build the training loader of some images."""
+        """Build the training loader of the given images."""
 
     def in_order(self, split: Split, labels: LabelTable | None = None) -> EpochLoader:
-        """Build a loader of this rank's part of some images, without augmentation."""
+        """Build a loader of this rank's part of the given images, in order, without augmentation."""
 
     def plan(self, job: Job, steps_per_epoch: int, worth_it: Sequence[bool], ending: str = "") -> list[Stage]:
-        """Return the trainings of a job; `ending` is that of their folders, `worth_it` has one for each."""
+        """Return the stages of a job; `worth_it` has one value each, `ending` ends their folders' names."""
 
 
 def train_job(
@@ -270,7 +262,7 @@ def train_job(
     worth_it: Sequence[bool],
     ending: str = "",
 ) -> list[Trained]:
-    """Train the network of a job on some images, see `train_stages` and `JobTrainer.plan`."""
+    """Train the network of a job on the given images, see `train_stages` and `JobTrainer.plan`."""
     loader = trainer.augmented(job, images)
     try:
         stages = trainer.plan(job, loader.steps_per_epoch, worth_it, ending)
@@ -281,13 +273,13 @@ def train_job(
 
 
 def rehearse(trainer: JobTrainer, job: Job, images: Split, labels: LabelTable) -> list[bool]:
-    """Return which stages of a job are worth it, see `engine.train.probe_start`.
+    """Rehearse a job, and return for each stage whether to train it, see `engine.train.probe_start`.
 
     Args:
-        trainer: what trains the job.
-        job: the job; its number of steps is set.
+        trainer: builds networks and loaders.
+        job: the job; its number of steps must be set.
         images: images to train on.
-        labels: theirs.
+        labels: labels of these images.
     """
     none = [False] * job.num_stages
     guessed = np.isin(images.rows(np.arange(len(images))), labels.row[~are_true(labels)])
@@ -311,18 +303,20 @@ def rehearse(trainer: JobTrainer, job: Job, images: Split, labels: LabelTable) -
 def leave_classifier(
     out: Path, recipe: Transfer, start: Start, classes: Sequence[str], tested: Accuracy
 ) -> Path | None:
-    """Leave what predict.py, export.py and `--init` take; called on every rank.
+    """Print warnings, and write accuracy and classifier into a run folder; every rank calls this.
+
+    predict.py, export.py and `--init` take the classifier's file.
 
     Args:
-        out: run folder, which a training left.
-        recipe: trained.
-        start: what its backbone began with.
-        classes: names of the C classes.
+        out: run folder.
+        recipe: the trained recipe.
+        start: the weights that the backbone began with.
+        classes: names of the classes.
         tested: accuracy of the classifier on the test split.
 
     Returns:
-        The classifier's file; None for one on a layer inside the backbone, or of several layers, which only
-        this recipe knows.
+        The classifier's file; None for a classifier of several layers or on an inner layer of the backbone,
+        since only this recipe can rebuild such a network.
     """
     warn(
         [
@@ -345,13 +339,13 @@ def leave_classifier(
 
 
 def vote(bank: Features, query: Features, num_classes: int, k: int = 20) -> Accuracy:
-    """Classify images by their nearest labelled neighbours on rank 0; every rank gets the result.
+    """Measure the accuracy of k-nearest-neighbour classification on rank 0; every rank gets the result.
 
     Args:
-        bank: features of the images that vote; all have a label.
+        bank: features of the neighbours; all have a label.
         query: features of the images to classify; all have a label.
-        num_classes: C.
-        k: number of neighbours; all if there are fewer.
+        num_classes: number of classes.
+        k: number of neighbours; all of `bank` if it has fewer.
     """
 
     def measure() -> Accuracy:

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradients are not finite: found on the device, kept with the rows of their batch."""
+"""Steps whose loss or gradients are not finite: finding them, skipping them, and keeping their batches."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ _SHOWN_ROWS = 8
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """Return the joint norm of all gradients, a scalar; it is not finite if one of them is not."""
+    """Return the joint norm of all gradients, a scalar, which is not finite if any gradient is not."""
     return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
 class StepGuard:
-    """Decides whether a step is taken; with "skip" it waits for the device once per step.
+    """Decides whether a step is taken.
 
     Args:
         module: module whose buffers a skipped step must not change.
-        on_non_finite: "stop" takes every step; the log step then finds the bad one and stops the run.
+        on_non_finite: "stop" takes every step, and the next log step stops the run if one was bad; "skip"
+            judges each step, for which it waits for the device.
     """
 
     def __init__(self, module: nn.Module, on_non_finite: OnNonFinite) -> None:
@@ -47,11 +48,11 @@ class StepGuard:
 
     @torch.no_grad()
     def allows(self, loss: Tensor, norm: Tensor | None) -> bool:
-        """Tell whether to take the step, the same on every rank; if not, restore the buffers.
+        """Return whether to take the step, the same on every rank; if not, restore the buffers.
 
         Args:
             loss: loss of this rank.
-            norm: norm of the gradients; None if a gradient scaler judges them.
+            norm: norm of the gradients; None if a gradient scaler judges the gradients.
         """
         if not self._skips:
             return True
@@ -68,12 +69,7 @@ class StepGuard:
 
 
 def draw_again(loader: Loader[Any], step: int) -> Any:
-    """Return this rank's batch of a step; the loader is a pure function of the step and makes it again.
-
-    Args:
-        loader: batches that the run trains on.
-        step: number of the step, from 1.
-    """
+    """Return this rank's batch of a past step (counted from 1), which the loader can make again."""
     epoch, start = divmod(step - 1, loader.steps_per_epoch)
     return next(iter(loader.epoch(epoch, start_step=start)))
 
@@ -83,11 +79,11 @@ def save_bad_batch(out: Path, step: int, batch: Batch | PairedBatch) -> str:
 
     Args:
         out: run folder.
-        step: number of the step, from 1.
+        step: number of the step, counted from 1.
         batch: batch of the step.
 
     Returns:
-        The message: the rows and the file.
+        A phrase that names the rows and the file.
     """
     streams = (
         {"": batch}
@@ -113,7 +109,7 @@ def check_weights(network: nn.Module, step: int) -> None:
     """Refuse weights that are not finite, before they are saved.
 
     Raises:
-        NonFiniteLossError: some are NaN or infinite.
+        NonFiniteLossError: a weight is NaN or infinite.
     """
     if not bool(torch.stack([torch.isfinite(p).all() for p in network.parameters()]).all()):
         raise NonFiniteLossError(

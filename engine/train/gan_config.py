@@ -1,4 +1,4 @@
-"""The fields of recipes in which a discriminator learns from a generator."""
+"""The options that recipes with a generator and a discriminator share."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from loaders.common.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class GanConfig(RunConfig):
-    """Fields of every recipe with a generator; a recipe names again those its paper sets."""
+    """Options of every recipe with a generator; a recipe redeclares those that its paper sets."""
 
     compares_pixels = True
     noise_size: Count = 100
-    """Numbers that an image is generated from, drawn uniformly from [0, 1)."""
+    """Size of the noise vector that an image is generated from; its values are uniform in [0, 1)."""
     generator_width: Count = 128
-    """Channels at half the resolution."""
+    """Channels of the generator at half the output resolution."""
     dropout: float = 0.5
-    """Dropout in the discriminator; 0.4 of it on the image."""
+    """Dropout in the discriminator; on its input image, 0.4 times this value."""
     lr_generator: float = 2e-4
-    """Learning rate of Adam, for the generator."""
+    """Adam's learning rate for the generator."""
     beta1: Share = 0.5
-    """First beta, the momentum, of Adam."""
+    """Adam's first beta, the momentum."""
     collapse_share: float = 0.1
-    """Say that the generator has collapsed when its images vary less than this share of the real ones."""
+    """Report a collapse when generated images vary by less than this share of the variation of real ones."""
 
     def __post_init__(self) -> None:
-        """Refuse what has no discriminator."""
+        """Also refuse a backbone that is no discriminator, and values out of range."""
         super().__post_init__()
         if not self.backbone.startswith("gan_discriminator_"):
             raise UserError(f"backbone: expected gan_discriminator_<width>, found {self.backbone!r}")

@@ -1,4 +1,4 @@
-"""What recipes with a generator share: its images, sheets of them, and a word when they are all alike."""
+"""The base class of recipes with a generator: its images, sheets of samples, and a report of collapse."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SHEET_ROWS, SHEET_COLUMNS = 6, 12
 
 
 class GanRecipe(Recipe):
-    """A generator beside whatever discriminates."""
+    """A recipe with a generator and one or more discriminators."""
 
-    own_optimizer = True  # two networks against each other
+    own_optimizer = True  # which balances two competing networks
     gan: GanConfig
     generator: Generator
     mean: Tensor
@@ -30,7 +30,7 @@ class GanRecipe(Recipe):
     real_spread: Tensor
 
     def add_generator(self, config: GanConfig, *discriminators: nn.Module) -> None:
-        """Build the generator, and set the dropout of the discriminators, after everything else."""
+        """Build the generator and set the discriminators' dropout; called after all other networks exist."""
         for network in discriminators:
             assert isinstance(network, Discriminator)
             network.set_dropout(config.dropout)
@@ -47,7 +47,7 @@ class GanRecipe(Recipe):
         return images
 
     def rivals(self, lr: float, *discriminator: nn.Module) -> torch.optim.Adam:
-        """Return Adam with a rate for what discriminates and one for the generator."""
+        """Return Adam with learning rate `lr` for the discriminators and another one for the generator."""
         groups = [
             {"params": [p for module in discriminator for p in module.parameters()], "lr": lr},
             {"params": list(self.generator.parameters()), "lr": self.gan.lr_generator},
@@ -55,16 +55,16 @@ class GanRecipe(Recipe):
         return torch.optim.Adam(groups, betas=(self.gan.beta1, 0.999))
 
     def begin_epoch(self, epoch: int) -> None:
-        """Draw a sheet of what the generator has learned, and say whether it has collapsed."""
+        """Write a sheet of the generator's samples, and report a collapse."""
         if epoch > 0 and rank() == 0:
             self.write_sheet(f"epoch-{epoch:04d}")
 
     def write_results(self, out: Path) -> None:
-        """Draw the last sheet; --steps and --max-steps end a run inside an epoch."""
+        """Write the last sheet of samples."""
         self.write_sheet("last")
 
     def write_sheet(self, name: str) -> None:
-        """Write samples/<name>.png; the noise is the same for all sheets of a run."""
+        """Write samples/<name>.png, and report a collapse; all sheets of a run use the same noise."""
         device = self.real_spread.device
         generator = torch.Generator(device).manual_seed(self.gan.seed)
         noise = torch.rand(
@@ -77,7 +77,7 @@ class GanRecipe(Recipe):
         folder.mkdir(parents=True, exist_ok=True)
         save_rows(folder / f"{name}.png", (0.5 + 0.5 * images).split(SHEET_COLUMNS))
         normalised = (0.5 + 0.5 * images - self.mean) / self.std
-        spread = (normalised - normalised.mean(0)).square().mean().sqrt()  # of this rank alone
+        spread = (normalised - normalised.mean(0)).square().mean().sqrt()  # on this rank alone
         share = float(spread / self.real_spread)
         if share < self.gan.collapse_share:
             print(
@@ -88,7 +88,7 @@ class GanRecipe(Recipe):
 
 
 def fixed(network: nn.Module, x: Tensor) -> Tensor:
-    """Return what a network makes of images, with a gradient for them and none for its weights."""
+    """Return a network's output for images, with gradients for the images and none for the weights."""
     weights = {name: p.detach() for name, p in network.named_parameters()}
     output: Tensor = functional_call(network, weights, (x,))
     return output

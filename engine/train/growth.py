@@ -1,4 +1,4 @@
-"""Progressive resizing: small views first, which cost less, and full ones later."""
+"""Progressive resizing: training begins with small views, which cost less, and ends with full-size views."""
 
 from __future__ import annotations
 
@@ -13,29 +13,24 @@ from engine.train.options import OptimizerOptions
 from engine.train.recipe import Recipe
 from loaders.batch import Batch, PairedBatch
 
-_MULTIPLE = 4  # sides of shrunk views, so that a network that halves twice loses no pixels
+_MULTIPLE = 4  # pixels by which sides grow, so that a network that halves twice loses none
 
 
 class Growth:
-    """Shrinks the views of a batch to the side that its step asks for.
+    """Shrinks the views of a batch to the side for the current step.
 
-    The side is a pure function of the step, so a resumed run needs no state. The loader's views keep their
-    size: what is shrunk has been drawn and decoded as ever, and a wrong pixel cannot come from here alone.
+    The side is a pure function of the step, so a resumed run needs no state. The loader draws and decodes
+    full-size views as always; only the finished views are shrunk.
 
     Source: Howard 2018, the DAWNBench entry of fast.ai ("Training Imagenet in 3 hours for $25"); Tan and Le
         2021, "EfficientNetV2" (arXiv 2104.00298), section 4, which calls it progressive learning.
     """
 
     def __init__(self, options: OptimizerOptions, total_steps: int, recipe: Recipe) -> None:
-        """Take note of the start and of the step from which views are whole.
-
-        Args:
-            options: optimizer options of the run.
-            total_steps: steps of the whole run.
-            recipe: recipe whose network is to see the smaller views.
+        """Check that the recipe's backbone takes the smallest views.
 
         Raises:
-            UserError: it cannot see smaller views.
+            UserError: it does not.
         """
         self._first, self._steps = options.start_resolution, options.grown_at * total_steps
         if self._first is None:
@@ -43,16 +38,16 @@ class Growth:
         check_resolution(recipe.backbone, recipe.backbone_name, self._first)
 
     def side(self, full: int, step: int) -> int:
-        """Return the side in pixels of a view of `full` pixels at a step."""
+        """Return the side at a step, in pixels, of views whose full side is `full` pixels."""
         if self._first is None or self._first >= full or step >= self._steps:
             return full
-        # One more stage than there are sides below the full one, each of the same length.
+        # One stage for each side below the full one, all of the same length.
         stages = -(-(full - self._first) // _MULTIPLE)
         stage = int(stages * step / self._steps)
         return min(full, self._first + _MULTIPLE * stage)
 
     def __call__(self, batch: Any, step: int) -> Any:
-        """Return the batch with views [B, 3, side, side], or itself where these are whole."""
+        """Return the batch with views [B, 3, side, side]; unchanged once views have their full size."""
         if self._first is None or step >= self._steps:
             return batch
         if isinstance(batch, PairedBatch):
@@ -66,6 +61,6 @@ class Growth:
         side = self.side(view.shape[-1], step)
         if side == view.shape[-1]:
             return view
-        # In float32: a processor has no antialiased resizing in 16 bits.
+        # In float32, since torch has no antialiased resizing of 16-bit tensors on CPUs.
         shrunk = F.interpolate(view.float(), size=(side, side), mode="bilinear", antialias=True)
         return shrunk.to(view.dtype)

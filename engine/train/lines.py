@@ -1,4 +1,4 @@
-"""JSON lines that a process appends while it works: intact after a kill, readable after a crash."""
+"""Files of JSON lines that a running process appends to: they stay readable after a kill or a crash."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Record = dict[str, Any]
 def read_lines(path: Path) -> tuple[list[Record], int]:
     """Read the records of a file, in order; none if there is no file.
 
-    Lines that a kill cut short, or that a crash of the machine damaged, are left out.
+    A last line that a kill cut short, and lines that a crash of the machine damaged, are left out.
 
     Returns:
-        The records, and the number of damaged lines.
+        The records, and the number of damaged lines (a line that was cut short does not count).
     """
     found, num_damaged = _sound_lines(path)
     return [record for _, record in found], num_damaged
@@ -31,11 +31,11 @@ class LineWriter:
     """Appends records to a file.
 
     Args:
-        path: the file, made when it does not exist.
-        keep: tells which of its present records stay.
+        path: the file, made if it does not exist.
+        keep: decides for each record that the file already holds whether it stays.
 
     Attributes:
-        num_damaged: number of damaged lines that were left out.
+        num_damaged: number of damaged lines that were removed from the file.
     """
 
     def __init__(self, path: Path, keep: Callable[[Record], bool] = lambda record: True) -> None:
@@ -44,7 +44,7 @@ class LineWriter:
         self._file = path.open("ab")
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append one record; a number that JSON cannot hold becomes null."""
+        """Append one record; NaN and infinity, which JSON lacks, become null."""
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         self._file.write(json.dumps(plain).encode() + b"\n")
         self._file.flush()
@@ -62,7 +62,7 @@ def _sound_lines(path: Path) -> tuple[list[tuple[bytes, Record]], int]:
     """Return the lines that are JSON objects, raw and parsed, and the number of other lines."""
     if not path.exists():
         return [], 0
-    # A line is whole once its newline is written; what follows the last one is a line that a kill cut off.
+    # A newline ends each complete line, so a kill cut short whatever follows the last newline.
     lines = [line for line in path.read_bytes().split(b"\n")[:-1] if line]
     found = [(line, record) for line in lines if (record := _record(line)) is not None]
     return found, len(lines) - len(found)

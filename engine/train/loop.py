@@ -1,8 +1,8 @@
 """The only training loop.
 
 It owns everything that does not depend on the paper: devices, autocast, backward, clipping, the learning rate
-of each step, finite checks, logging, checkpoints, exact resume and the clock. Only log steps wait for the
-device.
+of each step, finite checks, logging, checkpoints, exact resume and the clock. Ordinary steps do not wait for
+the device; log steps, measurements and checkpoints do.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from loaders.batch import Batch, Loader, PairedBatch
 from loaders.common.errors import UserError
 
 LAST_FOLDER = "last"
-"""Folder of a run for the last weights, if the best are used."""
+"""Subfolder of a run for the last weights, if the run folder itself holds the best."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,16 @@ class TrainSummary:
     """The results of a run.
 
     Attributes:
-        step: optimizer steps done, over all processes that worked on the run.
+        step: optimizer steps done, including those before a resume.
         total_steps: steps of the full schedule.
         loss: mean loss of the last log window.
-        metrics: means of the recipe's own metrics in that window; empty if the run was over before.
-        img_per_s: images per second of this process's steps, summed over all ranks, without the first log
-            window if there are others.
+        metrics: means of the recipe's metrics in that window; empty if no step was left to do.
+        img_per_s: images per second over all ranks, since the process started or resumed the run, without
+            the first log window if there are others.
         wait_share: share of that time spent waiting for data.
-        seconds: wall-clock of this process's steps.
-        backbone: the file with the backbone's weights.
-        validation: the result on validation images; None without any.
+        seconds: wall-clock time of training in this process.
+        backbone: file with the backbone's weights.
+        validation: state of the validation; None without validation images.
     """
 
     step: int
@@ -89,11 +89,12 @@ def train(
 
     Args:
         recipe: built after `seed_everything`, so that all ranks hold the same weights.
-        loader: divides itself among the ranks and delivers on the accelerator's device; it is not prepared.
-        accelerator: what `make_accelerator` returned.
-        config: how to carry the run out.
-        probe: what to measure on frozen features while training goes on.
-        validation: what to measure the recipe's `network` on while training goes on.
+        loader: divides itself among the ranks and delivers batches on the accelerator's device; it must not
+            be passed to `Accelerator.prepare`.
+        accelerator: from `make_accelerator`.
+        config: options of the loop.
+        probe: measurements on frozen features during training.
+        validation: plan for measuring the recipe's `network` on validation images during training.
 
     Returns:
         The summary. The run folder then holds the last checkpoint and the backbone's weights; the recipe
@@ -101,10 +102,10 @@ def train(
 
     Raises:
         UserError: a run folder of another run, a checkpoint of another recipe or network, ranks that
-            disagree, a loss or gradient that is not finite (naming the step and the rows of its batch).
+            disagree, or a loss or gradient that is not finite (the message names the step and its rows).
         LoaderError: a batch cannot be made, or another rank is gone.
-        RunStopped: SIGTERM came; a checkpoint was written and the exit code is 75.
-        KeyboardInterrupt: Ctrl-C came; a checkpoint was written, `run_command` exits with code 130.
+        RunStopped: SIGTERM was received; a checkpoint was written, and the exit code is 75.
+        KeyboardInterrupt: Ctrl-C was pressed; a checkpoint was written, `run_command` exits with code 130.
     """
     decisive = {name: config.config[name] for name in config.config.keys() - set(config.runtime_fields)}
     taken = autocast.chosen(accelerator, loader)
@@ -118,7 +119,7 @@ def train(
 
 
 class _Run:
-    """One process's part of a run: the wrapped model and the position."""
+    """One process's part of a run: the wrapped model and the position in the run."""
 
     def __init__(
         self,
@@ -133,7 +134,7 @@ class _Run:
         self.device: torch.device = accelerator.device
         synchronise_batchnorm(recipe, self.device)
         self.recipe, rules = recipe, config.optimizing
-        if config.compile:  # in place, so that the names of the weights stay
+        if config.compile:  # compiles in place, so that the weights keep their names
             recipe.backbone.compile()
         try:
             self.optimizer: Optimizer = fused_on(
@@ -142,14 +143,14 @@ class _Run:
         except ValueError as error:
             raise UserError(f"optimizer: {error}; change its options") from None
         self.peak_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
-        # Every step reduces the gradients of the same weights, unless it has parts that are not reduced.
+        # A static graph is the same in every pass; with micro-batches, only the last part reduces gradients.
         accelerator.ddp_handler.static_graph = rules.micro_batch is None
         self.model, self.stepper = accelerator.prepare(Shell(recipe), self.optimizer)
         self.accumulate = Accumulator(recipe, self.model, accelerator, loader, rules.micro_batch)
         self.steps_per_epoch = loader.steps_per_epoch
         self.data = data_facts(loader)
         self.total_steps = config.steps or config.epochs * self.steps_per_epoch
-        most = self.total_steps if config.max_steps is None else config.max_steps  # 0 leaves the start
+        most = self.total_steps if config.max_steps is None else config.max_steps  # 0: no step at all
         self.last_step = min(self.total_steps, most)
         self.schedule: Schedule = choose_schedule(recipe, rules, self.steps_per_epoch, self.total_steps)
         self.growth = Growth(rules, self.total_steps, recipe)
@@ -171,7 +172,7 @@ class _Run:
         return {**self.recipe.rules, **({} if self.validator is None else self.validator.rules)}
 
     def restore(self) -> None:
-        """Load the newest whole checkpoint, or start a stream of random numbers per rank."""
+        """Load the newest undamaged checkpoint; without one, set the initial weights and seed the rank."""
         found, self.notes = on_main(lambda: checkpoint.newest_valid(self.checkpoints))
         if found is None:
             whiten_stems(self.recipe, self.loader)
@@ -275,7 +276,7 @@ class _Run:
         return ProbeRecorder(self.probe, self.config.out, self.step, self.steps_per_epoch, self.total_steps)
 
     def _measure(self, probes: ProbeRecorder, clock: TrainingClock, shown: TrainingProgress) -> None:
-        """Measure frozen features if that is due, outside the window whose speed is logged."""
+        """Run the online probe if it is due; its time does not count in the logged speed."""
         with clock.paused():
             record = probes.after_step(self.step, self.recipe.measured_backbone, self.device)
         if record:
@@ -289,7 +290,7 @@ class _Run:
                 self.accelerator.log(shares, step=self.step)
 
     def _validate(self, validator: Validator, clock: TrainingClock, shown: TrainingProgress) -> None:
-        """Measure validation images if that is due; training may end here."""
+        """Measure on the validation images if that is due; the result may end training."""
         with clock.paused():
             measured = validator.after_step(self.step, self.recipe, self.device)
         if measured.record:
@@ -303,7 +304,7 @@ class _Run:
             self.last_step = self.step
 
     def _batches(self, clock: TrainingClock, stop: StopSignal) -> Iterator[Any]:
-        """Yield the batches from the present position to the end of the run, or until a stop signal."""
+        """Yield the batches from the current position to the end of the run, or until a stop signal."""
         while self.step < self.last_step:
             epoch, start = divmod(self.step, self.steps_per_epoch)
             if start == 0:
@@ -343,7 +344,7 @@ class _Run:
         if taken:
             self.stepper.step()
         elif clip_norm is not None and self.accelerator.scaler is not None:
-            self.accelerator.scaler.update()  # else the next clipping finds these gradients unscaled
+            self.accelerator.scaler.update()  # else the scaler refuses to unscale the next gradients
         self.stepper.zero_grad(set_to_none=True)
         if taken:
             with torch.no_grad():
@@ -353,7 +354,7 @@ class _Run:
         return taken
 
     def _judged_norm(self, clipped: Tensor | None) -> Tensor | None:
-        """Return the norm of the gradients; None if a scaler may overflow on purpose to find its factor."""
+        """Return the norm of the gradients; None with a gradient scaler, whose overflows are intended."""
         if self.accelerator.scaler is not None:
             return None
         return gradient_norm(self.recipe.parameters()) if clipped is None else clipped
@@ -379,7 +380,7 @@ class _Run:
         shown.report(self.step, epoch, self.loss, img_per_s, wait_share)
 
     def _place_before(self) -> str:
-        """Return the words on what a run that ends after an unsaved step can go on from."""
+        """Return a phrase that names the checkpoint from which a run that fails now can resume."""
         if self.saved_step < 0:
             return "no checkpoint is from before it, so give another --out"
         return f"checkpoint step-{self.saved_step:08d} is from before it"
@@ -388,7 +389,7 @@ class _Run:
         self.window.check()
         self.bad_rows.update()
         if self.writer is not None:
-            self.writer.sync()  # the log lines up to a checkpoint are on the disk with it
+            self.writer.sync()  # so that no checkpoint is on the disk without its log lines
         self._save()
 
     def _save(self) -> None:
@@ -419,7 +420,7 @@ class _Run:
         self.saved_step = self.step
 
     def _finish(self, clock: TrainingClock) -> TrainSummary:
-        """Write the backbone and return the results."""
+        """Keep the last or the best weights, write the results, and return the summary."""
         metadata = {"recipe": self.recipe.name, "backbone": self.recipe.backbone_name}
         metadata |= dict(self.config.backbone_metadata)
         if self.validator is not None:

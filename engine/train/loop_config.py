@@ -1,4 +1,4 @@
-"""How the training loop carries a run out."""
+"""The options of the training loop."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from loaders.common.checks import Count, check_numbers
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How a run is carried out.
+    """The options of the training loop.
 
-    Fields not described here mean what the options of `RunConfig` with their names mean.
+    Fields not described here have the meaning of the `RunConfig` options of the same names.
 
     Attributes:
         epochs: passes over the loader; the schedule spans all of them.
-        seed: seed of what the network draws while training (dropout); the loader has its own seed.
-        on_non_finite: with either value, the batch is written to `bad_batches/`.
-        max_steps: steps over all after which to end; with 0, the run leaves the weights that it begins with.
-        optimizing: optimizer of the weights and its options.
+        seed: seed of the network's random numbers during training (dropout); the loader has its own seed.
+        on_non_finite: with either value, the bad batch is written to `bad_batches/`.
+        max_steps: the run ends after this many steps, including those before a resume; with 0 it keeps its
+            initial weights.
+        optimizing: optimizer options.
         config: the recipe's configuration in JSON types, for config.json.
-        runtime_fields: names in `config` that may differ on resuming.
-        backbone_metadata: metadata for `load_backbone`, stored beside the weights.
+        runtime_fields: names in `config` whose values may differ when a run resumes.
+        backbone_metadata: metadata for `load_backbone`, stored with the weights.
     """
 
     out: Path
@@ -47,5 +48,5 @@ class LoopConfig:
     backbone_metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse counts that make no run."""
+        """Refuse counts out of range."""
         check_numbers(self)

@@ -1,4 +1,4 @@
-"""The two halves of a training run: the model with and without its loader, in turns, and the loader alone."""
+"""Runs that measure speed: training with fresh and repeated batches in turns, and the loader alone."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from loaders.batch import Batch, Loader
 
 
 class TakingTurns:
-    """A loader that gives fresh batches for a window of steps, then repeats the last for a window, and so on.
+    """A loader that gives fresh batches for a window of steps, repeats the last one for a window, and so on.
 
-    The time that loading adds to training is then the difference between neighbouring windows of one process,
-    seconds apart. Between two runs the speed of the machine drifts by more than that.
+    The difference between neighbouring windows is the time that loading adds to training. Two separate runs
+    cannot show it: between them the speed of the machine drifts by more than this difference.
     """
 
     def __init__(self, loader: Loader[Any], window: int) -> None:
@@ -25,7 +25,7 @@ class TakingTurns:
 
         Args:
             loader: closed by the caller.
-            window: steps, at best the log window of the run.
+            window: number of steps; should be the log window of the run.
         """
         self._loader, self._window = loader, window
         self._batch = None
@@ -34,11 +34,11 @@ class TakingTurns:
 
     @property
     def bad_rows(self) -> Mapping[int, str]:
-        """The steps per epoch of the loader."""
+        """The bad rows of the wrapped loader."""
         return self._loader.bad_rows
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
-        """Yield a batch per step; windows go on from epoch to epoch."""
+        """Yield one batch per step; a window may continue into the next epoch."""
         fresh = self._loader.epoch(epoch)
         for step in range(start_step, self.steps_per_epoch):
             place = epoch * self.steps_per_epoch + step
@@ -51,7 +51,7 @@ class TakingTurns:
 
 
 class Idle(Recipe):
-    """A recipe without a model, so that a step consists of the loader and the loop."""
+    """A recipe without a model, so that a run measures the loader and the loop alone."""
 
     name = "idle"
     backbone_name = "idle"
@@ -66,9 +66,9 @@ class Idle(Recipe):
         return StepOutput(self.backbone(torch.zeros(1, 1, device=next(self.parameters()).device)).sum())
 
     def make_optimizer(self) -> torch.optim.SGD:
-        """Return SGD with rate 0."""
+        """Return SGD with learning rate 0."""
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Keep the learning rate."""
+        """Return a constant schedule."""
         return constant()

@@ -1,4 +1,4 @@
-"""Metrics that stay on the device until the log step, and the file for them."""
+"""Metrics, which stay on the device until the log step, and the file that they are logged to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ class NonFiniteLossError(UserError):
     """The loss, a gradient or a weight became NaN or infinite; `step` is the first such step, if known."""
 
     def __init__(self, message: str, step: int | None = None) -> None:
-        """Keep the step."""
         super().__init__(message)
         self.step = step
 
@@ -30,26 +29,21 @@ class NonFiniteLossError(UserError):
 class MetricWindow:
     """Sums of metrics since the last log step, and the first step whose loss or gradients were not finite.
 
-    Only `read` waits for the device.
+    `add` does not wait for the device; `read`, `state` and `check` do.
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Start an empty window.
-
-        Args:
-            device: device of the losses.
-        """
         self._device = device
         self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}  # not every step has every metric
-        # First step with a bad loss, and with bad gradients.
+        self._counts: dict[str, int] = {}  # separate, since not every step has every metric
+        # The first step whose loss, and the first step whose gradients, were not finite.
         self._first_bad_steps = torch.full((2,), NO_STEP, dtype=torch.int64, device=device)
 
     @torch.no_grad()
     def add(
         self, step: int, loss: Tensor, metrics: Mapping[str, Tensor], grad_norm: Tensor | None = None
     ) -> None:
-        """Add one step's loss and metrics, and its gradients' norm if it is to be judged (scalars)."""
+        """Add the loss and metrics of a step, and its gradient norm if that is to be checked (scalars)."""
         for name, value in {"loss": loss, **metrics}.items():
             value = value.detach().double()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
@@ -60,14 +54,12 @@ class MetricWindow:
         self._first_bad_steps = torch.minimum(self._first_bad_steps, here)
 
     def read(self) -> dict[str, float]:
-        """Return the means over steps and ranks, and empty the window; skipped steps have no loss.
+        """Return the means over steps and ranks, and empty the window.
 
-        A metric's mean is over the steps that have it.
-
-        Waits for the device.
+        Each mean is over the steps that have the metric; skipped steps have none, not even a loss.
 
         Raises:
-            NonFiniteLossError: on every rank, if a loss since the last call was not finite.
+            NonFiniteLossError: see `check`.
         """
         self.check()
         if not self._counts:
@@ -78,19 +70,17 @@ class MetricWindow:
         return means
 
     def state(self) -> dict[str, Any]:
-        """Return the state from which `restore` goes on with this window, on any number of ranks.
-
-        Waits for the device; called on every rank.
+        """Return the state for `restore`, which fits any number of ranks; every rank calls this.
 
         Returns:
-            `counts`, the steps of each metric so far, and `sums`, numbers as text: JSON has no NaN.
+            `counts`, the number of steps of each metric, and `sums`, as text since JSON has no NaN.
         """
         sums = self._over_ranks() if self._counts else []
         return {"counts": dict(self._counts), "sums": dict(zip(self._sums, map(repr, sums), strict=True))}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on with a window that a checkpoint kept."""
-        # Checkpoints of before have one count for all.
+        """Continue a window from its `state`."""
+        # Older checkpoints have one count for all metrics.
         shared = int(state.get("count", 0))
         self._counts = dict(state.get("counts", dict.fromkeys(state["sums"], shared)))
         self._sums = {
@@ -99,7 +89,7 @@ class MetricWindow:
         }
 
     def _over_ranks(self) -> list[float]:
-        """Return the sums over steps, as means over the ranks."""
+        """Return the sums over steps, averaged over the ranks."""
         sums = torch.stack(list(self._sums.values()))
         if world_size() > 1:
             dist.all_reduce(sums)
@@ -108,10 +98,10 @@ class MetricWindow:
         return values
 
     def check(self) -> None:
-        """Wait for the device and make sure that all losses and gradients so far, on every rank, were finite.
+        """Check that all losses and gradients so far were finite on all ranks.
 
         Raises:
-            NonFiniteLossError: on every rank; names the first step of which that is not true.
+            NonFiniteLossError: on every rank, if one was not; the message names the first such step.
         """
         if world_size() > 1:
             dist.all_reduce(self._first_bad_steps, op=dist.ReduceOp.MIN)
@@ -127,14 +117,14 @@ class MetricWindow:
 
 
 class MetricsWriter(LineWriter):
-    """Appends lines to `metrics.jsonl`; on resuming, lines of steps that will be taken again are dropped."""
+    """Appends lines to `metrics.jsonl`; a resumed run first drops the lines of steps that it will repeat."""
 
     def __init__(self, path: Path, start_step: int) -> None:
         """Open the file.
 
         Args:
-            path: the file, made when it does not exist.
-            start_step: steps done so far; later lines are dropped.
+            path: the file, made if it does not exist.
+            start_step: steps done so far; lines of later steps are dropped.
         """
         super().__init__(path, lambda record: _step_of(record) <= start_step)
 

@@ -1,4 +1,4 @@
-"""LARS with the exclusions of the self-supervised papers, and the split of parameters for it."""
+"""LARS with the exclusions of the self-supervised papers, and the split of parameters that it needs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.optim.sgd import sgd
 
 
 def split_by_dimension(*modules: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Split trainable parameters into weights and vectors (biases and the scales of normalisation).
+    """Split trainable parameters into weights and vectors (biases and normalisation scales).
 
     Returns:
         (parameters with 2 or more dimensions, parameters with at most 1 dimension).
@@ -24,9 +24,9 @@ def split_by_dimension(*modules: nn.Module) -> tuple[list[nn.Parameter], list[nn
 class LARS(Optimizer):
     """SGD with momentum whose update is rescaled per tensor to the tensor's own norm.
 
-    For each tensor p with gradient g: u = g + weight_decay * p; if the group adapts, u is scaled by trust *
-    |p| / |u| (by 1 if either norm is 0); m = momentum * m + u; p -= lr * m. Vectors (at most 1 dimension)
-    belong in a group with `adapt=False` and `weight_decay=0`.
+    For each tensor p with gradient g: u = g + weight_decay * p; if the group has `adapt`, u is scaled by
+    trust * |p| / |u| (by 1 if either norm is 0); m = momentum * m + u; p -= lr * m. Vectors (at most 1
+    dimension) belong in a group with `adapt=False` and `weight_decay=0`.
 
     Source: You et al. 2017, "Large Batch Training of Convolutional Networks", algorithm 1, with momentum
     after the scaling and the exclusions of Zbontar et al. 2021, section 2.2.
@@ -49,9 +49,9 @@ class LARS(Optimizer):
             lr: learning rate.
             momentum: factor of the running update.
             weight_decay: added to the gradient before the norms are taken.
-            trust: LARS's eta, the share of the weight's norm that one unit of lr moves.
+            trust: LARS's eta, the share of the weight's norm by which one unit of lr moves the weight.
             adapt: False leaves out the rescaling.
-            foreach: one launch for many tensors; by default where torch's own optimizers do so.
+            foreach: update many tensors in one kernel launch; None decides as torch's own optimizers do.
         """
         if lr < 0.0 or weight_decay < 0.0 or trust <= 0.0 or not 0.0 <= momentum < 1.0:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Replacing the paper's optimizer or schedule of a recipe: its groups under SGD, LARS, AdamW or Muon."""
+"""Replacing a recipe's optimizer by SGD, LARS, AdamW or Muon on the same groups, or its schedule."""
 
 from __future__ import annotations
 
@@ -30,16 +30,13 @@ _KINDS: dict[type[Optimizer], OptimizerName] = {
 def choose_optimizer(recipe: Recipe, options: OptimizerOptions) -> Optimizer:
     """Return the paper's optimizer, or the one that the options name instead.
 
-    Each group keeps its weight decay, and its rate as a share of the first group's rate. LARS's groups of
-    vectors have a special rate, which is meant for LARS alone; other optimizers take the first group's rate.
-
-    Args:
-        recipe: recipe whose `make_optimizer` returns the paper's.
-        options: optimizer options of the run.
+    Each group keeps its weight decay and the ratio of its learning rate to that of the first group. Vectors
+    under a paper's LARS have a special rate that suits LARS alone, so another optimizer gives them the rate
+    of the first group.
 
     Raises:
-        UserError: the recipe learns only with its own optimizer, another optimizer lacks a rate, or layers
-            cannot be told apart.
+        UserError: the recipe works only with its own optimizer, the new optimizer lacks a learning rate, or
+            the backbone does not suit `layer_decay` or Muon.
     """
     paper = recipe.make_optimizer()
     kind = _KINDS.get(type(paper))
@@ -86,13 +83,13 @@ def choose_optimizer(recipe: Recipe, options: OptimizerOptions) -> Optimizer:
 
 
 def fused_on(device: torch.device, optimizer: Optimizer, scaled: bool = False) -> Optimizer:
-    """Return the optimizer in the form whose step is a few launches on a GPU; else unchanged.
+    """Return an optimizer's fused form on a GPU, whose step takes few kernel launches; else return it as is.
 
     Args:
-        device: where the parameters will be when the optimizer takes its first step.
-        optimizer: without state.
-        scaled: whether float16's scaler may leave out steps. SGD then stays as it is: after a first step that
-            was left out, torch's fused form takes memory that nothing has written for its momentum.
+        device: device of the parameters when the optimizer takes its first step.
+        optimizer: the optimizer, which has taken no step yet.
+        scaled: whether a gradient scaler may skip steps. SGD then stays unfused: if its first step is
+            skipped, torch's fused form reads uninitialised memory as momentum.
     """
     if device.type != "cuda" or not isinstance(optimizer, _FUSABLE):
         return optimizer
@@ -105,21 +102,15 @@ def fused_on(device: torch.device, optimizer: Optimizer, scaled: bool = False) -
 def choose_schedule(
     recipe: Recipe, options: OptimizerOptions, steps_per_epoch: int, total_steps: int
 ) -> Schedule:
-    """Return the paper's schedule, warmed up as the run asks for, or the one that is asked for in its place.
+    """Return the paper's schedule with the warm-up of the options, or the schedule that the options name.
 
-    Weight decay needs no schedule of its own: SGD, LARS, AdamW and Muon take it times the rate of the step.
-
-    Args:
-        recipe: recipe; its `make_schedule` is the paper's.
-        options: optimizer options of the run.
-        steps_per_epoch: steps of an epoch of the training loader.
-        total_steps: steps of the whole run.
+    Weight decay needs no schedule: SGD, LARS, AdamW and Muon multiply it by the learning rate of the step.
 
     Raises:
-        UserError: a warm-up beside one_cycle, which has its own.
+        UserError: the options have a warm-up and one_cycle, which has its own.
     """
     warmup_steps = round(options.warmup_epochs * steps_per_epoch)
-    # This call also records lengths that other ramps need.
+    # The call is needed even if its result is not: recipes record the run's length in it for other ramps.
     paper = recipe.make_schedule(steps_per_epoch, total_steps)
     if options.schedule == "one_cycle":
         if warmup_steps:
@@ -152,7 +143,7 @@ def _by_dimension(group: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _matrices_of(backbone: nn.Module) -> set[Tensor]:
-    """Return what maps all channels to all; no embedding of positions, and no convolution in groups."""
+    """Return the weights of linear layers and ungrouped convolutions, which map all channels to all."""
     convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     return {
         module.weight
@@ -162,10 +153,10 @@ def _matrices_of(backbone: nn.Module) -> set[Tensor]:
 
 
 def _by_matrix(groups: list[dict[str, Any]], recipe: Recipe) -> Iterator[dict[str, Any]]:
-    """Split groups for Muon, which orthogonalises what the backbone's matrices move by.
+    """Split groups for Muon, which orthogonalises the updates of the backbone's matrices.
 
     Raises:
-        UserError: the backbone learns, and none of its weights is such a matrix.
+        UserError: the backbone is trained but has no such matrix.
     """
     matrices, backbone = _matrices_of(recipe.backbone), set(recipe.backbone.parameters())
     moved = {p for group in groups for p in group["params"] if p in backbone and p.ndim > 1}
@@ -181,7 +172,7 @@ def _by_matrix(groups: list[dict[str, Any]], recipe: Recipe) -> Iterator[dict[st
 
 
 def _by_layer(groups: list[dict[str, Any]], recipe: Recipe, decay: float) -> Iterator[dict[str, Any]]:
-    """Split groups by the layer of the backbone that a parameter is in."""
+    """Split groups by the backbone layer of the parameters, with a learning rate for each layer."""
     scales = _layer_scales(recipe.backbone, recipe.backbone_name, decay)
     for group in groups:
         by_scale: dict[float, list[nn.Parameter]] = {}
@@ -192,7 +183,7 @@ def _by_layer(groups: list[dict[str, Any]], recipe: Recipe, decay: float) -> Ite
 
 
 def _layer_scales(backbone: nn.Module, name: str, decay: float) -> dict[nn.Parameter, float]:
-    """Return the share of the rate of each parameter; 1 in the last layer, `decay` in the one before it."""
+    """Return the learning-rate factor of each parameter: 1 in the last layer, `decay` in the one before."""
     if not hasattr(backbone, "group_matcher"):
         raise UserError(
             f"layer_decay: expected a backbone of timm, which names its layers, found {name}; leave it out"

@@ -13,30 +13,30 @@ from loaders.common.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationOptions:
-    """On which images a run with labels is measured while it trains, and what follows from the result."""
+    """On which images a run with labels is validated while it trains, and what the results decide."""
 
     validation_split: str | None = None
-    """What to measure on while training: a labelled split, or a label table (.parquet), whose rows are then
-    not trained on; "" for nothing. By default the table that the run of --init set aside; else a split named
-    val or validation; else a tenth of the labels, where every class has 20; else nothing. The first line of
-    a run says which."""
+    """Images to validate on while training: a labelled split, or a label table (.parquet), whose rows are
+    then not trained on; "" for none. By default the table that the run of --init set aside; else a split
+    named val or validation; else a tenth of the labels, if every class has at least 20; else none. The first
+    line that a run prints says which."""
     validation_share: float | None = None
-    """In its place: share of the training labels to set aside, class by class, chosen by --label-seed and
-    left as labels/validation.parquet in the run folder; 0 for none."""
+    """Instead of --validation-split: share of each class's training labels to set aside for validation,
+    chosen by --label-seed and written to labels/validation.parquet in the run folder; 0 for none."""
     validate_every: Count | None = None
-    """Steps between these measurements; by default a twentieth of the run. The end is measured too."""
+    """Steps between validations; by default a twentieth of the run. The end is validated too."""
     keep: Keep | None = None
-    """Weights that the run leaves to be used, and whose test accuracy is measured: the last; or the best by
-    validation accuracy, the last then lie in last/. By default the best where the classifier starts at the
-    linear probe, so that the run does not end below it, and the last elsewhere."""
+    """Weights that the run saves and tests: last; or best, by validation accuracy, with the last ones in
+    last/. By default best if the classifier starts as the linear probe, so that the run does not end below
+    the probe, and last otherwise."""
     patience: int = 0
-    """Stop after so many measurements without a rise of the validation accuracy; 0 trains to the end."""
+    """Stop after this many validations without a higher accuracy; 0 trains to the end."""
 
     def check_validation(self) -> None:
-        """Refuse options that cannot be measured.
+        """Refuse options that contradict each other.
 
         Raises:
-            UserError: the first.
+            UserError: the first contradiction.
         """
         if self.validation_split and self.validation_share:
             raise UserError(
@@ -53,13 +53,13 @@ class ValidationOptions:
             self.require_validation("neither")
 
     def require_validation(self, found: str) -> None:
-        """Refuse to stop or to choose by a validation that does not happen.
+        """Refuse --patience and --keep best in a run without validation images.
 
         Args:
-            found: what was found in place of images to measure on.
+            found: what the run has instead of validation images, for the message.
 
         Raises:
-            UserError: the run stops or chooses by validation.
+            UserError: one of these options is set.
         """
         if self.patience or self.keep == "best":
             raise UserError(
@@ -73,9 +73,9 @@ class PresetOptions:
     """Where the defaults of a recipe come from."""
 
     preset: Preset = "paper"
-    """Defaults of the other options: the paper's; cpu: a network, a resolution, sizes and a length that a
-    processor trains in minutes; auto: the paper's where --device takes a GPU, else cpu. Options that are
-    given count; the first line says what was set, and config.json keeps plain values."""
+    """Source of the other options' defaults. paper: the paper's settings; cpu: a network, resolution, sizes
+    and length that a processor trains in minutes; auto: paper if --device selects a GPU, else cpu. Options on
+    the command line take precedence; the first line printed says what was set; config.json has all values."""
 
     def settle(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """Return what the preset changes, see `engine.train.presets.settle`."""
@@ -84,7 +84,7 @@ class PresetOptions:
         return settle(self)
 
     def describe_preset(self, asked: Any, defaults: Mapping[str, Any]) -> str:
-        """Say what the preset set, where one was asked for."""
+        """Return a line that says what the preset set; "" for the preset "paper"."""
         from engine.train.presets import describe
 
         return "" if asked.preset == "paper" else describe(self, asked.preset, defaults)
@@ -92,42 +92,41 @@ class PresetOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
-    """How the weights of any recipe are updated, beyond the choice of its paper."""
+    """Options, for any recipe, of how its weights are updated."""
 
     optimizer: OptimizerName = "paper"
-    """What moves the weights: the paper's choice; or sgd, lars, adamw or muon in its place, with
-    --optimizer-lr. muon orthogonalises what the backbone's matrices move by, with Nesterov's momentum, and
-    moves the rest by NAdamW. What the paper's choice does not decay is not
-    decayed here either."""
+    """Optimizer: the paper's; or sgd, lars, adamw or muon in its place, with --optimizer-lr. muon
+    orthogonalises the updates of the backbone's matrices, with Nesterov momentum, and updates all other
+    parameters by NAdamW. Parameters that the paper's optimizer does not decay are not decayed here either."""
     optimizer_lr: Positive | None = None
-    """Peak learning rate in place of the recipe's own, for any batch size; --lr-head keeps its ratio to
-    --lr. BEiT fine-tunes with adamw at 0.0005."""
+    """Peak learning rate in place of the recipe's own, not scaled by the batch size; the ratio of --lr-head
+    to --lr is kept. BEiT fine-tunes with adamw at 0.0005."""
     optimizer_momentum: PositiveShare | None = None
-    """With sgd, lars or muon: momentum, below 1. By default 0.95 for muon, the recipe's own for others."""
+    """Momentum of sgd, lars or muon, below 1. By default 0.95 for muon and the recipe's own for others."""
     layer_decay: PositiveShare | None = None
-    """With adamw: rate of a layer of the backbone as a share of that of the layer behind it, so that the
-    first layers move least. BEiT (Bao et al. 2022): 0.65 to 0.75."""
+    """With adamw: learning rate of each backbone layer as a share of the next layer's, so that the first
+    layers change least. BEiT (Bao et al. 2022): 0.65 to 0.75."""
     clip_norm: Positive | None = None
-    """Largest norm of all gradients together; beyond it they are scaled down. No paper here has one."""
+    """Largest joint norm of all gradients, to which larger ones are scaled down. No paper here clips."""
     warmup_epochs: float = 0.0
-    """Epochs over which the learning rate rises linearly from 0 to what its schedule says. Paper: none."""
+    """Epochs over which the learning rate rises linearly from 0 to the schedule's value. Paper: none."""
     schedule: ScheduleName = "paper"
-    """Learning rate over the run: the paper's; or cosine, down to 0 after --warmup-epochs; or one_cycle, up
-    from a fifth of the peak over 23 % of the run, then down to 7 %, both linear (Smith and Topin 2018)."""
+    """Learning-rate schedule: the paper's; or cosine, down to 0 after --warmup-epochs; or one_cycle, linearly
+    up from 20 % of the peak for 23 % of the run, then linearly down to 7 % (Smith and Topin 2018)."""
     start_resolution: Count | None = None
-    """Progressive resizing: side of the views at the first step, from which it grows by 4 pixels at a time to
-    --resolution; the networks see shrunk views. None: --resolution from the start."""
+    """Progressive resizing: side, in pixels, to which views are shrunk at first; it grows by 4 pixels at a
+    time to --resolution. None: --resolution from the start."""
     grown_at: PositiveShare = 0.6
-    """Share of the run after which the views have their full size, where --start-resolution is given."""
+    """Share of the run after which views have their full size, if --start-resolution is given."""
     micro_batch: Count | None = None
-    """Images of --batch-size that go through the network at once on each process, with their unlabelled
-    ones; the gradient is that of the whole batch. By default all; must divide a process's share."""
+    """Gradient accumulation: images of --batch-size, with their unlabelled ones if there are any, that each
+    process passes through the network at once. Must divide a process's share; by default all of it."""
 
     def check_optimizer(self) -> None:
-        """Refuse options that do not go together.
+        """Refuse options that contradict each other.
 
         Raises:
-            UserError: the first.
+            UserError: the first contradiction.
         """
         if self.layer_decay is not None and self.optimizer != "adamw":
             raise UserError(

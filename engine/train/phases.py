@@ -1,12 +1,12 @@
-"""Commands of several phases: trainings that start from each other, each in its own folder.
+"""Commands of several phases: trainings that build on each other, each in its own folder.
 
-out/config.json             the command
+out/config.json             options of the command
 out/<phase>/                one training, a run folder like any other
 out/labels/<name>.parquet   label tables made on the way
-out/classifier.safetensors  what the last phase left
+out/classifier.safetensors  classifier of the last phase
 
-A command that was interrupted goes on with --resume: finished phases and label tables are read from disk, and
-the unfinished phase resumes exactly.
+An interrupted command continues with --resume: finished phases and label tables are read from disk, and the
+unfinished phase resumes exactly.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _SEEDS_PER_PHASE = 1000  # so that every phase draws different orders, views and
 
 
 class SupervisedPhase(ClassifierRecipe):
-    """Cross-entropy on labelled images: the recipe of the phases of self-training."""
+    """The recipe of self-training's phases: cross-entropy on labelled images."""
 
     name = "fine_tuning"
     parts = "rows"
@@ -78,21 +78,21 @@ class SupervisedPhase(ClassifierRecipe):
 
         Args:
             config: options of the phase.
-            classes: names of the C classes.
-            cosine: let the learning rate fall to 0; else it stays constant.
+            classes: names of the classes.
+            cosine: let the learning rate fall to 0 by a cosine; else it stays constant.
         """
         super().__init__(config, classes)
         self.cosine = cosine
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
-        """Classify one view of each image."""
+        """Return the cross-entropy of one view of each image."""
         (x,), labels = self.mixed(batch, step)
         (logits,) = self.classify(x)
         loss = label_loss(logits, labels, self.class_weights)
         return StepOutput(loss, {"top1": top1_of(logits, labels)})
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return the cosine, or the constant."""
+        """Return a cosine or a constant schedule."""
         return warmup_cosine(total_steps, 0) if self.cosine else constant()
 
 
@@ -112,7 +112,7 @@ class PhaseSummary:
 
 
 class Phases:
-    """One command: its folder, its processes and its finished phases."""
+    """A command of several phases: its folder, its Accelerator and its finished phases."""
 
     def __init__(self, recipe: str, config: PhasesConfig, pack: Pack, division: Division, data: str) -> None:
         """Claim the folder and join the processes.
@@ -121,9 +121,9 @@ class Phases:
             recipe: name of the recipe.
             config: options of the command.
             pack: pack that holds the images.
-            division: how the labels are divided; all phases are measured on the same validation images.
-            data: facts that identify the pack. A command that goes on must find the same facts, since its
-                finished phases and label tables belong to that pack.
+            division: labels to train on and to validate on; all phases have the same validation images.
+            data: facts that identify the pack. A resumed command must find the same facts, since its finished
+                phases and label tables belong to that pack.
 
         Raises:
             UserError: the folder holds something else, another process works in it, `max_steps` or `measure`
@@ -134,19 +134,19 @@ class Phases:
         if config.max_steps is not None:
             raise UserError("max_steps: a command of several phases has none; stop it and use --resume")
         self._frozen: nn.Module | None = None
-        if config.init is not None:  # before the first phase, and not hours later
+        if config.init is not None:  # so that an unusable --init fails now, not hours later
             start = build_classifier(
                 config.backbone, config.evaluation_view, pack.classes, config.init, config.keep_head
             )
             self._frozen = start.backbone if config.freeze_backbone else None
-        config = replace(config, loader=config.settled_loader())  # for phases, whose folders may be new
+        config = replace(config, loader=config.settled_loader())  # phases' folders have no record yet
         self.config, self.pack, self.classes = config, pack, pack.classes
         self.shared = config.account(division)
         self.accelerator = make_accelerator(config.precision, config.out, config.trackers, config.device)
         self.shared.say()
         content = self.shared.describe({**described(config), "pack identity": data})
         content[autocast.KEY] = self.accelerator.mixed_precision
-        stored = bool(config.stored_views)  # which are float32
+        stored = bool(config.stored_views)  # whose features are float32
         content[autocast.VIEWS] = "float32" if stored else config.training_options().dtype
         runtime = (*RUNTIME_FIELDS, *autocast.CHOSEN)
         self._opened = ExitStack()
@@ -164,7 +164,6 @@ class Phases:
         self._held = None if found is None else self.keep(self._measured(found))
 
     def __enter__(self) -> Phases:
-        """Return itself."""
         return self
 
     def __exit__(
@@ -175,24 +174,24 @@ class Phases:
         self.accelerator.end_training()
 
     def keep(self, loader: LoaderT) -> LoaderT:
-        """Return a loader that several phases share; it is closed with the command. None stays None."""
+        """Return the given loader, or None, and close it when the command ends."""
         if loader is not None:
             self._opened.callback(loader.close)
         return loader
 
     @property
     def options(self) -> LoaderOptions:
-        """The options of all loaders of the next phase."""
+        """The loader options of the next phase."""
         seed = self.config.seed + _SEEDS_PER_PHASE * len(self.done)
         return replace(self.config.loader_options(), seed=seed)
 
     @property
     def say(self) -> Callable[[str], None]:
-        """Print a line on rank 0, unless progress is off."""
+        """A function that prints a line on rank 0, or nothing if progress is off."""
         return self.accelerator.print if self.config.progress else lambda line: None
 
     def test_images(self) -> Loader[Batch] | None:
-        """Open the loader of the images that every phase is measured on; None where there are none."""
+        """Open the loader of the test images, which all phases share; None if there are none."""
         loader = testing_loader(self.pack, self.config, self.options)
         return None if loader is None else self.keep(self._measured(loader))
 
@@ -200,8 +199,8 @@ class Phases:
         """Open a loader of the images to label, without those set aside to measure on.
 
         Args:
-            view: what the network is shown; where it is the run's own, a frozen backbone sees them once.
-            share: share of the images, chosen by the seed of the labels.
+            view: view of the images; in the run's own evaluation view, a frozen backbone stores its features.
+            share: share of the images to use, chosen by `label_seed`.
         """
         config, division = self.config, self.division
         images = unlabeled_images(
@@ -213,7 +212,7 @@ class Phases:
         return self.keep(self._measured(loader) if view == config.evaluation_view else loader)
 
     def _measured(self, loader: EpochLoader) -> Loader[Batch]:
-        """Return a loader in evaluation mode, or what a frozen backbone makes of its images."""
+        """Return the loader itself or, if the backbone is frozen, a loader of the images' stored features."""
         if self._frozen is None:
             return loader
         return StoredLoader(loader, self._stored(loader), self.accelerator.device)
@@ -224,7 +223,7 @@ class Phases:
         return store_features(self._frozen, loader, loader.images[0], device, out / folder, out)
 
     def _training(self, labels: Labels, views: tuple[ViewPolicy, ...]) -> Loader[Batch]:
-        """Build the loader of a phase: of new views, or of the features of views that were drawn once."""
+        """Build a phase's training loader: of new views, or of the stored features of views drawn once."""
         config, options = self.config, self.options
         shared = (config.batch_size, options, config.balanced)
         if not config.stored_views:
@@ -234,7 +233,7 @@ class Phases:
         if self._drawn is None:
             whole = replace(options, seed=config.seed)
             with views_in_order(self._learnt, views * config.stored_views, whole) as loader:
-                self._drawn = self._stored(loader, "drawn")  # apart: no views to judge images by
+                self._drawn = self._stored(loader, "drawn")  # apart from evaluation views' features
         rows = self._drawn.rows[self._drawn.present]
         tables = labels if isinstance(labels, tuple) else (labels,)
         readable = tuple(table.of_rows(rows) for table in tables)
@@ -253,22 +252,22 @@ class Phases:
         test_loader: Loader[Batch] | None,
         cosine: bool,
     ) -> PhaseSummary:
-        """Train on labelled images, or read the result of an earlier start of the command from disk.
+        """Train on labelled images; if the phase is finished already, read its result from disk.
 
         Args:
-            name: name of the phase and its folder.
-            init: run folder whose weights to start from; None for random ones.
+            name: name of the phase and of its folder.
+            init: run folder whose weights to start from; None for random weights.
             keep_head: start with the classifier layer of `init` too.
             epochs: passes over the labelled images.
-            labels: labels of the images, in several tables where an image stands under several classes.
-            views: that their training views are drawn from, one of each image.
-            test_loader: test images, from `test_images`.
+            labels: labels of the images; several tables if an image can have several labels.
+            views: one policy, from which the training views are drawn.
+            test_loader: from `test_images`.
             cosine: see `SupervisedPhase`.
         """
         out = self.config.out / name
         expected = "classifier.safetensors" if test_loader is None else ACCURACY_NAME
         if not on_main(lambda: (out / expected).is_file()):
-            # The first training alone: later ones are on labels that a network guessed.
+            # Only the first training starts at the probe: later ones are on labels that a network guessed.
             begins = name == "start" and init is not None and init == self.config.init and not keep_head
             config = replace(
                 self.config,
@@ -312,7 +311,7 @@ class Phases:
         try:
             recipe: ClassifierRecipe
             if config.begins_at_probe:
-                assert isinstance(labels, LabelTable)  # true ones, since no guess comes before the start
+                assert isinstance(labels, LabelTable)  # nothing is guessed before the first phase
                 start = ProbeStart(config, self.pack, self.options, make_loader, make)
                 begun = start.begin(labels, loop_config, self._held is not None, self.accelerator)
                 recipe, loop_config = begun
@@ -345,8 +344,8 @@ class Phases:
         """Write the classifier to use into the command's own folder.
 
         Args:
-            run: run of the classifier: a phase or the start; the last phase by default.
-            test_loader: loader of the test images, for measuring a start.
+            run: run folder with the classifier: of a phase or of the start; the last phase by default.
+            test_loader: test images for a start, whose accuracy no phase has measured.
         """
         last = next((phase for phase in self.done if phase.out == run), self.done[-1])
         if run is not None and last.out != run:
@@ -363,7 +362,7 @@ class Phases:
 
 
 def print_phases(name: str, phases: list[PhaseSummary]) -> None:
-    """Print the accuracy of every phase and the path of the last classifier, and write the page."""
+    """Print the accuracy of every phase and the command's folder, and write the page about the command."""
     from engine.report.run_page import leave_page  # loads matplotlib
 
     if os.environ.get("RANK", "0") != "0":

@@ -1,7 +1,7 @@
-"""Presets of a command line: the settings of a method's paper, or some that a processor trains in minutes.
+"""Presets: defaults for a command line, either a paper's settings or settings that a CPU trains in minutes.
 
-A preset changes defaults and nothing else. Options that are given count, and config.json keeps what came of
-both as plain values: a resume reads those, and so does `--init`. Nothing here imports what takes time.
+A preset changes only defaults; options on the command line take precedence. config.json keeps the resulting
+values, which a resume and `--init` read. Importing this module loads no heavy library.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from loaders.common.json_text import parse_json
 from loaders.packs.manifest import Manifest, read_manifest
 
 CPU_IMAGES = 150_000
-"""Images that a training of the preset `cpu` sees, views of one image counted once: some ten minutes of two
-cores with tiny_resnet at 32 pixels, see recipes/README.md for the images per second of each method."""
+"""Images that a training with the preset `cpu` sees; several views of an image count once. With tiny_resnet
+at 32 pixels they take two cores some ten minutes; recipes/README.md has each method's images per second."""
 CPU_MOST: Mapping[str, int] = {
     "resolution": 32,
     "projector": 512,
@@ -36,11 +36,11 @@ CPU_MOST: Mapping[str, int] = {
     "clusters": 50,
     "per_cluster": 8,
 }
-"""Largest defaults of the preset `cpu`; what a paper has smaller stays."""
-_TILES = 96  # pixels of a grid of 3 x 3 tiles, of which a tile shows 28
-_SIZES = (32, 36, 40)  # of views at test time: near the resolution of the training
-_WARM_UP = 0.1  # of the run
-_HOURS_OF_COLOUR = 1e-3  # rate of colourisation where it does not train for weeks, see its --lr
+"""Upper bounds of the defaults under the preset `cpu`; smaller defaults of a paper stay."""
+_TILES = 96  # resolution with tiles: 3 x 3 cells of 32 pixels, each with a tile of 28 pixels
+_SIZES = (32, 36, 40)  # sides of test views, near the training resolution
+_WARM_UP = 0.1  # share of the run
+_HOURS_OF_COLOUR = 1e-3  # learning rate of colourisation for hours of training, not weeks; see its --lr
 
 
 def settle(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -51,8 +51,8 @@ def settle(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
             `pack`.
 
     Returns:
-        Other defaults by field, to read the same command line with; and fields that are set whatever it
-        says: `preset` is "paper" or "cpu", never "auto".
+        New defaults by field, with which to read the command line again; and values that then override the
+        command line: `preset` as "paper" or "cpu", never "auto".
     """
     name = config.preset
     if name == "auto":
@@ -62,12 +62,12 @@ def settle(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def describe(config: Any, asked: str, defaults: Mapping[str, Any]) -> str:
-    """Say in one line what a preset set, and what was given in its place.
+    """Return a line that says what a preset set and what the command line set instead.
 
     Args:
-        config: that came of it.
-        asked: the preset as it was asked for.
-        defaults: see `settle`.
+        config: the resulting configuration.
+        asked: preset on the command line.
+        defaults: new defaults, from `settle`.
     """
     chosen: list[str] = []
     given: list[str] = []
@@ -85,7 +85,7 @@ def suit_processor(config: Any) -> dict[str, Any]:
     """Return the defaults of the preset `cpu` for a configuration of any recipe."""
     try:
         manifest: Manifest | None = read_manifest(Path(config.pack).expanduser().absolute())
-    except UserError:  # in a store, or missing, which is told later
+    except UserError:  # in a store, or missing, which is reported later
         manifest = None
     changed = _suit(config, _images(config, manifest))
     for field in fields(config):
@@ -97,13 +97,13 @@ def suit_processor(config: Any) -> dict[str, Any]:
     network = _network_of(getattr(config, "init", None))
     if network is not None:
         changed |= network
-    elif getattr(config, "init", None) is not None:  # weights of others: their network is named by the user
+    elif getattr(config, "init", None) is not None:  # third-party weights: the user names their network
         changed = {name: value for name, value in changed.items() if name not in ("backbone", "resolution")}
     return changed
 
 
 def _suit(config: Any, images: int | None) -> dict[str, Any]:
-    """Return other defaults of one configuration, of those fields that it has."""
+    """Return new defaults for those fields that a configuration has."""
     paper = {field.name: _default(field) for field in fields(config)}
     changed: dict[str, Any] = {}
     if "backbone" in paper:
@@ -129,14 +129,14 @@ def _suit(config: Any, images: int | None) -> dict[str, Any]:
 
 
 def _lengths(config: Any, paper: Mapping[str, Any], images: int | None) -> dict[str, Any]:
-    """Return epochs that come to `CPU_IMAGES`, never more than the paper's, and what follows them."""
+    """Return epochs for `CPU_IMAGES` images, at most the paper's, and the lengths that scale with them."""
     seen = max(1, images or CPU_IMAGES // 20) * (1 + 2 * min(CPU_MOST["mu"], paper.get("mu", 0)))
     names = [name for name in ("epochs", "first_epochs", "true_epochs") if name in paper]
     if not names:
         return {}
     epochs = max(1, CPU_IMAGES // (seen * len(names)))
     changed: dict[str, Any] = {name: min(paper[name], epochs) for name in names}
-    given = config.epochs != paper["epochs"]  # then what follows the length follows that
+    given = config.epochs != paper["epochs"]  # then the other lengths scale with the given epochs
     length = config.epochs if given else changed["epochs"]
     if paper.get("warmup_epochs"):
         changed["warmup_epochs"] = min(paper["warmup_epochs"], _WARM_UP * length)
@@ -150,7 +150,7 @@ def _lengths(config: Any, paper: Mapping[str, Any], images: int | None) -> dict[
 
 
 def _images(config: Any, manifest: Manifest | None) -> int | None:
-    """Return how many images a pass of a recipe has; None where the pack does not say."""
+    """Return the number of images in an epoch of a recipe; None if the pack does not tell."""
     split = getattr(config, "split", None)
     if split is not None:
         return _rows(manifest, split)
@@ -167,13 +167,13 @@ def _rows(manifest: Manifest | None, split: str, labelled: bool = False) -> int 
 
 
 def _of_run(config: Any) -> str | None:
-    """Return the preset that the run to resume was begun with."""
+    """Return the preset with which the run to resume began; None without such a run."""
     found = config_of(config.out) if getattr(config, "resume", False) else None
     return (found or {}).get("preset")
 
 
 def _network_of(init: Path | None) -> dict[str, Any] | None:
-    """Return backbone and resolution of the run that weights come from; None where it does not say."""
+    """Return backbone and resolution of the run that `init` names; None if they are not recorded there."""
     found = {} if init is None else config_of(Path(init)) or {}
     network = {name: found[name] for name in ("backbone", "resolution") if found.get(name)}
     return network if len(network) == 2 else None
@@ -183,7 +183,7 @@ def config_of(run: Path) -> dict[str, Any] | None:
     """Return the configuration of the run in a folder; None if there is none."""
     try:
         return dict(parse_json((run / "config.json").read_bytes())["config"])
-    except (OSError, ValueError, KeyError, TypeError):  # claiming the folder reports what it is
+    except (OSError, ValueError, KeyError, TypeError):  # a bad file is reported when the folder is claimed
         return None
 
 
@@ -194,7 +194,7 @@ def _default(field: Field[Any]) -> Any:
 
 
 def _flat(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Return names and values, of a stage STAGE.NAME and only what a preset can set."""
+    """Return names and values; a stage gives "STAGE.NAME" for those of its fields that a preset can set."""
     flat = []
     for name, value in values.items():
         if is_dataclass(value):

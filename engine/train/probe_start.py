@@ -1,10 +1,10 @@
-"""Fine-tuning that starts at the linear probe of its frozen features, and does not end below it.
+"""Fine-tuning that starts at the linear probe of the frozen features and does not end below it.
 
-With validation images the state before the first step is measured like every later one, and the best is
-kept. Without them a rehearsal decides: the same training on four fifths of the labels, measured on the
-fifth at its start and at its end. The training on all labels is whole, or not at all, and then the probe
-stays. One label per class leaves nothing to rehearse on, and the probe stays too. The test images decide
-nothing.
+With validation images, the state before the first step is measured like every later one, and the best state
+is kept. Without them a rehearsal decides: the same training on four fifths of the labels, measured on the
+other fifth at its start and at its end. If it gained, the training on all labels follows; if not, nothing is
+trained and the probe stays. One label per class leaves nothing to rehearse on, so the probe stays there too.
+The test images decide nothing.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from loaders.batch import Batch, Loader
 from loaders.packs.labels.subsample import validation_part
 
 PENALTY = 0.1
-"""Inverse penalty of the probe, that of tools/few_labels.py: with few labels 1 is too weak, by 3 points on 64
-labels of each class of CIFAR-10."""
+"""Inverse strength C of the probe's penalty, as in tools/few_labels.py. With few labels, the penalty at C = 1
+is too weak: it costs 3 points on 64 labels of each class of CIFAR-10."""
 HELD_SHARE = 0.2
-"""Of each class's labels that a rehearsal is measured on."""
+"""Share of each class's labels that a rehearsal is measured on."""
 NEW_CLASSIFIER = {"new classifier": f"linear probe, C = {PENALTY:g}"}
-"""The rule of a training that begins so; a resume under another is refused."""
-_ABSENT = -1e4  # bias of a class without a label: a probability of zero whose gradient is a number
+"""The rule, see `Recipe.rules`, of trainings that start at the probe."""
+_ABSENT = -1e4  # bias of a class without labels: its probability is 0, and gradients stay finite
 
 
 @torch.no_grad()
 def start_at_probe(head: nn.Linear, features: Features) -> None:
-    """Give a classifier layer the weights of the linear probe; called on every rank.
+    """Give a classifier layer the weights of the linear probe; every rank calls this.
 
     Args:
         head: maps [B, D] to [B, C].
-        features: those of the training images, [N, D], by the backbone in evaluation mode; all have a label.
-            Where they are all of one class there is no probe, and the layer stays as it is.
+        features: features of the training images [N, D], from the backbone in evaluation mode; all have a
+            label. If all are of one class, there is no probe, and the layer stays as it is.
     """
     num_classes = head.out_features
     if len(torch.unique(features.labels)) < 2:
@@ -54,12 +54,13 @@ def rehearsal_part(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_] | 
     """Choose the labels that a rehearsal is measured on.
 
     Args:
-        labels: int64 [N], of the images to train on; -1 for those that nothing is measured on, such as
-            guessed ones.
-        seed: chooses which.
+        labels: int64 [N], labels of the training images; -1 for images that cannot be held out, such as
+            those with guessed labels.
+        seed: seed of the choice.
 
     Returns:
-        bool [N], True for those held out; None where no class has two labels, or only one class is left.
+        bool [N], True for images held out; None if no class has two labels, or fewer than two classes would
+        remain to train on.
     """
     if np.bincount(labels[labels >= 0]).max(initial=0) < 2:
         return None
@@ -68,21 +69,21 @@ def rehearsal_part(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_] | 
 
 
 def watched(held: Loader[Batch]) -> Validation:
-    """Return what a rehearsal measures on the labels held out: its start, and its end after the last step.
+    """Return the validation of a rehearsal: it measures the start and the end on the held-out images.
 
-    Between them the learning rate is high, and a state there says nothing of the next training's: on 64
-    labels of each class of CIFAR-10 the tenth step lies 11 points under the start, the last 2 over it.
+    States in between say nothing about the training that follows, since the learning rate is high there: on
+    64 labels of each class of CIFAR-10, the tenth step is 11 points below the start, the last 2 points above.
     """
     return Validation(held, AT_THE_END, "best", from_start=True)
 
 
 def is_worth_it(state: ValidationState, num_images: int) -> bool:
-    """Return whether a rehearsal ended above its start by more than chance brings.
+    """Return whether a rehearsal ended above its start by more than chance explains.
 
-    Few images are held out: the gain has to exceed one standard error of the difference of two accuracies.
+    Few images are held out, so the gain must exceed one standard error of the difference of two accuracies.
 
     Args:
-        state: state of the validation of a rehearsal that was `watched`.
+        state: state of the validation from `watched`, after the rehearsal.
         num_images: images on which the accuracies were measured.
 
     Source: Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3, the rule of one

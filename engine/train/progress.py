@@ -1,4 +1,4 @@
-"""The display while a run trains: a bar on a terminal, a line now and then in a log file."""
+"""The display of progress: a bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINE_EVERY_S = 10.0
-_ESTIMATE_AFTER_S = 5.0  # seconds of steps after the first, which compiles and warms up
-_LONG_STEP_S = 5.0  # if the first step takes so long, say so at once: the next may come late
+_ESTIMATE_AFTER_S = 5.0  # measured after the first step, which includes compilation and warm-up
+_LONG_STEP_S = 5.0  # a first step longer than this is reported at once, since the next may take long too
 
 
 def duration(seconds: float) -> str:
@@ -27,20 +27,20 @@ def duration(seconds: float) -> str:
 
 
 class RowsProgress:
-    """Shows a line for each of several trainings that is done, and how long those to come will take."""
+    """Prints a line after each of several trainings, with the time that the remaining ones will take."""
 
     def __init__(self, total: int, visible: bool) -> None:
-        """Begin the clock.
+        """Start the clock.
 
         Args:
-            total: trainings.
+            total: number of trainings.
             visible: False on every rank but 0.
         """
         self._console = Console(stderr=True, quiet=not visible)
         self._total, self._done, self._start = total, 0, time.monotonic()
 
     def add(self, line: str) -> None:
-        """Show what came of the next training."""
+        """Print the result of the training that has just ended."""
         self._done += 1
         left = self._total - self._done
         each = (time.monotonic() - self._start) / self._done
@@ -49,7 +49,7 @@ class RowsProgress:
 
 
 class _WithBar:
-    """Keeps a bar on the terminal inside the block."""
+    """A context manager that shows a bar on the terminal."""
 
     _bar: Progress
 
@@ -77,15 +77,15 @@ def _bar(console: Console, visible: bool, transient: bool = False) -> Progress:
 
 
 class CountProgress(_WithBar):
-    """Shows how many images are done and how fast: a bar on a terminal, else a line now and then."""
+    """Shows how many images are done, and how fast: a bar on a terminal, else a line every few seconds."""
 
     def __init__(self, name: str, total: int, done: int, visible: bool) -> None:
-        """Begin the clock.
+        """Start the clock.
 
         Args:
-            name: what the work is called, such as "features".
-            total: images; 0 if not known yet, and then work begins with the first call of `show`.
-            done: images that were done before.
+            name: name of the work, such as "features".
+            total: number of images; 0 if not known yet: then the first call of `show` starts the clock.
+            done: number of images that were done before.
             visible: False on every rank but 0.
         """
         self._console = Console(stderr=True, quiet=not visible)
@@ -119,7 +119,7 @@ class TrainingProgress(_WithBar):
             name: name of the run.
             total_steps: steps of the whole run.
             done_steps: steps done before this process started.
-            visible: False on every rank but 0.
+            visible: False for no display, as on every rank but 0.
         """
         self._console = Console(stderr=True, quiet=not visible)
         self._name, self._total, self._done = name, total_steps, done_steps
@@ -136,7 +136,7 @@ class TrainingProgress(_WithBar):
             self._estimate(step, time.monotonic())
 
     def _estimate(self, step: int, now: float) -> None:
-        """Say once, soon after the first batch, how long the whole run will take."""
+        """Print once, soon after the first step, how long the remaining steps will take."""
         left = self._total - step
         if self._first_step is None:
             self._first_step = now

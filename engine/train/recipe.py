@@ -23,9 +23,9 @@ class StepOutput:
     """The result of one training step.
 
     Attributes:
-        loss: scalar with a graph. Following `engine.train.distributed`, either a mean over the rank's rows or
-            a value that every rank computes in full.
-        metrics: further scalars to log, detached, on the device; averaged over steps and ranks.
+        loss: scalar with a graph; either a mean over the rank's rows or a value that every rank computes in
+            full, see `engine.train.distributed`.
+        metrics: further scalars to log, detached, on the device; the loop averages them over steps and ranks.
     """
 
     loss: Tensor
@@ -35,8 +35,8 @@ class StepOutput:
 class Recipe(nn.Module, ABC):
     """The algorithm of a paper: its networks, one step, its parameter groups and its schedule.
 
-    The parameters and buffers of the module, and the state of the optimizer, are all that a checkpoint keeps.
-    A subclass sets `backbone`, the part that transfers, and the name of the backbone.
+    Of a recipe, a checkpoint keeps only the parameters, the buffers and the state of the optimizer. A
+    subclass sets `backbone`, the part that is used for transfer, and `backbone_name`.
     """
 
     name: ClassVar[str]
@@ -44,37 +44,37 @@ class Recipe(nn.Module, ABC):
     """How a batch can be cut, see `engine.train.accumulation`: not at all; by rows, if the loss is a mean
     over them; or by embeddings, if `embed` and `embedding_loss` make up the training step."""
     own_optimizer: ClassVar[bool] = False
-    """Whether the recipe learns only with its paper's optimizer."""
+    """Whether the recipe works only with its paper's optimizer."""
     warms_up: ClassVar[bool] = False
-    """Whether `make_schedule` includes the warm-up of the configuration; else the loop adds it."""
+    """Whether `make_schedule` includes the configured warm-up; if not, the loop adds it."""
     backbone: nn.Module
     backbone_name: str
 
     def make_backbone(self, name: str, resolution: int, init: Path | None = None) -> int:
-        """Build the backbone, see `build_start`; return the size of its representation."""
+        """Set the backbone to that of `build_start`, and return the size of its representation."""
         self.backbone, self.backbone_name = build_start(init, name, resolution), name
         return int(self.backbone.num_features)  # type: ignore[arg-type]
 
     @property
     def network(self) -> nn.Module:
-        """The network from views to logits that will be used and validated: the average if there is one."""
+        """The network to validate and use, from views to logits: the average if there is one."""
         return self
 
     @property
     def measured_beside(self) -> Mapping[str, nn.Module]:
-        """Other networks to validate, by name: the weights themselves where their average will be used."""
+        """Further networks to validate, by name: the trained network if `network` is its average."""
         return {}
 
     @property
     def measured_backbone(self) -> nn.Module:
-        """The network from whole images to representations that the online probe measures."""
+        """The network for the online probe, from whole images to representations."""
         return self.backbone
 
     @property
     def rules(self) -> Mapping[str, str]:
-        """Rules of learning that no option names, as texts; a resume under other rules is refused.
+        """Rules of training that no option names, as texts by name; a resume under other rules is refused.
 
-        If a change of code makes the same options train differently, it must change one of these texts.
+        A change of the code that makes the same options train differently must change one of these texts.
         """
         return {}
 
@@ -88,11 +88,11 @@ class Recipe(nn.Module, ABC):
         """
 
     def embed(self, batch: Any) -> Sequence[Tensor]:
-        """Map a batch, or a part of one, to embeddings, float32 [B, D] each; for `parts` "embeddings"."""
+        """Map a batch or a part of it to embeddings, float32 [B, D] each; only if `parts` = "embeddings"."""
         raise NotImplementedError
 
     def embedding_loss(self, embeddings: Sequence[Tensor], step: int) -> StepOutput:
-        """Compute the loss from the embeddings of all rows of this rank."""
+        """Compute the loss from the embeddings of all rows of this rank; only if `parts` = "embeddings"."""
         raise NotImplementedError
 
     @abstractmethod
@@ -104,26 +104,22 @@ class Recipe(nn.Module, ABC):
         """Return the learning-rate factor as a pure function of the step."""
 
     def weigh_classes(self, counts: Tensor) -> None:
-        """Take the number of labels of each class, int64 [C], before training; for recipes with labels."""
+        """Receive the label counts of the classes, int64 [C], before training; for recipes with labels."""
         return
 
     def begin_training(self, out: Path, device: torch.device) -> None:
-        """Prepare the weights that a run begins with; called on every rank, without gradients.
+        """Prepare the initial weights of a run.
 
-        The loop calls it before the first step, and not when a run resumes.
-
-        Args:
-            out: run folder.
-            device: device that the run computes on.
+        The loop calls this on every rank, without gradients, before the first step but not on a resume.
         """
         return
 
     def begin_epoch(self, epoch: int) -> None:
-        """Prepare an epoch, such as by new targets; the loop calls this on every rank, without gradients.
+        """Prepare an epoch, for example by new targets.
 
-        The loop calls it before the first batch of an epoch, and not when a run resumes inside one. So its
-        results belong into buffers, which checkpoints keep. Draw its random numbers from a separate generator
-        seeded by the epoch; then a resumed run equals a whole one.
+        The loop calls this on every rank, without gradients, before the first batch of an epoch but not when
+        a run resumes inside an epoch. So its results belong in buffers, which checkpoints keep. Its random
+        numbers must come from a separate generator seeded by the epoch, so that a resume changes nothing.
 
         Args:
             epoch: counted from 0.
@@ -131,10 +127,10 @@ class Recipe(nn.Module, ABC):
         return
 
     def after_step(self, step: int) -> None:
-        """Update what follows the weights, such as a moving average; the loop calls this without gradients.
+        """Update what depends on the weights, such as a moving average; called without gradients.
 
         Args:
-            step: the index of the step that was just taken.
+            step: index of the step just taken.
         """
         return
 
@@ -149,10 +145,10 @@ class Recipe(nn.Module, ABC):
         return
 
     def leave_last(self, out: Path) -> None:
-        """Write the last weights, if the run will use others; called like `write_results`.
+        """Write the last weights before the run restores its best ones; called like `write_results`.
 
         Args:
-            out: folder for them; it does not exist yet, or an earlier process made it.
+            out: folder to write to; it may not exist yet.
         """
         return
 
@@ -162,7 +158,7 @@ class Recipe(nn.Module, ABC):
         Args:
             out: run folder.
             test_loader: loader of this rank's part of the test images; None if there are none.
-            device: device that the run computes on.
+            device: device of the run.
 
         Returns:
             The accuracy of the weights to use; None if the recipe has no labels.

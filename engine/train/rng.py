@@ -49,7 +49,7 @@ def gather_rng_states(device: torch.device) -> dict[str, Tensor]:
     """Collect the states of all ranks on rank 0; the others get nothing.
 
     Returns:
-        "RANK.NAME" -> tensor on the CPU.
+        "RANK.NAME" -> tensor on the CPU, with the names of `rng_state`.
     """
     states = enumerate(gather_on_main(rng_state(device)))
     return {f"{rank}.{name}": tensor for rank, state in states for name, tensor in state.items()}
@@ -58,12 +58,12 @@ def gather_rng_states(device: torch.device) -> dict[str, Tensor]:
 def restore_rank(
     states: dict[str, Tensor], rank: int, device: torch.device, seed: int, step: int
 ) -> list[str]:
-    """Restore the state of one rank from those of `gather_rng_states`.
+    """Restore the state of one rank from the result of `gather_rng_states`.
 
-    Where a run on a processor goes on with CUDA, its ranks get streams of their own there, as in `seed_rank`.
+    If a run on a CPU resumes on CUDA, the rank's CUDA generator starts a new stream, as in `seed_rank`.
 
     Returns:
-        What to say of new numbers.
+        A line for the user if there is a new stream, else none.
     """
     prefix = f"{rank}."
     own = {k.removeprefix(prefix): v for k, v in states.items() if k.startswith(prefix)}
@@ -75,7 +75,7 @@ def restore_rank(
 
 
 def seed_rank(seed: int, rank: int, step: int) -> None:
-    """Start a stream of random numbers that depends on the rank and the step."""
+    """Seed this process's generators by the seed of the run, the rank and the step."""
     seed_everything(_mixed(seed, rank, step))
 
 

@@ -42,19 +42,19 @@ class Loaders(Protocol):
 
     @property
     def division(self) -> Division | None:
-        """The labels to train on and to measure on while training; None without labels."""
+        """The labels to train on and to validate on; None without labels."""
 
     def training(self, options: LoaderOptions) -> Loader[Any]:
-        """Build the loader of the recipe's batches."""
+        """Build the training loader."""
 
     def in_order(self, images: Split, options: LoaderOptions) -> Loader[Batch]:
-        """Build the loader of images in order, without augmentation."""
+        """Build a loader of the given images in order, without augmentation."""
 
     def testing(self, options: LoaderOptions) -> Loader[Batch] | None:
-        """Build the loader of the images on which the finished run is measured; None for none."""
+        """Build the loader of the test images; None if there are none."""
 
     def validating(self, options: LoaderOptions) -> Loader[Batch] | None:
-        """Build the loader of the images to measure on while training; None for none."""
+        """Build the loader of the validation images; None if there are none."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class RunSummary(TrainSummary):
     """The results of a run.
 
     Attributes:
-        accuracy: accuracy of the weights to use, on the test split; None if the recipe has no labels.
+        accuracy: accuracy of the weights to use, on the test split; None if it was not measured.
     """
 
     accuracy: Accuracy | None = None
@@ -78,14 +78,11 @@ def run(config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders) 
 
     Args:
         config: options of the run.
-        make_recipe: builds the recipe; the seed of its weights is set just before.
-        loaders: what builds the run's loaders.
-
-    Returns:
-        The summary of the run, whose folder is `config.out`.
+        make_recipe: builds the recipe; it is called just after seeding.
+        loaders: builds the run's loaders.
 
     Raises:
-        UserError: the recipe has no probe, or the configuration has a mistake.
+        UserError: the options do not fit the pack, the run folder or the hardware; see also `train`.
     """
     shared = config.account(loaders.division)
     accelerator = make_accelerator(config.precision, config.out, config.trackers, config.device)
@@ -136,14 +133,7 @@ def run(config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders) 
 def probe_start(
     config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders, options: LoaderOptions
 ) -> ProbeStart | None:
-    """Return what a run needs whose classifier begins at the linear probe of its start; None for others.
-
-    Args:
-        config: options of the run.
-        make_recipe: builds its recipe.
-        loaders: what builds the run's loaders.
-        options: loader options of this rank.
-    """
+    """Return the `ProbeStart` of a run whose classifier starts as the linear probe; None for other runs."""
     begins = isinstance(config, ClassifierConfig) and config.begins_at_probe and config.measure == "training"
     if not begins or not isinstance(loaders, LabeledLoaders):
         return None
@@ -168,13 +158,7 @@ def count_labels(labels: LabelTable) -> Tensor:
 def plan_validation(
     config: ValidationOptions, loader: Loader[Batch], division: Division | None
 ) -> Validation:
-    """Return what to measure while training.
-
-    Args:
-        config: options of the run.
-        loader: loader of the validation images.
-        division: how the run's labels are divided.
-    """
+    """Return the plan for validating with `loader` while training."""
     probed = isinstance(config, ClassifierConfig) and config.begins_at_probe
     return Validation(
         loader,
@@ -187,7 +171,7 @@ def plan_validation(
 
 
 def describe_training(summary: TrainSummary, out: Path) -> str:
-    """Return in words the steps, metrics and speed of a training, or that it was over before."""
+    """Return a phrase on the steps, metrics and speed of a training, or on why this process took no step."""
     done, bad_rows = f"{summary.step} of {summary.total_steps} steps", describe_bad_rows(out)
     if summary.step == 0:
         return f"no step of {summary.total_steps} is worth taking, the linear probe stays{bad_rows}"
@@ -200,7 +184,7 @@ def describe_training(summary: TrainSummary, out: Path) -> str:
 
 
 def print_summary(name: str, summary: RunSummary) -> None:
-    """Print one line on a finished run and write its page, in the first process only."""
+    """Print one line about a finished run and write its page, in the first process only."""
     from engine.report.run_page import leave_page  # loads matplotlib
 
     if os.environ.get("RANK", "0") != "0":

@@ -1,7 +1,7 @@
 """The options of every recipe's command line.
 
-Modules of configurations import nothing that takes time, so that a mistake on a command line is told before
-torch is loaded. Methods that need torch import it when they are called.
+Configuration modules import no heavy library, so that a mistake on a command line is reported before torch is
+loaded. Methods that need torch import it when they are called.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ RUNTIME_FIELDS = (
     "progress",
     "resume",
     "trackers",
-    "backend",  # the last three were fields before `loader` held them
+    "backend",  # from here on, fields of older runs, which `loader` holds now
     "loading",
     "num_threads",
 )
@@ -61,10 +61,10 @@ RUNTIME_FIELDS = (
 
 
 LoaderField = Annotated[LoaderOptions, tyro.conf.arg(name="")]
-"""The field of a Config whose options have no prefix on the command line."""
+"""Type of the field `loader`, whose options have no prefix on the command line."""
 
 DEFAULT_LOADER = LoaderOptions()
-"""The options of the loaders of a command whose command line names none."""
+"""The loader options of a command line that gives none."""
 _THREADS_BESIDE_A_NETWORK = 2
 
 
@@ -75,7 +75,7 @@ _OF_SPLITS = (
 
 
 def is_usual(config: object, option: str) -> bool:
-    """Tell whether an option of a configuration has its default."""
+    """Return whether an option of a configuration has its default."""
     return bool(getattr(config, option) == getattr(type(config), option, None))
 
 
@@ -84,12 +84,12 @@ class PackConfig:
     """Options of every command that reads a pack."""
 
     pack: Path
-    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
+    """Folder that tools/pack_dataset.py wrote, or the URL of such a folder in a store."""
 
     def check_places(self) -> None:
-        """Refuse a pack, split, label table, start, backend or GPU that no command can begin with.
+        """Refuse a pack, split, label table, start, backend or GPU that is missing or unusable.
 
-        Nothing is loaded for it, so a store's pack is looked at later.
+        The check loads no heavy library, so a pack in a store is checked later.
 
         Raises:
             UserError: the first mistake; see `read_manifest`.
@@ -100,7 +100,7 @@ class PackConfig:
         names = [split.name for split in manifest.splits] if manifest else []
         backend = getattr(self, "loader", DEFAULT_LOADER).backend
         check_backend(backend, manifest.shard_format if manifest else None)
-        if getattr(self, "filled", None) is not None:  # a filled request names its rows; no split is read
+        if getattr(self, "filled", None) is not None:  # a filled-in request names its rows: no split is read
             names = []
         for option in _OF_SPLITS if names else ():
             given = getattr(self, option, None) or ()
@@ -129,9 +129,9 @@ class ForwardConfig:
     """Options of every command that runs a network on images without training it."""
 
     batch_size: Count = 256
-    """Images per forward pass of each process; no influence on the result."""
+    """Images per forward pass of each process; does not affect the result."""
     device: Device = "auto"
-    """Where the network computes: auto takes the GPU where there is one, else the processor, as cpu does."""
+    """Where the network computes. auto: the GPU if there is one, else the processor; cpu: the processor."""
     loader: LoaderField = DEFAULT_LOADER
     """How the loaders work."""
 
@@ -141,13 +141,13 @@ class FrozenConfig(PackConfig, ForwardConfig):
     """Options of every command that compares images by the features of a start."""
 
     backbone: str | None = None
-    """Network of a weights file that does not say it."""
+    """Name of the network, for a weights file that does not state it."""
     resolution: Side | None = None
-    """Side of the views in pixels; that of the start by default."""
+    """Side of the views in pixels; by default that of the start."""
 
 
 def on_this_rank(options: LoaderOptions, **changes: Any) -> LoaderOptions:
-    """Return the options of the loaders in this process; the process group must exist."""
+    """Return loader options completed for this rank and its device; the process group must exist."""
     from accelerate import PartialState
 
     state = PartialState()
@@ -156,10 +156,10 @@ def on_this_rank(options: LoaderOptions, **changes: Any) -> LoaderOptions:
 
 
 def on_device(options: LoaderOptions, device: str, **changes: Any) -> LoaderOptions:
-    """Return the options of the loaders whose batches go to a network on a device.
+    """Return loader options completed for a network on a device.
 
-    Unless the options give it, the number of threads is this rank's share of the cores, or two where the
-    network itself works on the processor.
+    Unless given, the number of threads is this rank's share of the cores, or two if the network itself
+    computes on the CPU.
     """
     threads = options.num_threads
     if threads is None:
@@ -169,16 +169,16 @@ def on_device(options: LoaderOptions, device: str, **changes: Any) -> LoaderOpti
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
-    """Fields of every recipe; a recipe's Config inherits them and adds its paper's.
+    """Options of every recipe; a recipe's Config inherits them and adds its paper's.
 
-    A recipe gives `backbone`, `resolution`, `epochs` and `batch_size` the defaults of its paper by naming
-    them again, each with its source.
+    A recipe redeclares `backbone`, `resolution`, `epochs` and `batch_size` with its paper's defaults and
+    their sources.
     """
 
     out: Path
-    """Run folder: configuration, metrics.jsonl, checkpoints, weights. New, or that of --resume."""
+    """Run folder for configuration, metrics.jsonl, checkpoints and weights; new, or to resume by --resume."""
     backbone: str
-    """Any timm name, or one of this project."""
+    """Name of the network: one of timm's or of this project's."""
     resolution: Side
     """Side of the views in pixels."""
     epochs: Count
@@ -186,56 +186,56 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
     batch_size: Count
     """Images per step over all ranks."""
     seed: int = 0
-    """Seed of the weights, the order and the views."""
+    """Seed of the weights, the order of images and the views."""
     resume: bool = False
-    """Go on from the newest whole checkpoint in --out, or start where there is none."""
+    """Continue from the newest undamaged checkpoint in --out; start a run if there is none."""
     precision: Precision = "auto"
-    """Autocast: auto is bf16 where the GPU or the processor (AVX-512 BF16, AMX) has it in hardware, fp16 on
-    older GPUs, none on other processors; config.json keeps what was taken, and a resume goes on with it."""
+    """Precision of autocast. auto: bf16 if the GPU or the processor (AVX-512 BF16, AMX) has it in hardware,
+    fp16 on older GPUs, none on other processors; config.json keeps the choice, and a resume uses it."""
     device: Device = "auto"
-    """Where the networks compute: auto takes the GPU where there is one, else the processor, as cpu does
-    everywhere; cuda takes nothing but a GPU. A resume may take another."""
+    """Where the networks compute. auto: the GPU if there is one, else the processor; cpu: the processor;
+    cuda: a GPU or nothing. A resumed run may use another device."""
     log_every: Count = 10
     """Steps between log lines."""
     checkpoint_every_steps: Count = 500
     """Steps between checkpoints; the end of the run always writes one."""
     keep_checkpoints: Count = 3
-    """Number of the newest checkpoints that are kept."""
+    """Number of newest checkpoints to keep."""
     on_non_finite: OnNonFinite = "stop"
-    """At a NaN or infinite loss or gradient: stop; or skip the step, for which every step waits for the
-    device."""
+    """What to do at a NaN or infinite loss or gradient: stop the run, or skip the step. With skip, every step
+    waits for the device."""
     steps: Count | None = None
-    """Length of the run in steps instead of --epochs, schedule included; a command of several phases gives
-    each of them so many."""
+    """Length of the run and of its schedule in steps, instead of --epochs; in a command of several phases,
+    the length of each phase."""
     max_steps: Count | None = None
-    """End early after this many steps, with the schedule of the whole run."""
+    """End early after this many steps; the schedule stays that of the whole run."""
     trackers: tuple[str, ...] = ("tensorboard",)
-    """Where accelerate also logs to, such as tensorboard or wandb; may be empty."""
+    """Trackers to which accelerate also logs, such as tensorboard or wandb; may be empty."""
     progress: bool = True
-    """Show a line of progress."""
+    """Show progress."""
     compile: bool = False
-    """Compile the backbone (torch.compile): a minute at the start, which pays in long runs on a GPU. Weights
-    keep their names, and a resume may do without."""
+    """Compile the backbone (torch.compile). It takes a minute at the start and pays off in long runs on a
+    GPU. Weights keep their names, and a resumed run may turn it on or off."""
     measure: Measure = "training"
-    """training; or, to measure speed: turns repeats a batch in every second log window, loader leaves out the
-    model."""
+    """training: an ordinary run. To measure speed, turns repeats one batch in every second log window, and
+    loader leaves out the model."""
     probe_every_epochs: int = 0
-    """Epochs between measurements of kNN and a linear probe on frozen features; 0: none. The labels reach
-    no gradient; probe.jsonl states the seconds that each took."""
+    """Epochs between measurements of kNN and a linear probe on frozen features; 0: none. The labels used
+    affect no gradient; probe.jsonl states the seconds that each measurement took."""
     probe_splits: tuple[str, ...] = ("train",)
-    """Labelled split of the probe, of which a fifth is held out to measure on; or two splits, to learn from
-    and to measure on. Choose by no test split."""
+    """Labelled split for the probe, of which a fifth is held out to measure on; or two splits, the first to
+    learn from and the second to measure on. Make no choices by a test split."""
     allow_leak: bool = False
-    """Learn from labels of the split that is measured on, or of copies of its images, all the same;
-    config.json then names them under leaks."""
+    """Run even if the run learns from labels of images that it is measured on, or of copies of these images;
+    config.json then lists them under leaks."""
     loader: LoaderField = DEFAULT_LOADER
     """How the loaders work."""
 
     compares_pixels: ClassVar[bool] = False
-    """Whether something is compared with the pixels of views, which then keep their size and float32."""
+    """Whether the recipe compares images with its views, which then keep their size and are float32."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that make no run; a recipe with further checks calls this too."""
+        """Refuse values out of range; a recipe with further checks calls this too."""
         check_numbers(self)
         self.check_optimizer()
         if self.compares_pixels and self.start_resolution is not None:
@@ -253,14 +253,14 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
                     f"{option}: expected 2 or more, of which BatchNorm takes means, found 1; raise it"
                 )
         check_trackers(self.trackers)
-        if self.preset == "paper":  # another changes sizes first
+        if self.preset == "paper":  # other presets change the sizes first
             self.check_sizes()
 
     def check_sizes(self) -> None:
-        """Refuse sizes that do not go together, once a preset has set them.
+        """Refuse sizes that do not fit together; called when a preset has set them.
 
         Raises:
-            UserError: views that grow have their full size from the start.
+            UserError: `start_resolution` is not below `resolution`.
         """
         if self.start_resolution is not None and self.start_resolution >= self.resolution:
             raise UserError(
@@ -269,11 +269,11 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
             )
 
     def check_places(self) -> None:
-        """Also refuse an unfit run folder, a batch larger than the split, and sizes that do not go together.
+        """Also refuse an unfit run folder, a batch larger than the split, and sizes that do not fit together.
 
         Raises:
-            UserError: --out cannot be written, or holds a run without --resume, or another run with it; see
-                `check_sizes`, `check_batch` and `PackConfig.check_places` too.
+            UserError: --out cannot be written; it holds a run and --resume is not given; or it holds another
+                run. See also `check_sizes`, `check_batch` and `PackConfig.check_places`.
         """
         self.check_sizes()
         super().check_places()
@@ -294,12 +294,12 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
 
     @property
     def evaluation_view(self) -> EvaluationView:
-        """The view for measuring the run and for predictions with its weights."""
+        """The view in which the run is measured and in which its weights predict."""
         return EvaluationView.usual(self.resolution)
 
     @property
     def origin(self) -> Origin | None:
-        """The origin of weights of others with which the run begins; None if it begins with none."""
+        """The origin of third-party weights from which the run starts; None if there are none."""
         return None
 
     def loop_config(self) -> LoopConfig:
@@ -320,34 +320,34 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
         return on_this_rank(self.settled_loader(), seed=self.seed)
 
     def settled_loader(self) -> LoaderOptions:
-        """Return how the loaders work: `auto` stands for the backend of the run in --out, if it says one."""
+        """Return the loader options, with backend `auto` replaced by the one recorded in --out, if any."""
         from engine.train import autocast
 
         return replace(self.loader, backend=autocast.backend_of(self.loader.backend, self.pack, self.out))
 
     def training_options(self) -> LoaderOptions:
-        """Return the same for the loader that is trained on; the Accelerator must exist.
+        """Return the options of the training loader; the Accelerator must exist.
 
-        On a GPU the views come as autocast would round them before the network's first product, which halves
-        the bytes that are rendered and copied, and changes no bit of that product.
+        On a GPU the views are already rounded as autocast would round them before the network's first
+        product. This halves the bytes to render and copy, and changes no bit of that product.
         """
         from accelerate.state import AcceleratorState
 
         from engine.train import autocast
 
         options = self.loader_options()
-        exact = self.compares_pixels or self.start_resolution is not None  # resized before it is rounded
+        exact = self.compares_pixels or self.start_resolution is not None  # resized before rounding
         precision = "no" if exact else AcceleratorState().mixed_precision
         return replace(options, dtype=autocast.dtype_of_views(precision, options.device, self.out))
 
     def account(self, division: Division | None = None) -> Account:
-        """Compare the split from which the online probe learns with the one on which it is measured.
+        """Look for images that the two splits of the online probe share.
 
         Args:
-            division: division of the labels, for a recipe with labels.
+            division: the labels to train on and to validate on, for recipes with labels.
 
         Raises:
-            UserError: they share images, and that is not allowed.
+            UserError: the splits share images, and `allow_leak` is off.
         """
         from engine.labels.shared_images import Account, account_of_probe
 
@@ -356,7 +356,7 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
 
 @dataclass(frozen=True)
 class StartConfig(RunConfig):
-    """Fields of every recipe whose backbone may begin with weights that there are already."""
+    """Options of every recipe whose backbone may start from existing weights."""
 
     init: Path | None = None
     """Weights to start from: a run folder, one of its checkpoints, timm:NAME, hf:REPO, or a weights file
@@ -364,7 +364,7 @@ class StartConfig(RunConfig):
 
     @property
     def evaluation_view(self) -> EvaluationView:
-        """What the run is measured with: what the weights that it begins with were trained with."""
+        """The view in which the run is measured: if the run has --init, the view that fits those weights."""
         from engine.nets.starts import find_start
 
         if self.init is None:
@@ -373,7 +373,7 @@ class StartConfig(RunConfig):
 
     @property
     def origin(self) -> Origin | None:
-        """Where weights of others come from that the run, or one before it, began with."""
+        """The origin of third-party weights from which this run, or one before it, started."""
         from engine.nets.starts import find_start
 
         return None if self.init is None else find_start(self.init, self.backbone).origin
@@ -382,8 +382,9 @@ class StartConfig(RunConfig):
 def described(config: Any) -> dict[str, Any]:
     """Return a configuration in JSON types, for files; the credentials of a store are left out.
 
-    For a run that begins with weights of others, `origin` names these and their licence; `init_weights` tells
-    those at `init` from others that took their place. `taken_backend` is what backend `auto` stands for.
+    Three keys are added: `origin` names third-party weights from which the run starts, and their licence;
+    `init_weights` is a digest of the weights at `init`, which reveals if others take their place;
+    `taken_backend` is the backend that `auto` resolves to.
     """
     content = asdict(config)
     if isinstance(config, RunConfig):
@@ -398,7 +399,7 @@ def described(config: Any) -> dict[str, Any]:
 
         content["init_weights"] = weights_digest(config.init)
     if isinstance(config, ValidationOptions):
-        content["keep"] = config.keep or "last"  # as in older runs; the rules in checkpoints say which
+        content["keep"] = config.keep or "last"  # as in older runs; checkpoints' rules hold the real value
     content["loader"]["store"].pop("filesystem")
     found: dict[str, Any] = parse_json(to_json(content))
     return found

@@ -1,7 +1,7 @@
-"""The run folder: the right to write into it, and the description of the run.
+"""The run folder: its content, and the right to write into it.
 
 config.json            recipe, configuration, versions
-lock                   held by the process that works in the folder
+lock                   lock of the process that works in the folder
 metrics.jsonl          one line per log step
 checkpoints/           see engine.train.checkpoint
 backbone.safetensors   the finished backbone alone, for transfer
@@ -38,21 +38,21 @@ def opened_run(
 ) -> Iterator[None]:
     """Claim a run folder, or check that it belongs to the same run, and keep other processes out of it.
 
-    Called on every rank; rank 0 alone looks at the folder and holds its lock. If a `UserError` comes before
-    any work, the folder is free again.
+    Every rank calls this; rank 0 alone looks at the folder and holds its lock. If a `UserError` ends the
+    block before any work, the folder is free again.
 
     Args:
-        out: the folder; made when it does not exist.
+        out: the folder; made if it does not exist.
         recipe: name of the recipe.
         config: the recipe's configuration in JSON types.
-        runtime_fields: fields that change how a run is carried out but not its results; they may differ on
-            resuming.
-        resume: whether to go on with the run in the folder. A new or empty folder starts from step 0 either
-            way, so that the same command can be queued again and again.
+        runtime_fields: fields that change how a run is carried out but not its results; they may differ when
+            the run resumes.
+        resume: whether to resume the run in the folder. In a new or empty folder a run starts from step 0
+            either way, so that the same command can be queued again and again.
 
     Raises:
-        UserError: the folder holds something and `resume` is off, it holds another run, or another process
-            works in it.
+        UserError: the folder is not empty and `resume` is off, it holds another run, or another process works
+            in it.
     """
     with ExitStack() as held:
         on_main(lambda: _claim(held, out, recipe, config, runtime_fields, resume))
@@ -75,7 +75,7 @@ def _claim(
     described = parse_json(to_json({"recipe": recipe, "config": dict(config)}))
     if out.exists() and not out.is_dir():
         raise UserError(f"run folder: expected a folder at {out}, found a file; give another --out")
-    if _is_used(out):  # so that no lock is put into a folder of something else
+    if _is_used(out):  # checked before locking too, so that no other folder gets a lock file
         check_same_run(out, described, runtime_fields, resume)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def _claim(
 
 
 def _give_back(out: Path) -> None:
-    """Free a folder if a mistake came before any work, so that the corrected command can use it."""
+    """Free a folder in which no work was done, so that the corrected command can use it."""
     if {path.name for path in out.iterdir()} == {"config.json", LOCK_NAME}:
         (out / "config.json").unlink()  # the lock file stays for processes that have opened it meanwhile
 
@@ -124,18 +124,18 @@ def save_backbone(out: Path, backbone: nn.Module, metadata: Mapping[str, Any]) -
 
 
 def say_next_of_run(out: Path) -> None:
-    """Print the command to give after a training: predict by a classifier, or learn from a few labels.
+    """Print the command to run after a training: prediction with its classifier, or else transfer.
 
     Args:
-        out: run folder, or one of several trainings.
+        out: run folder, or a folder with the run folders of several trainings.
     """
     left = [*out.glob("classifier*.safetensors")] or [*out.glob("*/classifier*.safetensors")]
-    if left:  # of several trainings the last one's
+    if left:  # of several trainings, the last one
         run = max(left, key=lambda path: path.stat().st_mtime_ns).parent
         say_next("tools/predict.py", "--network", run, "--images", "FOLDER", "--out", "predictions")
         return
     if not (out / "config.json").is_file() or not any(out.rglob("backbone.safetensors")):
-        return  # figures of networks that were not kept, or a run without its weights
+        return  # the command kept no weights
     pack = read_run(out)["config"].get("pack", "PACK")
     begun = out.with_name(f"{out.name}-transfer")
     say_next("recipes/transfer.py", "--pack", pack, "--init", out, "--out", begun)

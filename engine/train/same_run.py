@@ -1,4 +1,4 @@
-"""Whether the run in a folder is the one that is asked for. Importing this loads nothing that takes time."""
+"""Checks whether a folder holds the requested run. Importing this module loads no heavy library."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from loaders.common.errors import UserError
 from loaders.common.files import to_json
 from loaders.common.json_text import parse_json
 
-_LATER = {"init_weights"}  # fields that older runs lack; such runs are resumed all the same
+_LATER = {"init_weights"}  # fields that older runs may lack and still be resumed
 
 
 def check_given(config: Any, runtime_fields: Collection[str]) -> None:
-    """Refuse to go on with a run of another recipe, or with options that differ from what the run has.
+    """Refuse to resume a run of another recipe, or one whose options differ from those given.
 
-    Options with their defaults are compared later: the run may have replaced a default by what it found in
-    its pack.
+    Options with their defaults are compared later, since the run may have replaced a default by what it found
+    in its pack.
 
     Args:
         config: configuration of a recipe, whose `out` holds the run. The file of its class has the
@@ -42,16 +42,16 @@ def check_given(config: Any, runtime_fields: Collection[str]) -> None:
 def check_same_run(
     out: Path, described: Mapping[str, Any], runtime_fields: Collection[str], resume: bool
 ) -> None:
-    """Refuse a folder that holds something other than the run that is asked for.
+    """Refuse a folder that holds something other than the requested run.
 
     Args:
         out: run folder.
-        described: the recipe and the configuration in JSON types.
+        described: the requested recipe and configuration, in JSON types.
         runtime_fields: fields that may differ.
-        resume: whether to go on with it.
+        resume: whether to resume the run.
 
     Raises:
-        UserError: no run, another one, or this one without `resume`.
+        UserError: the folder holds no run, another run, or this run and `resume` is off.
     """
     file = out / "config.json"
     if not file.is_file():
@@ -84,7 +84,7 @@ def check_same_run(
 
 
 def _damage(out: Path, error: Exception) -> str:
-    """Return the error for an unreadable configuration; a whole checkpoint holds a copy of it."""
+    """Return the message for an unreadable config.json, of which every undamaged checkpoint has a copy."""
     from engine.train.checkpoint import find_damage, list_checkpoints  # loads torch
 
     saved = reversed(list_checkpoints(out / "checkpoints"))
@@ -100,7 +100,7 @@ def read_run(out: Path) -> dict[str, Any]:
     """Read the description of a run: the keys are `recipe`, `config` and `versions`.
 
     Raises:
-        UserError: `out` is no run folder.
+        UserError: `out` is no run folder, or its config.json is damaged.
     """
     file = out / "config.json"
     try:

@@ -28,12 +28,12 @@ def save_samples(
 
     Args:
         out: run folder.
-        batch: batch of this rank; of a pair, the unlabelled one.
-        num_images: images to keep.
-        view: fields of the run's `EvaluationView`, whose `mean` and `std` normalised the views too.
+        batch: batch of this rank; of a paired batch, the unlabelled images are taken.
+        num_images: number of images to keep.
+        view: fields of the run's `EvaluationView`, whose `mean` and `std` also normalised these views.
     """
     shown = batch.unlabeled if isinstance(batch, PairedBatch) else batch
-    if shown.views[0].ndim != 4:  # stored features are no images
+    if shown.views[0].ndim != 4:  # stored features, not images
         return
     tensors = {f"view_{i}": view[:num_images].float() for i, view in enumerate(shown.views)}
     tensors["index"] = shown.index[:num_images]
@@ -44,10 +44,10 @@ def save_samples(
 
 
 def normalization_of(out: Path) -> tuple[Channels, Channels]:
-    """Return the mean and the standard deviation by which the views of `save_samples` were normalised."""
+    """Return the mean and standard deviation with which the views from `save_samples` were normalised."""
     with safe_open(out / SAMPLES_NAME, "pt") as file:
         facts = file.metadata() or {}
-    if not facts.keys() >= {"mean", "std"}:  # of an older version
+    if not facts.keys() >= {"mean", "std"}:  # written by an older version
         return IMAGENET.mean, IMAGENET.std
     return tuple(parse_json(facts["mean"])), tuple(parse_json(facts["std"]))
 
@@ -59,7 +59,7 @@ def load_samples(out: Path) -> tuple[tuple[Tensor, ...], Tensor]:
         Views, float32 [N, 3, H, W] each, normalised, and the rows of the pack they show, int64 [N].
 
     Raises:
-        UserError: no such file, or a damaged one.
+        UserError: the file is missing or damaged.
     """
     path = out / SAMPLES_NAME
     if not path.is_file():

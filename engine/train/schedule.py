@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 Schedule = Callable[[int], float]
-"""Step (counted from 0) -> factor that multiplies each parameter group's peak learning rate."""
+"""Maps a step (counted from 0) to the factor by which each group's peak learning rate is multiplied."""
 
 
 def warmup_cosine(total_steps: int, warmup_steps: int, final_factor: float = 0.0) -> Schedule:
@@ -14,14 +14,14 @@ def warmup_cosine(total_steps: int, warmup_steps: int, final_factor: float = 0.0
 
     Args:
         total_steps: steps of the whole run; later steps stay at `final_factor`.
-        warmup_steps: steps of the rise, 0 for none; if they are not fewer than `total_steps`, the run ends
-            during the rise.
+        warmup_steps: steps of the rise, 0 for none; with `total_steps` or more, the run ends during the rise.
         final_factor: factor reached at `total_steps`.
 
     Returns:
-        The factor as a function of the step; 0 at step 0 when there is a warm-up, as in the paper's code.
+        The schedule; with a warm-up, its factor at step 0 is 0, as in the paper's code.
 
-    Source: Zbontar et al. 2021 (Barlow Twins), section 2.2: 10 epochs of warm-up, then cosine decay by 1000.
+    Source: Zbontar et al. 2021 (Barlow Twins), section 2.2: warm-up of 10 epochs, then cosine decay by a
+        factor of 1000.
     """
 
     def factor(step: int) -> float:
@@ -35,7 +35,7 @@ def warmup_cosine(total_steps: int, warmup_steps: int, final_factor: float = 0.0
 
 
 def warmed(schedule: Schedule, warmup_steps: int) -> Schedule:
-    """Return a schedule times a linear rise from 0 to 1 over its first steps."""
+    """Return a schedule multiplied by a linear rise from 0 to 1 over its first `warmup_steps` steps."""
     return lambda step: schedule(step) * min(1.0, step / warmup_steps) if warmup_steps else schedule(step)
 
 
@@ -62,9 +62,9 @@ def step_decay(milestones: Sequence[int], factor: float) -> Schedule:
 
 
 def flat_then_linear(total_steps: int, flat_share: float) -> Schedule:
-    """Keep the peak for a share of the run, then fall linearly to 0.
+    """Keep the peak for `flat_share` of the run, then fall linearly to 0.
 
-    Source: Salimans et al. 2016, published code: 800 of 1,200 epochs flat.
+    Source: Salimans et al. 2016, published code: constant for 800 of 1,200 epochs.
     """
     flat_steps = flat_share * total_steps
     return lambda step: min(1.0, max(0.0, (total_steps - step) / max(1.0, total_steps - flat_steps)))

@@ -1,7 +1,7 @@
 """The options of the stages that the pipeline of the 2021 report chains; see recipes/pipeline.py.
 
-A stage is one of the other recipes. It shows the options that the report sets or the pipeline needs; pack,
-network and labels are those of the whole chain, and the rest keeps the recipe's defaults.
+Each stage runs another recipe. Its class has the options that the report sets or that the pipeline needs.
+Pack, network and labels are set for the whole chain; all other options keep the recipe's defaults.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Pretrain:
     warmup_epochs: float = 10.0
     """Epochs over which the learning rate rises linearly; fewer than --pretrain.epochs. Paper: 10."""
     lr_weights: float | Literal["auto"] = "auto"
-    """Peak learning rate of weights for 256 images, see recipes/barlow.py. Report: 0.5, without saying for
-    how many images; auto: by the authors' table of batch sizes, which has 0.3 at 512."""
+    """Peak learning rate of weights per 256 images, see recipes/barlow.py. Report: 0.5, for an unstated
+    number of images; auto: from the authors' table of batch sizes, which has 0.3 at 512."""
     from_init: bool = False
-    """Go on from --init by Barlow Twins; else --init stands in the place of this stage."""
+    """Train the weights of --init further by Barlow Twins; by default --init replaces this stage."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class FineTune:
     min_crop: float = 0.08
     """Smallest share of the image that a view shows."""
     classifier_start: ClassifierStart = "probe"
-    """How the new classifier on the pre-trained network begins, see recipes/supervised.py. Report: random."""
+    """Initialisation of the new classifier on the pre-trained network, see recipes/supervised.py. Report:
+    random."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Rounds:
     per_class: tuple[Count, ...] = (200, 300, 400, 500)
     """Images per class that each round labels. Report: 200 300 400 500."""
     top_k: Count = 10
-    """Classes that an image may stand under. Report: 10."""
+    """Number of classes, its most probable ones, that an image may be selected for. Report: 10."""
     epochs: Count = 40
     """Passes over pseudo and true labels, per round. Report: not stated."""
     true_epochs: Count = 40
@@ -77,21 +78,21 @@ class SemiSupervised:
     mu: Count = 7
     """Unlabelled images per labelled one. Paper: 7."""
     threshold: Share = 0.95
-    """Least probability of a guess to count. Paper: 0.95."""
+    """Smallest probability at which a predicted label counts. Paper: 0.95."""
     ema_decay: Share = 0.999
-    """Decay of the average of the weights, which is measured and kept, after its warm-up. Report: 0.999."""
+    """Decay, after its warm-up, of the average of the weights, which is used as the result. Report: 0.999."""
     strong: Literal["fixmatch", "gentle"] = "fixmatch"
     """Strong view: the paper's, or one with smaller magnitudes."""
     pseudo_per_class: Count = 16
-    """Pseudo-labels of each class that count as true ones. Report: 16. Their images stay among the unlabelled
-    ones, as labelled images do in FixMatch's paper; the report takes them out."""
+    """Pseudo-labels of each class that are used like true labels. Report: 16. Their images stay among the
+    unlabelled ones, as labelled images do in FixMatch's paper; the report removes them there."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """Stage 5: labels bought for the images that would tell most, see recipes/active.py."""
+    """Stage 5: labels bought for the most informative images, see recipes/active.py."""
 
     clusters: Count = 200
-    """Clusters of k-means. Report: 200."""
+    """Number of k-means clusters. Report: 200."""
     per_cluster: Count = 64
-    """Images of each cluster. Report: 64."""
+    """Images to choose from each cluster. Report: 64."""

@@ -24,10 +24,9 @@ _SIGNALS = {int(signal.SIGTERM): "SIGTERM", int(signal.SIGINT): "interrupted"}
 
 
 class RunStopped(SystemExit):
-    """Ends the process with `EXIT_STOPPED` after the checkpoint was written."""
+    """Ends the process with `EXIT_STOPPED` after a checkpoint was written; `message` says so."""
 
     def __init__(self, message: str) -> None:
-        """Keep the message for the code that catches this."""
         super().__init__(EXIT_STOPPED)
         self.message = message
 
@@ -37,21 +36,21 @@ class _ToldToStop(BaseException):
 
 
 class StopSignal:
-    """Asks, before every step, whether any rank was told to stop.
+    """Lets all ranks stop before the same step if any of them receives a signal.
 
-    A checkpoint needs all ranks at the same step, and a rank that has begun a step cannot leave it, nor can
-    the others leave the collectives in which they wait for it. So no rank begins a step before all have met
-    in `agree`. A rank comes there with its batch, or at once if the signal finds it waiting for one. The
-    reduction is one number over gloo, in a separate group, and involves no device.
+    A checkpoint needs all ranks at the same step, and a rank cannot leave a step that it has begun, since the
+    others wait for it in collectives. So no rank begins a step before all ranks have met in `agree`. A rank
+    calls `agree` when it has its batch, or at once if the signal comes while it waits for a batch. `agree`
+    reduces one number over gloo, in a separate group, without involving a device.
 
-    Further signals change nothing: if a scheduler signals every process and a launcher passes its signal on,
-    a rank gets two. Only with a single process does a second Ctrl-C end it at once, with what was saved
-    before. A signal after the last step ends the process at the end of the block and is not lost. Where a
-    shell lets background jobs ignore Ctrl-C, so does this class.
+    Further signals change nothing: a rank gets two if a scheduler signals every process and a launcher also
+    forwards the signal that it received. Only in a run of one process, a second Ctrl-C ends the process at
+    once, without a new checkpoint. A signal after the last step takes effect at the end of the block. If the
+    process ignores Ctrl-C, as background jobs of some shells do, so does this class.
 
     Raises:
-        RunStopped: at the end of the block, if SIGTERM came and no step stopped for it.
-        KeyboardInterrupt: the same, after Ctrl-C.
+        RunStopped: at the end of the block, if SIGTERM came after the last step.
+        KeyboardInterrupt: at the end of the block, if Ctrl-C came after the last step.
     """
 
     def __enter__(self) -> StopSignal:
@@ -72,19 +71,15 @@ class StopSignal:
         for number, handler in self._previous.items():
             # None: the handler was not set by Python and cannot be restored
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        if self._group is not None:  # otherwise each training of a command would keep its sockets and threads
+        if self._group is not None:  # else sockets and threads would pile up with each training
             dist.destroy_process_group(self._group)
         if self._told and kind is None:
             raise self.end("this training is finished and saved")
 
     def end(self, what: str) -> BaseException:
-        """Return the exception for the signal; on rank 0 its one line says so and what was saved.
-
-        Args:
-            what: description of what was saved.
-        """
+        """Return the exception to raise for the signal; rank 0 reports the signal and `what` was saved."""
         line = f"{_SIGNALS[self._told]}: {what}; run the same command with --resume to go on"
-        if self._told == signal.SIGINT:  # `run_command` prints its argument
+        if self._told == signal.SIGINT:  # `run_command` prints the exception's argument
             return KeyboardInterrupt(line if rank() == 0 else "")
         if rank() == 0:
             print(line, file=sys.stderr)
@@ -98,11 +93,11 @@ class StopSignal:
             raise _ToldToStop
 
     def wait_for(self, get: Callable[[], ResultT]) -> ResultT | None:
-        """Return the result of a function that waits, or None as soon as the signal comes.
+        """Return the result of a function that waits, or None as soon as a signal comes.
 
         Args:
-            get: may be interrupted at any point; the object on which it works must then be closed and not
-                used again.
+            get: function that may be interrupted at any point; the object on which it works must then be
+                closed and not used again.
         """
         try:
             try:
@@ -110,14 +105,14 @@ class StopSignal:
                 return None if self._told else get()
             finally:
                 self._waiting = False
-        except _ToldToStop:  # also raised if the signal comes in the block before
+        except _ToldToStop:  # the handler may raise it in `finally` too
             return None
 
     def agree(self) -> bool:
         """Return whether to stop now; every rank calls this before every step and gets the same answer.
 
         Raises:
-            LoaderError: a rank is gone, most often because its loader failed.
+            LoaderError: another rank is gone, most often because its loader failed.
         """
         if self._group is None:
             return self._told > 0
@@ -130,6 +125,6 @@ class StopSignal:
                 "line says why"
             ) from None
         agreed = int(flag)
-        if agreed:  # while no rank was told, a signal that comes meanwhile must not be lost
+        if agreed:  # else keep `_told`: a signal may have come meanwhile
             self._told = agreed
         return agreed > 0

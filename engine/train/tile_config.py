@@ -1,4 +1,4 @@
-"""The configuration of recipes that cut an image into three by three cells, with a tile in each."""
+"""The options of recipes that cut an image into 3 x 3 cells and take a tile from each."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ GRID = 3
 
 @dataclass(frozen=True)
 class TileConfig(RunConfig):
-    """Pre-train a backbone on tiles."""
+    """Options of every recipe that pre-trains a backbone on tiles."""
 
     resolution: int = 225
-    """Side of the crop, as resized, under the 3x3 cells."""
+    """Side, in pixels, of the resized crop that is cut into 3x3 cells."""
     tile_size: Count = 64
-    """Side of a tile, which lies anywhere in its cell."""
+    """Side, in pixels, of a tile, which lies at a random place in its cell."""
 
     def check_sizes(self) -> None:
-        """Also refuse tiles that do not fit."""
+        """Also refuse tiles that do not fit into their cells."""
         super().check_sizes()
         if not 1 <= self.tile_size <= self.resolution // GRID:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Other places where a run is logged: the packages they need, and the views and weights shown there."""
+"""Trackers such as TensorBoard and W&B: the packages they need, and the views and weights they show."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from loaders.common.errors import UserError, brief
 from loaders.common.notice import tell
 
-# accelerate's name of a tracker -> the module that it needs, and how to install it.
+# accelerate's name of a tracker -> the module that it needs, and the command that installs it.
 _NEEDS = {
     "tensorboard": ("tensorboard", "pip install tensorboard"),
     "wandb": ("wandb", "pip install wandb"),
@@ -24,17 +24,17 @@ _NEEDS = {
     "swanlab": ("swanlab", "pip install swanlab"),
     "trackio": ("trackio", "pip install trackio"),
 }
-_SHOWN = 16  # images of the first batch
-_NUM_HISTOGRAMS = 20  # of each weight over a run
-_LARGEST = 1e19  # of a histogram; tensorboard's bins end at 1e20, and it raises where all values are beyond
-_MOST_VALUES = 1 << 16  # of a histogram, evenly spaced where a tensor has more
+_SHOWN = 16  # images of the first batch to show
+_NUM_HISTOGRAMS = 20  # histograms of each weight in a run
+_LARGEST = 1e19  # bound of values: tensorboard's bins end at 1e20, and it raises if all values are beyond
+_MOST_VALUES = 1 << 16  # values per histogram; evenly spaced ones of a larger tensor
 
 
 def check_trackers(names: Iterable[str]) -> None:
-    """Refuse a tracker that accelerate does not know, or one that is not installed and would be left out.
+    """Refuse a tracker that accelerate does not know, or that it would leave out since it is not installed.
 
     Raises:
-        UserError: the message has the names, or the command that installs the tracker.
+        UserError: a tracker is unknown or not installed.
     """
     for name in names:
         if name not in (*_NEEDS, "all"):
@@ -49,27 +49,28 @@ def check_trackers(names: Iterable[str]) -> None:
 
 
 def prepare_trackers(names: Iterable[str]) -> None:
-    """Let W&B work offline if this user has no key: a run must not prompt."""
+    """Set W&B to offline mode if this user has no API key, so that it does not prompt for one."""
     if "wandb" in names and "WANDB_API_KEY" not in os.environ and not _has_login():
         os.environ.setdefault("WANDB_MODE", "offline")
 
 
 def begin_trackers(accelerator: Any, name: str, out: Path) -> None:
-    """Begin a run on every tracker; W&B writes into the run folder, and offline where it cannot be reached.
+    """Start a run on every tracker; W&B writes into the run folder, and works offline if unreachable.
 
-    The trackers of a training before it in this process end: each would log this one's values too.
+    Trackers of an earlier training in this process are ended first, or they would log the values of this
+    training too.
 
     Args:
-        accelerator: the run's connection to its device and ranks.
-        name: name of the project that trackers file the run under.
+        accelerator: the run's Accelerator.
+        name: name of the project under which trackers file the run.
         out: run folder, which this process has claimed.
     """
     _end_trackers(accelerator)
-    accelerator.project_configuration.logging_dir = str(out / "trackers")  # of a phase its own
+    accelerator.project_configuration.logging_dir = str(out / "trackers")  # one for each phase
     if "wandb" not in map(str, accelerator.log_with):
         accelerator.init_trackers(name)
         return
-    os.environ.setdefault("WANDB_SILENT", "true")  # it prints thirty lines; a run has one of its own
+    os.environ.setdefault("WANDB_SILENT", "true")  # else W&B prints thirty lines
     folder = Path(os.environ.get("WANDB_DIR", out / "trackers"))
     folder.mkdir(parents=True, exist_ok=True)
     options = {"wandb": {"dir": str(folder), "name": out.name}}
@@ -79,7 +80,7 @@ def begin_trackers(accelerator: Any, name: str, out: Path) -> None:
         if not type(error).__module__.startswith("wandb") or os.environ.get("WANDB_MODE") == "offline":
             raise
         tell(f"trackers: W&B cannot be reached ({brief(error)}); the run goes on offline")
-        os.environ["WANDB_MODE"] = options["wandb"]["mode"] = "offline"  # it has read the environment before
+        os.environ["WANDB_MODE"] = options["wandb"]["mode"] = "offline"  # W&B read the environment earlier
         _end_trackers(accelerator)
         accelerator.init_trackers(name, init_kwargs=options)
     if os.environ.get("WANDB_MODE") == "offline":
@@ -88,7 +89,7 @@ def begin_trackers(accelerator: Any, name: str, out: Path) -> None:
 
 def _end_trackers(accelerator: Any) -> None:
     for tracker in accelerator.trackers:
-        with suppress(AttributeError):  # of one that did not begin
+        with suppress(AttributeError):  # a tracker that has not started
             tracker.finish()
     accelerator.trackers.clear()
 
@@ -106,16 +107,16 @@ def log_views(accelerator: Any, batch: Any, step: int, view: Mapping[str, Any] |
     """Show the first views of a batch on every tracker that shows images.
 
     Args:
-        accelerator: the run's connection to its device and ranks.
-        batch: batch of this rank; of a pair, the unlabelled one.
+        accelerator: the run's Accelerator.
+        batch: batch of this rank; of a paired batch, the unlabelled images are shown.
         step: steps done.
-        view: fields of the run's `EvaluationView`, whose `mean` and `std` normalised the views too.
+        view: fields of the run's `EvaluationView`, whose `mean` and `std` also normalised these views.
     """
     from engine.report.sheets import to_pixels
     from loaders.views.policy import IMAGENET
 
     shown = getattr(batch, "unlabeled", batch)
-    if shown.views[0].ndim != 4:  # stored features are no images
+    if shown.views[0].ndim != 4:  # stored features, not images
         return
     mean, std = (view["mean"], view["std"]) if view else (IMAGENET.mean, IMAGENET.std)
     images = {
@@ -130,14 +131,7 @@ def log_views(accelerator: Any, batch: Any, step: int, view: Mapping[str, Any] |
 
 
 def log_weights(accelerator: Any, recipe: Any, step: int, total_steps: int) -> None:
-    """Show how the weights are spread, twenty times in a run, on every tracker that shows histograms.
-
-    Args:
-        accelerator: the run's connection to its device and ranks.
-        recipe: module whose parameters are shown.
-        step: steps done.
-        total_steps: steps of the run.
-    """
+    """Show histograms of all weights on every tracker that supports them, twenty times in a run."""
     shows = [tracker for tracker in accelerator.trackers if tracker.name in ("tensorboard", "wandb")]
     every = -(-total_steps // _NUM_HISTOGRAMS)
     if not shows or not accelerator.is_main_process or (step % every and step != total_steps):
@@ -146,7 +140,7 @@ def log_weights(accelerator: Any, recipe: Any, step: int, total_steps: int) -> N
     for name, parameter in recipe.named_parameters():
         flat = parameter.detach().flatten()
         some = flat[:: -(-flat.numel() // _MOST_VALUES) or 1].float().cpu()
-        shown = some[some.abs() < _LARGEST]  # none of what is not finite either
+        shown = some[some.abs() < _LARGEST]  # drops NaN and infinity too
         if len(shown):
             values[f"weights/{name}"] = shown.numpy()
     for tracker in shows:

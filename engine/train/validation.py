@@ -1,7 +1,7 @@
-"""Measuring on validation images while training goes on: the best state is kept, and training may stop.
+"""Validation during training: the best state may be kept, and training may stop early.
 
-Between two steps the loop measures the network that will be used. Checkpoints keep the state of the
-validation (`ValidationState`, and the best weights), so a resumed run chooses and stops like a whole one.
+Between steps, the loop measures the network that will be used (`Recipe.network`). Checkpoints keep the state
+of the validation and the best weights, so a resumed run chooses and stops like an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from loaders.packs import LabelTable
 from loaders.packs.labels.validation import SET_ASIDE_PATH
 
 MEASUREMENTS = 20
-"""Number of measurements in a run if no number of steps is given."""
+"""Number of measurements in a run, if `Validation.every_steps` is None."""
 
 AT_THE_END = sys.maxsize
 """Value of `Validation.every_steps` for one measurement after the last step."""
@@ -33,16 +33,16 @@ AT_THE_END = sys.maxsize
 
 @dataclass(frozen=True)
 class Validation:
-    """What to measure on, how often, and what follows from it.
+    """The plan of a validation: what to measure on, how often, and what the results decide.
 
     Attributes:
         loader: this rank's part of the labelled images, in evaluation mode.
         every_steps: optimizer steps between measurements; None for a twentieth of the run.
         keep: the weights that training ends with: the last, or the best.
-        patience: training ends after so many measurements without a rise of the accuracy; 0 for never. Among
-            equal accuracies the first counts.
-        set_aside: labels that were taken out of those to train on; the run folder keeps them.
-        from_start: measure before the first step too, so that the start is among what may be best.
+        patience: training ends after this many measurements without a new best accuracy; 0 for never. Of
+            equal accuracies, the first is the best.
+        set_aside: labels that were taken out of the training labels; the run folder keeps them.
+        from_start: measure before the first step too, so that the start may be the best state.
     """
 
     loader: Loader[Batch]
@@ -55,13 +55,13 @@ class Validation:
 
 @dataclass
 class ValidationState:
-    """State of the validation; empty before the first measurement.
+    """The state of a validation, with its defaults before the first measurement.
 
     Attributes:
         best_step: optimizer steps done at the best measurement; -1 for none yet.
         best_top1: accuracy there, in [0, 1].
-        num_worse: measurements since then.
-        start_top1: accuracy before the first step; -1 where that was not measured.
+        num_worse: number of measurements since the best one.
+        start_top1: accuracy before the first step; -1 if it was not measured.
     """
 
     best_step: int = -1
@@ -72,11 +72,11 @@ class ValidationState:
 
 @dataclass(frozen=True)
 class Measured:
-    """The outcome of one call of the loop.
+    """The result of `Validator.after_step`.
 
     Attributes:
-        record: values for metrics.jsonl and the trackers; empty if nothing was due.
-        said: the same in words.
+        record: values for metrics.jsonl and the trackers; empty if no measurement was due.
+        said: the same values in words.
         stop: whether training ends here.
     """
 
@@ -86,16 +86,9 @@ class Measured:
 
 
 class Validator:
-    """Measures a recipe when that is due."""
+    """Carries out the plan of a validation."""
 
     def __init__(self, validation: Validation, out: Path, total_steps: int) -> None:
-        """Begin without a measurement.
-
-        Args:
-            validation: what to measure, and how often.
-            out: run folder.
-            total_steps: steps of the run, whose end is measured too.
-        """
         self.plan, self._out, self._total_steps = validation, out, total_steps
         self._every_steps = validation.every_steps or max(1, total_steps // MEASUREMENTS)
         self.state = ValidationState()
@@ -103,7 +96,7 @@ class Validator:
 
     @property
     def rules(self) -> Mapping[str, str]:
-        """Rules that a checkpoint must share."""
+        """The rules of the validation, see `Recipe.rules`."""
         plan, patience = self.plan, self.plan.patience
         start = ", from the start" if plan.from_start else ""
         when = "at the end" if plan.every_steps == AT_THE_END else f"every {self._every_steps} steps"
@@ -126,23 +119,17 @@ class Validator:
         return asdict(self.state)
 
     def restore(self, state: Mapping[str, Any], best: Mapping[str, Tensor]) -> None:
-        """Go on from the state in a checkpoint."""
+        """Continue from the state in a checkpoint."""
         self.state, self.best = ValidationState(**state), dict(best)
 
     def after_step(self, step: int, recipe: Recipe, device: torch.device) -> Measured:
-        """Measure if it is due; every rank calls this.
-
-        Args:
-            step: steps done; 0 before the first, where the start is measured.
-            recipe: not wrapped.
-            device: device that the run computes on.
-        """
+        """Measure if it is due after `step` steps (0 measures the start); every rank calls this."""
         return self._measured(step, recipe, device) if self._is_due(step) else Measured()
 
     def after_stop(self, step: int, recipe: Recipe, device: torch.device) -> None:
-        """Measure the end of a run that ends early, for the weights that it leaves; every rank calls this.
+        """Measure the end of a run that ends early, since its last weights may be the best.
 
-        It comes after the last checkpoint, so a run that goes on from there is that of one sitting.
+        Every rank calls this after the last checkpoint, so a run that resumes there is not affected.
         """
         if step and not self._is_due(step):
             tell(f"step {step}, where the run ends early: {self._measured(step, recipe, device).said}")

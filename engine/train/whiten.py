@@ -1,4 +1,4 @@
-"""Whitening stems get their kernels from the first views of a run."""
+"""Computes the kernels of whitening stems from the first views of a run."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ _ENOUGH = 5000  # images, as in the source of `engine.nets.whitening`
 
 
 def whiten_stems(networks: nn.Module, loader: Loader[Any]) -> None:
-    """Set the kernels of all stems that have none yet; every rank takes its part and sets the same.
+    """Set the kernels of all stems that have none yet; every rank calls this and gets the same kernels.
 
-    A pure function of the loader's first batches. A stem that came with weights keeps them, and a resumed
-    run has them in its checkpoint.
+    The kernels are a pure function of the loader's first batches. A stem that came with weights keeps them,
+    and a resumed run finds them in its checkpoint.
 
     Args:
-        networks: all that a run trains or averages; stems of one size get the same kernels.
-        loader: batches that the training sees.
+        networks: module with all networks that a run trains or averages; stems of one size get the same
+            kernels.
+        loader: the training loader.
     """
     stems = [part for part in networks.modules() if isinstance(part, WhiteningStem)]
     waiting = [stem for stem in stems if not bool(stem.is_set)]
@@ -44,7 +45,7 @@ def whiten_stems(networks: nn.Module, loader: Loader[Any]) -> None:
 
 @torch.no_grad()
 def _first_views(loader: Loader[Any]) -> Iterator[Tensor]:
-    """Yield the first view of each image of enough batches."""
+    """Yield the first view of each image, for at least `_ENOUGH` images if an epoch has so many."""
     batches = loader.epoch(0)
     wanted = -(-_ENOUGH // (world_size() * _rows(loader)))
     for batch in islice(batches, min(wanted, loader.steps_per_epoch)):
