@@ -31,7 +31,7 @@ VIEWS = "views"
 BACKEND = "taken_backend"
 """Key of the training loader's backend in a run's config.json; the value is never "auto"."""
 CHOSEN = frozenset({KEY, VIEWS, BACKEND})
-"""Keys that config.json has besides the configuration: what "auto" resolved to when the run began."""
+"""Keys that config.json has besides the configuration, for what "auto" resolved to when the run began."""
 _OF_VIEWS: dict[str, DTypeName] = {"bf16": "bfloat16", "fp16": "float16"}
 
 

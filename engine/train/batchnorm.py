@@ -110,7 +110,7 @@ class _OnCuda:
 
 
 class _GlobalNormalise(torch.autograd.Function):
-    """Computes (x - mean) / sqrt(variance + eps) * weight + bias; each view has moments over all ranks.
+    """Computes (x - mean) / sqrt(variance + eps) * weight + bias with each view's moments over all ranks.
 
     Backward differentiates the sum of the losses of all ranks (see `engine.train.distributed`). So the means
     of dy and of dy * x_hat are taken over all ranks. The gradients of weight and bias are only this rank's

@@ -141,7 +141,7 @@ def _save(
         shutil.rmtree(final)
     temporary.rename(final)
     sync_folder(folder)
-    # Newer checkpoints are damaged, since the run resumed from an older one. They do not count as kept ones.
+    # Newer checkpoints are damaged, since the run resumed from an older one. They are deleted too.
     sound = [path for path in list_checkpoints(folder) if path.name <= final.name]
     for old in set(list_checkpoints(folder)) - set(sound[-keep:]):
         shutil.rmtree(old)

@@ -156,7 +156,7 @@ class SemiConfig(ClassifierConfig):
 
     unlabeled_splits: tuple[str, ...] = ("train", "unlabeled")
     """Splits whose images are used without their labels; labelled images are used this way too. By default,
-    whichever of these two the pack has."""
+    whichever of train and unlabeled the pack has."""
 
     def on_pack(self, pack: Pack) -> Self:
         """Drop default splits that the pack lacks; splits that the user gave are all kept."""

@@ -73,7 +73,7 @@ class ClassifierRecipe(Recipe):
             self.classifier.backbone.requires_grad_(False)
         self.frozen = config.freeze_backbone
         self.class_weights: Tensor | None
-        self.register_buffer("class_weights", None, persistent=False)  # always computed from labels
+        self.register_buffer("class_weights", None, persistent=False)  # not saved: computed from the labels
         self._weighing = config.class_weights
         self._mixing = (config.mixing, config.mixing_alpha, config.seed)
         self.backbone_name = config.backbone
@@ -225,7 +225,7 @@ def top1_of(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def read_accuracy(run: Path) -> dict[str, Accuracy]:
-    """Read the accuracies of a run, by weights ("raw", "ema"); empty if it measured none.
+    """Read the accuracies of a run by kind of weights ("raw", "ema"); empty if the run measured none.
 
     Raises:
         UserError: accuracy.json is damaged.

@@ -37,7 +37,7 @@ from loaders.common.errors import UserError
 ResultT = TypeVar("ResultT")
 
 COLLECTIVE_TIMEOUT_S = 600
-_PATIENCE = timedelta(days=7)  # of ranks that wait for rank 0's work; a dead rank ends the wait
+_PATIENCE = timedelta(days=7)  # timeout of ranks that wait for rank 0; a dead rank ends the wait at once
 _patient: dict[Any, Any] = {}
 
 

@@ -21,7 +21,7 @@ own: the averaged network gathers statistics in forward passes in training mode,
 copy: the statistics are copied from the trained network; they must change as slowly as the average does.
 """
 COPIED_MOMENTUM = 0.001
-"""BatchNorm momentum (the weight of a new batch) in FixMatch's published codes, which copy statistics."""
+"""BatchNorm momentum (the weight of a new batch) in FixMatch's published code, which copies statistics."""
 MEAN, POWER = 1, 10
 """Values of `power` in `warmed_up`: Mean Teacher uses `MEAN`, all other methods use `POWER`.
 
@@ -88,4 +88,4 @@ def update_ema(
             else:
                 target_buffer.copy_(source_buffer)
     if targets:
-        get_ema_multi_avg_fn(decay)(targets, sources, 0)  # few kernel launches
+        get_ema_multi_avg_fn(decay)(targets, sources, 0)  # in few kernel launches

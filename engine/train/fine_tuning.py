@@ -109,7 +109,7 @@ class Transfer(Recipe):
             num_features, self._behind = measure_layer(backbone, resolution, layer)
         self.classifier = build_head(num_features, hidden, num_classes)
         self.class_weights: Tensor | None
-        self.register_buffer("class_weights", None, persistent=False)  # computed from the labels
+        self.register_buffer("class_weights", None, persistent=False)  # not saved: computed from the labels
         self.begin_stage(tuning)
 
     def begin_stage(self, tuning: FineTuning, frozen: bool = False) -> None:

@@ -60,7 +60,7 @@ class TrainSummary:
         metrics: means of the recipe's metrics in that window; empty if no step was left to do.
         img_per_s: images per second over all ranks, since the process started or resumed the run, without
             the first log window if there are others.
-        wait_share: share of that time spent waiting for data.
+        wait_share: share of the time measured for `img_per_s` that was spent waiting for data.
         seconds: wall-clock time of training in this process.
         backbone: file with the backbone's weights.
         validation: state of the validation; None without validation images.
@@ -380,7 +380,7 @@ class _Run:
         shown.report(self.step, epoch, self.loss, img_per_s, wait_share)
 
     def _place_before(self) -> str:
-        """Return a phrase that names the checkpoint from which a run that fails now can resume."""
+        """Return a phrase that names the checkpoint, if any, from which a run that fails now can resume."""
         if self.saved_step < 0:
             return "no checkpoint is from before it, so give another --out"
         return f"checkpoint step-{self.saved_step:08d} is from before it"

@@ -101,7 +101,7 @@ class MetricWindow:
         """Check that all losses and gradients so far were finite on all ranks.
 
         Raises:
-            NonFiniteLossError: on every rank, if one was not; the message names the first such step.
+            NonFiniteLossError: on every rank, if one was not finite; the message names the first such step.
         """
         if world_size() > 1:
             dist.all_reduce(self._first_bad_steps, op=dist.ReduceOp.MIN)

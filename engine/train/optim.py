@@ -22,7 +22,7 @@ def split_by_dimension(*modules: nn.Module) -> tuple[list[nn.Parameter], list[nn
 
 
 class LARS(Optimizer):
-    """SGD with momentum whose update is rescaled per tensor to the tensor's own norm.
+    """SGD with momentum, where the update of each tensor is rescaled in proportion to the tensor's norm.
 
     For each tensor p with gradient g: u = g + weight_decay * p; if the group has `adapt`, u is scaled by
     trust * |p| / |u| (by 1 if either norm is 0); m = momentum * m + u; p -= lr * m. Vectors (at most 1

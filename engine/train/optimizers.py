@@ -1,4 +1,4 @@
-"""Replacing a recipe's optimizer by SGD, LARS, AdamW or Muon on the same groups, or its schedule."""
+"""Replacing a recipe's schedule, or its optimizer by SGD, LARS, AdamW or Muon on the same groups."""
 
 from __future__ import annotations
 

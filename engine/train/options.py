@@ -92,7 +92,7 @@ class PresetOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
-    """Options, for any recipe, of how its weights are updated."""
+    """Options that change how the weights of any recipe are updated."""
 
     optimizer: OptimizerName = "paper"
     """Optimizer: the paper's; or sgd, lars, adamw or muon in its place, with --optimizer-lr. muon

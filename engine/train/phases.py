@@ -139,7 +139,7 @@ class Phases:
                 config.backbone, config.evaluation_view, pack.classes, config.init, config.keep_head
             )
             self._frozen = start.backbone if config.freeze_backbone else None
-        config = replace(config, loader=config.settled_loader())  # phases' folders have no record yet
+        config = replace(config, loader=config.settled_loader())  # a phase's own folder records no backend
         self.config, self.pack, self.classes = config, pack, pack.classes
         self.shared = config.account(division)
         self.accelerator = make_accelerator(config.precision, config.out, config.trackers, config.device)
@@ -174,7 +174,7 @@ class Phases:
         self.accelerator.end_training()
 
     def keep(self, loader: LoaderT) -> LoaderT:
-        """Return the given loader, or None, and close it when the command ends."""
+        """Return the given loader, which is then closed when the command ends; None stays None."""
         if loader is not None:
             self._opened.callback(loader.close)
         return loader
@@ -199,7 +199,8 @@ class Phases:
         """Open a loader of the images to label, without those set aside to measure on.
 
         Args:
-            view: view of the images; in the run's own evaluation view, a frozen backbone stores its features.
+            view: view of the images; if it is the run's own evaluation view and the backbone is frozen, the
+                features of the images are stored.
             share: share of the images to use, chosen by `label_seed`.
         """
         config, division = self.config, self.division
@@ -233,7 +234,7 @@ class Phases:
         if self._drawn is None:
             whole = replace(options, seed=config.seed)
             with views_in_order(self._learnt, views * config.stored_views, whole) as loader:
-                self._drawn = self._stored(loader, "drawn")  # apart from evaluation views' features
+                self._drawn = self._stored(loader, "drawn")  # apart from features of evaluation views
         rows = self._drawn.rows[self._drawn.present]
         tables = labels if isinstance(labels, tuple) else (labels,)
         readable = tuple(table.of_rows(rows) for table in tables)

@@ -150,7 +150,7 @@ def _lengths(config: Any, paper: Mapping[str, Any], images: int | None) -> dict[
 
 
 def _images(config: Any, manifest: Manifest | None) -> int | None:
-    """Return the number of images in an epoch of a recipe; None if the pack does not tell."""
+    """Return the number of images in an epoch of a recipe; None if the pack does not state it."""
     split = getattr(config, "split", None)
     if split is not None:
         return _rows(manifest, split)

@@ -72,7 +72,8 @@ def watched(held: Loader[Batch]) -> Validation:
     """Return the validation of a rehearsal: it measures the start and the end on the held-out images.
 
     States in between say nothing about the training that follows, since the learning rate is high there: on
-    64 labels of each class of CIFAR-10, the tenth step is 11 points below the start, the last 2 points above.
+    64 labels of each class of CIFAR-10, the tenth step is 11 points below the start, and the last step is 2
+    points above it.
     """
     return Validation(held, AT_THE_END, "best", from_start=True)
 

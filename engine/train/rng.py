@@ -63,7 +63,7 @@ def restore_rank(
     If a run on a CPU resumes on CUDA, the rank's CUDA generator starts a new stream, as in `seed_rank`.
 
     Returns:
-        A line for the user if there is a new stream, else none.
+        A line for the user if there is a new stream, else no lines.
     """
     prefix = f"{rank}."
     own = {k.removeprefix(prefix): v for k, v in states.items() if k.startswith(prefix)}

@@ -53,7 +53,7 @@ RUNTIME_FIELDS = (
     "progress",
     "resume",
     "trackers",
-    "backend",  # from here on, fields of older runs, which `loader` holds now
+    "backend",  # this and the next two are fields of older runs; `loader` holds them now
     "loading",
     "num_threads",
 )
@@ -176,7 +176,7 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
     """
 
     out: Path
-    """Run folder for configuration, metrics.jsonl, checkpoints and weights; new, or to resume by --resume."""
+    """Run folder for configuration, metrics.jsonl, checkpoints and weights; a new one unless --resume."""
     backbone: str
     """Name of the network: one of timm's or of this project's."""
     resolution: Side
@@ -227,7 +227,7 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
     learn from and the second to measure on. Make no choices by a test split."""
     allow_leak: bool = False
     """Run even if the run learns from labels of images that it is measured on, or of copies of these images;
-    config.json then lists them under leaks."""
+    config.json then describes the shared images under leaks."""
     loader: LoaderField = DEFAULT_LOADER
     """How the loaders work."""
 
@@ -383,7 +383,7 @@ def described(config: Any) -> dict[str, Any]:
     """Return a configuration in JSON types, for files; the credentials of a store are left out.
 
     Three keys are added: `origin` names third-party weights from which the run starts, and their licence;
-    `init_weights` is a digest of the weights at `init`, which reveals if others take their place;
+    `init_weights` is a digest of the weights at `init`, so that a resume notices replaced weights;
     `taken_backend` is the backend that `auto` resolves to.
     """
     content = asdict(config)

@@ -58,7 +58,7 @@ class Rounds:
     per_class: tuple[Count, ...] = (200, 300, 400, 500)
     """Images per class that each round labels. Report: 200 300 400 500."""
     top_k: Count = 10
-    """Number of classes, its most probable ones, that an image may be selected for. Report: 10."""
+    """An image may be selected for this many of its most probable classes. Report: 10."""
     epochs: Count = 40
     """Passes over pseudo and true labels, per round. Report: not stated."""
     true_epochs: Count = 40

@@ -44,7 +44,7 @@ class StopSignal:
     reduces one number over gloo, in a separate group, without involving a device.
 
     Further signals change nothing: a rank gets two if a scheduler signals every process and a launcher also
-    forwards the signal that it received. Only in a run of one process, a second Ctrl-C ends the process at
+    forwards the signal that it received. Only in a run of one process does a second Ctrl-C end the process at
     once, without a new checkpoint. A signal after the last step takes effect at the end of the block. If the
     process ignores Ctrl-C, as background jobs of some shells do, so does this class.
 
@@ -71,13 +71,13 @@ class StopSignal:
         for number, handler in self._previous.items():
             # None: the handler was not set by Python and cannot be restored
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        if self._group is not None:  # else sockets and threads would pile up with each training
+        if self._group is not None:  # else the sockets and threads of past trainings would pile up
             dist.destroy_process_group(self._group)
         if self._told and kind is None:
             raise self.end("this training is finished and saved")
 
     def end(self, what: str) -> BaseException:
-        """Return the exception to raise for the signal; rank 0 reports the signal and `what` was saved."""
+        """Return the exception to raise for the signal; rank 0 also reports it, and `what` was saved."""
         line = f"{_SIGNALS[self._told]}: {what}; run the same command with --resume to go on"
         if self._told == signal.SIGINT:  # `run_command` prints the exception's argument
             return KeyboardInterrupt(line if rank() == 0 else "")

@@ -26,7 +26,7 @@ _NEEDS = {
 }
 _SHOWN = 16  # images of the first batch to show
 _NUM_HISTOGRAMS = 20  # histograms of each weight in a run
-_LARGEST = 1e19  # bound of values: tensorboard's bins end at 1e20, and it raises if all values are beyond
+_LARGEST = 1e19  # bound of values to show: tensorboard raises if all lie beyond its last bin, at 1e20
 _MOST_VALUES = 1 << 16  # values per histogram; evenly spaced ones of a larger tensor
 
 
@@ -49,7 +49,7 @@ def check_trackers(names: Iterable[str]) -> None:
 
 
 def prepare_trackers(names: Iterable[str]) -> None:
-    """Set W&B to offline mode if this user has no API key, so that it does not prompt for one."""
+    """Set W&B to offline mode if this user has no API key, so that W&B does not prompt for one."""
     if "wandb" in names and "WANDB_API_KEY" not in os.environ and not _has_login():
         os.environ.setdefault("WANDB_MODE", "offline")
 
@@ -95,7 +95,7 @@ def _end_trackers(accelerator: Any) -> None:
 
 
 def _has_login() -> bool:
-    """Tell whether `wandb login` has stored a key."""
+    """Return whether `wandb login` has stored a key."""
     path = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
     try:
         return "wandb" in path.read_text("utf-8", errors="replace")
