@@ -218,7 +218,7 @@ class ClassifierRecipe(Recipe):
 def top1_of(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the top-1 accuracy of logits [B, C], a scalar without gradient.
 
-    Labels are int64 [B], or class shares [B, C]; in these, the class with the largest share is the label.
+    Labels are int64 [B], or class shares [B, C], of which the largest gives the label.
     """
     labels = labels.argmax(1) if labels.is_floating_point() else labels
     return (logits.detach().argmax(1) == labels).float().mean()

@@ -156,7 +156,7 @@ def on_main(function: Callable[[], ResultT]) -> ResultT:
 
 
 def _patient_group() -> Any:
-    """Return a gloo group with a long timeout, for waiting for rank 0; made once per process group."""
+    """Return a gloo group whose long timeout lets ranks wait for rank 0; made once per process group."""
     world = dist.group.WORLD
     if world not in _patient:
         _patient.clear()

@@ -48,7 +48,7 @@ class StepGuard:
 
     @torch.no_grad()
     def allows(self, loss: Tensor, norm: Tensor | None) -> bool:
-        """Return whether to take the step, the same on every rank; if not, restore the buffers.
+        """Return the same answer on every rank: whether to take the step. If not, restore the buffers.
 
         Args:
             loss: loss of this rank.

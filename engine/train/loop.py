@@ -89,10 +89,8 @@ def train(
 
     Args:
         recipe: built after `seed_everything`, so that all ranks hold the same weights.
-        loader: divides itself among the ranks and delivers batches on the accelerator's device; it must not
-            be passed to `Accelerator.prepare`.
+        loader: divides itself among the ranks and delivers on the accelerator's device; not to be prepared.
         accelerator: from `make_accelerator`.
-        config: options of the loop.
         probe: measurements on frozen features during training.
         validation: plan for measuring the recipe's `network` on validation images during training.
 
@@ -354,7 +352,7 @@ class _Run:
         return taken
 
     def _judged_norm(self, clipped: Tensor | None) -> Tensor | None:
-        """Return the norm of the gradients; None with a gradient scaler, whose overflows are intended."""
+        """Return the norm of the gradients; None with a scaler, whose search for a factor may overflow."""
         if self.accelerator.scaler is not None:
             return None
         return gradient_norm(self.recipe.parameters()) if clipped is None else clipped

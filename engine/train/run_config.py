@@ -382,9 +382,9 @@ class StartConfig(RunConfig):
 def described(config: Any) -> dict[str, Any]:
     """Return a configuration in JSON types, for files; the credentials of a store are left out.
 
-    Three keys are added: `origin` names third-party weights from which the run starts, and their licence;
-    `init_weights` is a digest of the weights at `init`, so that a resume notices replaced weights;
-    `taken_backend` is the backend that `auto` resolves to.
+    Keys are added where they apply: `origin` names third-party weights from which the run starts, and their
+    licence; `init_weights` is a digest of the weights at `init`, so that a resume notices replaced weights;
+    `taken_backend` is the backend of the run, never `auto`.
     """
     content = asdict(config)
     if isinstance(config, RunConfig):

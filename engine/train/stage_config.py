@@ -56,7 +56,7 @@ class Rounds:
     """Stage 3: rounds of balanced pseudo-labels, see recipes/self_training.py."""
 
     per_class: tuple[Count, ...] = (200, 300, 400, 500)
-    """Images per class that each round labels. Report: 200 300 400 500."""
+    """Images per class to label, one number for each round. Report: 200 300 400 500."""
     top_k: Count = 10
     """An image may be selected for this many of its most probable classes. Report: 10."""
     epochs: Count = 40

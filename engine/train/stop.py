@@ -96,8 +96,8 @@ class StopSignal:
         """Return the result of a function that waits, or None as soon as a signal comes.
 
         Args:
-            get: function that may be interrupted at any point; the object on which it works must then be
-                closed and not used again.
+            get: function that a signal may interrupt at any point; the caller must then close the object on
+                which the function works, and not use the object again.
         """
         try:
             try:
