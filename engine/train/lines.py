@@ -62,7 +62,7 @@ def _sound_lines(path: Path) -> tuple[list[tuple[bytes, Record]], int]:
     """Return the lines that are JSON objects, raw and parsed, and the number of other lines."""
     if not path.exists():
         return [], 0
-    # A newline ends each complete line, so a kill cut short whatever follows the last newline.
+    # Every complete line ends with a newline, so text after the last newline is a line that a kill cut short.
     lines = [line for line in path.read_bytes().split(b"\n")[:-1] if line]
     found = [(line, record) for line in lines if (record := _record(line)) is not None]
     return found, len(lines) - len(found)

@@ -89,7 +89,7 @@ def train(
 
     Args:
         recipe: built after `seed_everything`, so that all ranks hold the same weights.
-        loader: divides itself among the ranks and delivers on the accelerator's device; not to be prepared.
+        loader: divides itself among the ranks and delivers on the accelerator's device; do not `prepare` it.
         accelerator: from `make_accelerator`.
         probe: measurements on frozen features during training.
         validation: plan for measuring the recipe's `network` on validation images during training.

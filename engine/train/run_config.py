@@ -188,13 +188,13 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
     seed: int = 0
     """Seed of the weights, the order of images and the views."""
     resume: bool = False
-    """Continue from the newest undamaged checkpoint in --out; start a run if there is none."""
+    """Continue from the newest undamaged checkpoint in --out; start anew if there is none."""
     precision: Precision = "auto"
     """Precision of autocast. auto: bf16 if the GPU or the processor (AVX-512 BF16, AMX) has it in hardware,
     fp16 on older GPUs, none on other processors; config.json keeps the choice, and a resume uses it."""
     device: Device = "auto"
     """Where the networks compute. auto: the GPU if there is one, else the processor; cpu: the processor;
-    cuda: a GPU or nothing. A resumed run may use another device."""
+    cuda: the GPU, or an error if there is none. A resumed run may use another device."""
     log_every: Count = 10
     """Steps between log lines."""
     checkpoint_every_steps: Count = 500

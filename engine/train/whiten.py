@@ -45,7 +45,7 @@ def whiten_stems(networks: nn.Module, loader: Loader[Any]) -> None:
 
 @torch.no_grad()
 def _first_views(loader: Loader[Any]) -> Iterator[Tensor]:
-    """Yield the first view of each image, for at least `_ENOUGH` images if an epoch has so many."""
+    """Yield first views of this rank; all ranks together yield `_ENOUGH` or more, if an epoch has them."""
     batches = loader.epoch(0)
     wanted = -(-_ENOUGH // (world_size() * _rows(loader)))
     for batch in islice(batches, min(wanted, loader.steps_per_epoch)):
