@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Tests start Python hundreds of times: without compiled modules on disk that costs a minute more.
+# Tests start Python hundreds of times; without .pyc files on disk they take a minute longer.
 unexport PYTHONDONTWRITEBYTECODE
 
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
@@ -19,7 +19,7 @@ $(BIN)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# Compiled once for each state of the kernels, so that no demo and no test waits for it.
+# Compile the kernels once after each change to them, so that no demo or test waits for the compiler.
 $(BIN)/.warm: $(BIN)/.ready $(wildcard loaders/kernels/*.py loaders/kernels/*/*.py) loaders/order/permutation.py \
 		tools/warm_kernels.py
 	$(BIN)/python tools/warm_kernels.py
@@ -45,7 +45,7 @@ types: setup
 tests: setup
 	$(PYTEST)
 
-# Types are checked beside the tests, which leave a sixth of two cores idle.
+# Check types while the tests run, because the tests leave a sixth of two cores idle.
 test: style  ## style, types and the tests
 	@$(MAKE) --no-print-directory --jobs 2 types tests
 

@@ -1,4 +1,4 @@
-"""The price of the guarantees: verification, time limits, resume, the order of many rows, agreeing ranks.
+"""Measure what the guarantees cost: verification, time limits, resuming, order, agreement of ranks.
 
 Example:
     python tools/bench_guarantees.py --pack packs/mine --split train --json guarantees.jsonl
@@ -30,7 +30,7 @@ from tools.bench.records import RecordConfig
 
 @dataclass(frozen=True)
 class Config(RecordConfig):
-    """Measure the price of the guarantees in docs/guarantees.md."""
+    """Measure what the guarantees in docs/guarantees.md cost."""
 
     pack: Path
     """A pack in tar shards with at least one batch of images."""
@@ -43,17 +43,17 @@ class Config(RecordConfig):
     num_threads: Count = 2
     """Decoding threads."""
     runs: Count = 50
-    """Runs of each variant, in turns."""
+    """Runs of each variant; the variants take turns."""
     seconds: Positive = 0.4
-    """Least length of a run; a run ends with an epoch."""
+    """Shortest duration of a run, which goes on to the end of an epoch."""
     resume_rows: Count = 512_000
-    """Rows of the pack for resuming, which is made of links to the first shard of `pack`."""
+    """Rows of the pack for measuring resumes; its shards are links to the first shard of `pack`."""
     order_rows: Count = 100_000_000
-    """Rows of the order to compute."""
+    """Rows of the epoch whose order is computed."""
     ranks: Count = 2
-    """Processes that agree before every step on whether to stop; 1 leaves this out."""
+    """Processes that agree before every step whether to stop; 1 leaves this measurement out."""
     agreements: Count = 5000
-    """Number of these agreements."""
+    """Timed agreements of the ranks."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -91,7 +91,7 @@ _ORDER_BLOCK = 1 << 20
 
 
 def repeat_pack(pack: Pack, split: Split, num_rows: int, out: Path) -> Pack:
-    """Make a pack of many rows with links to one shard, so that only its index is large."""
+    """Make a pack of at least `num_rows` rows whose shards link to one shard, so only its index is large."""
     rows = split.rows(np.arange(len(split)))
     shard = int(pack.columns.shard[rows[0]])
     rows = rows[pack.columns.shard[rows] == shard]
@@ -133,7 +133,7 @@ def repeat_pack(pack: Pack, split: Split, num_rows: int, out: Path) -> Pack:
 
 
 def resume_times(folder: Path, config: Config) -> dict[str, float]:
-    """Return seconds from opening the pack to the first batch, at the first, middle and last step."""
+    """Return the seconds from opening the pack to the first batch, for resumes at three steps of an epoch."""
     found = {}
     for where in ("first", "middle", "last"):
         start = time.perf_counter()
@@ -153,9 +153,9 @@ def _loader(split: Split, config: Config, **changes: Any) -> Any:
 
 
 def order_cost(num_rows: int) -> tuple[float, int]:
-    """Return seconds for the whole order of an epoch on all cores, and the growth of the process in bytes."""
+    """Return the seconds to compute an epoch's order on all cores, and the growth of memory in bytes."""
     process = psutil.Process()
-    permute(np.arange(8), num_rows, 0, 0)  # compiles
+    permute(np.arange(8), num_rows, 0, 0)  # compiles the kernel before the timing
     before = process.memory_info().rss
 
     def block(first: int) -> int:
@@ -168,7 +168,7 @@ def order_cost(num_rows: int) -> tuple[float, int]:
     return time.perf_counter() - start, most - before
 
 
-# Counting damaged rows has no variant: it takes no time for whole rows.
+# Counting damaged rows has no variant, since it takes no time while no row is damaged.
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"timeout_s": 1e9},
     "time limits": {},
@@ -177,9 +177,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def costs(split: Split, config: Config) -> dict[str, list[tuple[float, float]]]:
-    """Return seconds and processor seconds per image, one pair per run of every variant.
+    """Return wall seconds and CPU seconds per image, one pair per run of every variant.
 
-    All loaders stay open and take turns of a few epochs, so that all meet the same drift of the machine.
+    All loaders stay open and take turns of a few epochs, so that drifts of the machine affect all alike.
     """
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in VARIANTS}
     epoch = count()
@@ -198,10 +198,15 @@ def costs(split: Split, config: Config) -> dict[str, list[tuple[float, float]]]:
 
 
 def cost(times: NDArray[np.float64], plain: NDArray[np.float64]) -> tuple[float, dict[str, float]]:
-    """Return the median loss of throughput between two times per image, and fields on it, all in per cent.
+    """Return a variant's loss of throughput against the plain loader in per cent, and its standard error.
 
-    The one field is `standard_error`, that of a median, from the median deviation of the runs. One run has
-    none.
+    Args:
+        times: float64 [runs], the variant's time per image.
+        plain: float64 [runs], the plain loader's time per image in the same rounds.
+
+    Returns:
+        The median loss over the runs, and a dict with its `standard_error`, estimated from the median
+        absolute deviation. After a single run the dict is empty.
     """
     lost = 100 * (1 - plain / times)
     deviation = 1.4826 * float(np.median(np.abs(lost - np.median(lost))))

@@ -1,11 +1,11 @@
-"""Measure loaders on the same images and the same views: our backends, their peers, and the limits.
+"""Measure loaders on the same images and the same views: our backends, other projects' loaders, and limits.
 
 Example:
     python tools/bench_loaders.py --pack packs/mine --views barlow --resolution 96 --json loaders.jsonl
 
-Source images per second, each image giving all its views; the page cache is warm. Contenders take turns,
-each in a process of its own, bound to as many cores as it has threads. `tools/plot_bench.py` draws the
-records.
+A rate is source images per second, where all views of an image count as one image; the page cache is warm.
+Contenders take turns, each in its own process, which is bound to as many cores as it has threads.
+`tools/plot_bench.py` draws the records.
 """
 
 from __future__ import annotations
@@ -41,34 +41,34 @@ class Config(RecordConfig):
     views: ViewSet = "barlow"
     """Views that each image gives."""
     resolution: Count = 96
-    """Side of a view in pixels; of a cell, for tiles."""
+    """Side of a view in pixels; for tiles, the side of a cell."""
     batch_size: Count = 64
     """Images per batch."""
     num_threads: Count = field(default_factory=lambda: min(2, available_cores()))
     """Threads or worker processes of each contender, and cores it is bound to; by default at most two."""
     interpolation: Interpolation | None = None
-    """Filter of the resized crop; by default bicubic for barlow, as its paper has it, else bilinear."""
+    """Filter of the resized crop; by default bicubic for barlow, as in its paper, else bilinear."""
     encoding: ImageEncoding = "jpeg"
-    """What contenders read: JPEG, or images stored as pixels."""
+    """How the images that contenders read are stored: as JPEG, or as pixels."""
     backends: tuple[BackendName, ...] = ("cpu",)
-    """Our own backends; their names differ from those of peers, and names with gpu need a CUDA device."""
+    """Our own backends; those with gpu in their name need a CUDA device."""
     peers: tuple[PeerName, ...] = get_args(PeerName)
     """Other projects' loaders."""
     limits: tuple[LimitName, ...] = get_args(LimitName)
-    """Limits measured beside them."""
+    """Upper limits, measured beside the loaders: decoding alone, copying alone."""
     runs: Count = 5
     """Rounds; every contender runs once in each."""
     seconds: Positive = 10.0
     """Timed seconds per run."""
     warmup_s: float = 2.0
-    """Untimed seconds of batches before them."""
+    """Untimed seconds of batches before the timed ones."""
     num_images: int = 0
-    """With --images: images per epoch, sources repeating; 0 takes about 256 MiB."""
+    """With --images: images per epoch, repeating the files; 0 takes about 256 MiB of files."""
     cache: Path = Path("runs/bench")
-    """Folder for files that contenders derive from the images; kept for the next benchmark."""
+    """Folder for copies of the images in the contenders' formats; kept for the next benchmark."""
 
     def check_places(self) -> None:
-        """Refuse settings that make no measurement, before anything is loaded."""
+        """Refuse settings that cannot be measured, before anything is loaded."""
         if (self.pack is None) == (self.images is None):
             raise UserError("images: expected one of --pack and --images, found neither or both; give one")
         if self.images and not self.images.is_dir():

@@ -3,8 +3,8 @@
 Example:
     python tools/bench_memory.py packs/mine --resolution 224 --batch-size 256
 
-Anonymous memory (RssAnon of the process) counts, sampled every few milliseconds. The page cache, through
-which a mapped pack is read, does not count, since the system can take it back at any time. Linux only.
+Memory is the anonymous memory of the process (RssAnon), sampled every few milliseconds. The page cache,
+through which a mapped pack is read, does not count, since the system can reclaim it at any time. Linux only.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ class Config(RecordConfig):
     """Memory of a loader of two Barlow views."""
 
     pack: Positional[Path]
-    """Pack to read, of its first split."""
+    """Pack whose first split is read."""
     resolution: Count = 224
     """Side of a view in pixels."""
     batch_size: Count = 256
     """Images per batch."""
     prefetch: Count = 1
-    """Batches under way besides the one in use."""
+    """Batches in preparation besides the one in use."""
     epochs: Count = 100
-    """Epochs to go through."""
+    """Epochs to read."""
     num_threads: Count = 2
     """Threads of the loader."""
     dtypes: tuple[DTypeName, ...] = get_args(DTypeName)
-    """Types to measure, each with a separate loader."""
+    """Dtypes of the views to measure, each with its own loader."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -64,9 +64,9 @@ SAMPLE_S = 0.005
 class Memory:
     """Anonymous memory in bytes."""
 
-    before: int  # after imports and compiling
+    before: int  # before the first epoch, with the loader built
     early: int = 0  # peak of the first tenth of the epochs
-    late: int = 0  # peak of the last tenth
+    late: int = 0  # peak of the last tenth of the epochs
 
 
 def anonymous_bytes() -> int:
@@ -79,7 +79,7 @@ def anonymous_bytes() -> int:
 
 @contextmanager
 def peak() -> Iterator[list[int]]:
-    """Sample memory in a thread; the list holds the largest value so far."""
+    """Sample the memory in a thread; the yielded list holds the largest value so far."""
     found, done = [anonymous_bytes()], threading.Event()
 
     def sample() -> None:
@@ -96,7 +96,7 @@ def peak() -> Iterator[list[int]]:
 
 
 def measure(config: Config, dtype: DTypeName) -> Memory:
-    """Go through the epochs with one loader."""
+    """Read all epochs with one loader of this dtype; return its memory."""
     pack = open_pack(config.pack)
     split = pack.split(pack.splits[0])
     if len(split) < config.batch_size:
@@ -126,7 +126,7 @@ def measure(config: Config, dtype: DTypeName) -> Memory:
 
 
 def main() -> None:
-    """Measure the types of the command line."""
+    """Measure each dtype of the command line."""
     config = command_line(Config, __doc__)
     for dtype in config.dtypes:
         memory = measure(config, dtype)

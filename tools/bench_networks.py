@@ -1,11 +1,11 @@
-r"""Images per core second that networks train on, measured in turns, and their operations per image.
+r"""Measure on how many images per core second networks train, and count their operations per image.
 
 Example:
     python tools/bench_networks.py --networks compact_cnn wrn_28_2 --resolution 32 --json networks.jsonl \
         --peer cifar10-airbench/legacy/airbench94.py
 
-Each round measures every network once, so that what else the machine does falls on all of them; the clock is
-the processor time of this process. Views are random numbers: no loader has a part in it.
+Each round measures every network once, so that other load on the machine affects all of them. Time is the CPU
+time of this process. Views are random numbers, so that no loader is measured.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ PEER = "airbench94"
 
 @dataclass(frozen=True)
 class Config:
-    """Measure networks with a classifier of ten classes under cross-entropy."""
+    """Measure networks with a linear classifier of ten classes, trained by cross-entropy."""
 
     networks: tuple[str, ...] = ("compact_cnn", "tiny_resnet", "wrn_28_2")
     """Backbones by name."""
     peer: Path | None = None
-    """legacy/airbench94.py of a checkout of KellerJordan/cifar10-airbench, to be measured beside them."""
+    """Also measure this file: legacy/airbench94.py of a checkout of KellerJordan/cifar10-airbench."""
     resolution: Count = 32
-    """Side of the views in pixels; the peer's is 32."""
+    """Side of the views in pixels; the peer takes 32 only."""
     batch_size: Count = 128
     """Images per step."""
     rounds: Count = 7
-    """Rounds after one that is left out; medians are stated."""
+    """Rounds, after one for warming up; the table has medians over them."""
     num_threads: Count = 1
     """Threads of torch."""
     json: Path | None = None
-    """File to which a record for each network is added."""
+    """Also append a record for each network to this file."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be measured."""
+        """Refuse numbers out of range, and a resolution that the peer cannot take."""
         check_numbers(self)
         if self.peer is not None and self.resolution != 32:
             raise UserError(f"resolution: expected 32, the peer's, found {self.resolution}; leave out --peer")
@@ -75,15 +75,15 @@ _CLASSES = 10
 
 @dataclass(frozen=True)
 class Measured:
-    """What one network came to.
+    """The measurements of one network.
 
     Attributes:
         network: name of the network.
-        img_per_core_s: median over rounds of images trained on in a second of processor time.
-        slowest: the same in the slowest round.
-        fastest: the same in the fastest round.
-        mflop: 10^6 operations of an image, forward and backward; a multiplication and an addition are two.
-        parameters: that learn.
+        img_per_core_s: images trained on per second of CPU time, median over the rounds.
+        slowest: images per second of CPU time in the slowest round.
+        fastest: images per second of CPU time in the fastest round.
+        mflop: 10^6 operations per image, forward and backward; a multiply-add counts as two.
+        parameters: number of trainable parameters.
     """
 
     network: str
@@ -95,7 +95,7 @@ class Measured:
 
 
 def networks_of(config: Config) -> dict[str, nn.Module]:
-    """Build the networks with a linear classifier each, and the peer with its own, in training mode."""
+    """Build each network with a linear classifier, and the peer with its own, in training mode."""
     built: dict[str, nn.Module] = {}
     for name in config.networks:
         backbone = build_backbone(name, config.resolution)
@@ -107,7 +107,7 @@ def networks_of(config: Config) -> dict[str, nn.Module]:
 
 
 def step(network: nn.Module, x: Tensor, labels: Tensor) -> float:
-    """Go forward and backward once; return the seconds of processor time."""
+    """Run one forward and backward pass; return its CPU seconds."""
     began = time.process_time()
     with torch.autocast("cpu", torch.bfloat16, enabled=of_hardware() == "bf16"):
         logits = network(x)
@@ -117,14 +117,14 @@ def step(network: nn.Module, x: Tensor, labels: Tensor) -> float:
 
 
 def measure(config: Config) -> list[Measured]:
-    """Measure all networks in turns."""
+    """Measure all networks, taking turns."""
     torch.set_num_threads(config.num_threads)
     generator = torch.Generator().manual_seed(0)
     shape = (config.batch_size, 3, config.resolution, config.resolution)
     x = torch.randn(shape, generator=generator).to(memory_format=torch.channels_last)
     labels = torch.arange(config.batch_size) % _CLASSES
     built, flops = networks_of(config), {}
-    for name, network in built.items():  # also the round that is left out
+    for name, network in built.items():  # counts operations, and is the round for warming up
         with FlopCounterMode(display=False) as counter:
             step(network, x, labels)
         flops[name] = counter.get_total_flops() / config.batch_size / 1e6

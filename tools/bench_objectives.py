@@ -1,10 +1,10 @@
-"""Time the kernels of the objectives, forward and backward, against the plain loops they replace.
+"""Time the objectives, forward and backward, against plain loops that compute the same.
 
 Example:
     python tools/bench_objectives.py --json objectives.jsonl
 
-The plain versions go row by row, like the equations. Both versions must give the same values before they are
-timed. They take turns; the figures are medians over the rounds.
+The plain versions compute row by row, like the equations of the papers. Before the timing, both versions must
+give the same values and gradients. They take turns; the table has medians over the rounds.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Config(RecordConfig):
     classes: Count = 100
     """Classes of the losses with labels."""
     runs: Count = 5
-    """Rounds of both versions in turns."""
+    """Rounds; each version is timed once in every round."""
     num_threads: Count = 2
     """Threads of torch."""
 
@@ -67,13 +67,13 @@ Kernel = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """One objective: ours and the plain one, and inputs for both.
+    """One objective in two versions, ours and the plain one, with inputs for both.
 
     Attributes:
         name: name of the objective.
         ours: maps the inputs to a loss or to images.
-        plain: the same, row by row.
-        inputs: tensors; the floating ones get a gradient.
+        plain: computes the same row by row.
+        inputs: tensors; gradients are computed for the floating-point ones.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Case:
 
 
 def barlow(z_a: Tensor, z_b: Tensor) -> Tensor:
-    """Equation 1 of Barlow Twins, one row of the correlation at a time."""
+    """Return the loss of equation 1 of Barlow Twins, one row of the correlation matrix at a time."""
     loss = torch.zeros(())
     for i in range(z_a.shape[1]):
         c = (z_a[:, i : i + 1] * z_b).mean(0)
@@ -94,7 +94,7 @@ def barlow(z_a: Tensor, z_b: Tensor) -> Tensor:
 
 
 def simclr(z_a: Tensor, z_b: Tensor) -> Tensor:
-    """Equation 1 of SimCLR, one view at a time."""
+    """Return the loss of equation 1 of SimCLR, one view at a time."""
     z, count = F.normalize(torch.cat([z_a, z_b]), dim=1), len(z_a)
     losses = []
     for i in range(len(z)):
@@ -105,7 +105,7 @@ def simclr(z_a: Tensor, z_b: Tensor) -> Tensor:
 
 
 def vicreg(z_a: Tensor, z_b: Tensor) -> Tensor:
-    """Algorithm 1 of VICReg, one row of the covariance at a time."""
+    """Return the loss of algorithm 1 of VICReg, one row of the covariance matrix at a time."""
     loss = 25.0 * F.mse_loss(z_a, z_b)
     for z in (z_a, z_b):
         centred, size = z - z.mean(0), z.shape[1]
@@ -118,7 +118,7 @@ def vicreg(z_a: Tensor, z_b: Tensor) -> Tensor:
 
 
 def triplet(anchor: Tensor, positive: Tensor) -> Tensor:
-    """The hinge, one image at a time."""
+    """Return the hinge loss of triplets, one image at a time."""
     losses = []
     for i in range(len(anchor)):
         near = F.cosine_similarity(anchor[i], positive[i], dim=0)
@@ -128,10 +128,7 @@ def triplet(anchor: Tensor, positive: Tensor) -> Tensor:
 
 
 def fixmatch(labeled: Tensor, labels: Tensor, weak: Tensor, strong: Tensor) -> Tensor:
-    """Return the loss of equations 3 and 4 of FixMatch, one unlabelled image at a time.
-
-    The loop waits for each confidence.
-    """
+    """Return the loss of equations 3 and 4 of FixMatch, one unlabelled image at a time."""
     loss = F.cross_entropy(labeled, labels)
     for guess, logits in zip(weak.detach().softmax(1), strong, strict=True):
         if float(guess.max()) >= 0.5:
@@ -140,12 +137,12 @@ def fixmatch(labeled: Tensor, labels: Tensor, weak: Tensor, strong: Tensor) -> T
 
 
 def rotations(x: Tensor) -> Tensor:
-    """Four rotations, one image at a time."""
+    """Return images in four rotations, one image at a time."""
     return torch.stack([torch.rot90(image, turns, (1, 2)) for turns in range(4) for image in x])
 
 
 def tiles(x: Tensor, permutations: Tensor, choice: Tensor) -> Tensor:
-    """Shuffled tiles, one image at a time."""
+    """Return images with shuffled tiles, one image at a time."""
     return torch.stack([image[permutations[c]] for image, c in zip(x, choice, strict=True)])
 
 
@@ -174,7 +171,7 @@ def cases(config: Config) -> list[Case]:
 
 
 def step(kernel: Kernel, inputs: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor | None]]:
-    """Compute a kernel and the gradients of its inputs."""
+    """Return a kernel's value and the gradients of its inputs."""
     fresh = [t.clone().requires_grad_() if t.is_floating_point() else t for t in inputs]
     value = kernel(*fresh)
     value.square().sum().backward()  # type: ignore[no-untyped-call]
@@ -195,7 +192,7 @@ def check(case: Case) -> None:
 
 
 def time_once(kernel: Kernel, inputs: tuple[Tensor, ...], at_least_s: float = 0.2) -> float:
-    """Return seconds per forward and backward pass, over enough passes to fill some time."""
+    """Return the seconds per forward and backward pass, averaged over at least `at_least_s` seconds."""
     start, count = time.perf_counter(), 0
     while count == 0 or time.perf_counter() - start < at_least_s:
         step(kernel, inputs)
@@ -222,7 +219,7 @@ def run(config: Config) -> list[dict[str, Any]]:
 
 
 def render(records: list[dict[str, Any]]) -> Table:
-    """Return medians in milliseconds and the factor between them."""
+    """Return a table of the medians in milliseconds and their ratio."""
     table = Table("objective", "ours, ms", "plain, ms", "times faster", title="forward and backward, medians")
     for record in records:
         ours, plain = (1000 * statistics.median(record[name]) for name in ("ours_s", "plain_s"))

@@ -30,22 +30,23 @@ class Config(RecordConfig):
     """Compare packers on the files of a class-folder tree."""
 
     source: Path
-    """Class folders of JPEG files."""
+    """Folder with one folder of JPEG files per class."""
     max_side: Count | None = None
-    """Shrink the longer side to this many pixels and encode with quality 90; left out, bytes are copied."""
+    """Shrink the longer side to this many pixels and encode with quality 90; without it and --short-side,
+    bytes are copied."""
     short_side: Count | None = None
     """Shrink the shorter side to this many pixels and encode with quality 90."""
     writers: tuple[str, ...] = ("plain loop", "sluice tar", "sluice beton", "webdataset", "ffcv", "litdata")
-    """Writers to compare; mosaicml too if it is installed."""
+    """Writers to compare; mosaicml can be named too if it is installed."""
     runs: Count = 5
-    """Rounds; each writer runs once per round, the first one changes from round to round."""
+    """Rounds; each writer runs once per round, and each round starts with another writer."""
     workers: int = 0
     """Processes or threads for writers that can use them, 0 for one per core."""
     scratch: Path | None = None
     """Folder for the output; by default the system's folder for temporary files."""
 
     def __post_init__(self) -> None:
-        """Refuse what measures nothing, no writer, and a file that takes no records."""
+        """Refuse numbers out of range, an empty list of writers, and paths that cannot be used."""
         super().__post_init__()
         if not self.writers:
             raise UserError(f"writers: expected some of {', '.join(WRITERS)}, found none; name one")
@@ -97,7 +98,7 @@ def main() -> None:
     paths = [path for path, _ in files(config.source)]
     if not paths:
         raise UserError(f"--source {config.source} holds no files: make some with tools/draw_images.py")
-    for path in paths:  # so that every run finds the files in the page cache
+    for path in paths:  # every run then finds the files in the page cache
         Path(path).read_bytes()
     records = []
     for run in range(config.runs):
@@ -109,7 +110,7 @@ def main() -> None:
 
 
 def measure(config: Config, name: str, run: int, num_files: int) -> dict[str, Any]:
-    """Run one writer in a process of its own and return its record."""
+    """Run one writer in its own process and return its record."""
     with tempfile.TemporaryDirectory(dir=config.scratch) as scratch:
         out = Path(scratch) / "out"
         out.mkdir()
@@ -119,7 +120,7 @@ def measure(config: Config, name: str, run: int, num_files: int) -> dict[str, An
         sides = config.max_side, config.short_side
         job = json.dumps([name, os.fspath(config.source.resolve()), os.fspath(out), *sides, workers])
         environ = environment()
-        environ.pop("PYTHONDONTWRITEBYTECODE", None)  # start-up counts: let all start as Python does
+        environ.pop("PYTHONDONTWRITEBYTECODE", None)  # imports are timed: let Python cache compiled modules
         command = [sys.executable, str(script), str(told), job]
         used = watched(command, environ, log, _LIMIT_S, cwd=Path(scratch))
         said, seconds = last_line(log), float(told.read_text()) if told.exists() else 0.0
@@ -145,7 +146,7 @@ def measure(config: Config, name: str, run: int, num_files: int) -> dict[str, An
 
 
 def print_records(records: list[dict[str, Any]]) -> None:
-    """Print the median of each writer, its spread, and its ratios to the plain loop and to webdataset."""
+    """Print each writer's median and range, and its ratios to the plain loop and to webdataset."""
     rates = {
         name: [r["img_per_s"] for r in records if r["writer"] == name and r["status"] == "ok"]
         for name in dict.fromkeys(r["writer"] for r in records)

@@ -1,7 +1,7 @@
 """Draw, pack, verify and open a large pack, stage by stage, and record time, memory and files.
 
-Memory is private memory of the processes of a stage (anonymous pages, summed over all processes and sampled);
-neither the page cache nor mapped files count.
+Memory is the private memory of a stage's processes (anonymous pages, summed over the processes, sampled);
+the page cache and mapped files do not count.
 
 Example:
     python tools/bench_scale.py --work scale --num-images 512000 --json scale.jsonl
@@ -40,16 +40,16 @@ class Config(RecordConfig):
     stages: tuple[Stage, ...] = ("draw", "pack", "verify", "decode", "open", "synthetic")
     """Stages to run; later ones need the results of earlier ones."""
     num_images: Count = 512_000
-    """Files to draw; a hundredth of them damaged."""
+    """Files to draw; one in a hundred of them is damaged."""
     format: Literal["webdataset", "ffcv"] = "webdataset"
     """Format of the shards."""
     synthetic_rows: Count = 100_000_000
-    """Rows of the synthetic index, made of files with holes."""
+    """Rows of the synthetic index, which consists of sparse files."""
     workers: int = 0
     """Processes or threads, 0 for one per core."""
 
     def __post_init__(self) -> None:
-        """Refuse what measures nothing, a file in place of the folder, and one that takes no records."""
+        """Refuse numbers out of range, and paths that cannot be written."""
         super().__post_init__()
         check_folder(self.work, "work")
 
@@ -137,8 +137,8 @@ def verify(config: Config, *options: str) -> dict[str, Any]:
 
 
 def opened(path: Path) -> dict[str, Any]:
-    """Open a pack in fresh processes."""
-    read_manifest(path)  # a missing pack is an error of one line
+    """Open a pack in fresh processes; return the median and longest time, and the number of rows."""
+    read_manifest(path)  # for a missing pack, this raises an error of one line
     times = []
     for _ in range(_OPENINGS):
         command = [sys.executable, "-c", _OPEN, os.fspath(path)]
@@ -148,7 +148,7 @@ def opened(path: Path) -> dict[str, Any]:
 
 
 def synthetic(config: Config) -> dict[str, Any]:
-    """Open an index of many rows whose files are holes, under a manifest that claims as many images."""
+    """Open an index of many rows that consists of sparse files, under a manifest with as many images."""
     manifest = read_manifest(config.work / "pack")
     out = config.work / "synthetic"
     shutil.rmtree(out, ignore_errors=True)
@@ -172,7 +172,7 @@ def synthetic(config: Config) -> dict[str, Any]:
 
 
 def _run(tool: str, *options: object) -> dict[str, Any]:
-    """Run a tool of ours; return seconds, CPU seconds and peak of its own memory.
+    """Run one of our tools; return its seconds, CPU seconds and peak private memory.
 
     Raises:
         UserError: the tool failed.

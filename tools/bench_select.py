@@ -22,20 +22,20 @@ from tools.bench.records import RecordConfig
 
 @dataclass(frozen=True)
 class Config(RecordConfig):
-    """Print processor seconds of one thread and peak memory; the making of scores does not count."""
+    """Measure the CPU seconds of one thread and the peak memory; drawing the scores is not timed."""
 
     rows: Count = 512_000
     """Rows to select from. Report: 512,000."""
     classes: Count = 1000
     """Number of classes."""
     top_k: Count = 10
-    """Classes kept of each row. Report: 10."""
+    """Highest classes kept per row. Report: 10."""
     per_class: Count = 500
-    """Rows kept of each class. Report: up to 500."""
+    """Rows kept per class. Report: up to 500."""
     chunk: Count = 8192
-    """Rows per update, like the batches of a network."""
+    """Rows per update, which stand for a batch of a network."""
     runs: Count = 5
-    """Repetitions; all are listed, the median is the figure."""
+    """Repetitions; the median is printed, and the record has all of them."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -50,7 +50,7 @@ from tools.bench.records import append_record
 
 
 def time_once(config: Config, seed: int) -> float:
-    """Return the processor seconds of one selection, without the making of its scores."""
+    """Return the CPU seconds of one selection, without drawing its scores."""
     rng = np.random.default_rng(seed)
     selector = BalancedSelector(config.classes, config.top_k, config.per_class)
     seconds = 0.0

@@ -3,17 +3,17 @@ r"""Measure training: each recipe's model alone, its loader alone, and both toge
 Example:
     python tools/bench_training.py --pack packs/mine --resolution 32 --batch-size 128 --json training.jsonl
 
-Images per second of the run's own clock (every image in all its views). A recipe runs twice in each
-precision, each time in a new process. "turns" takes fresh batches from the loader in one log window and
-repeats the last batch in the next window. "loader" fetches batches and does nothing with them. The first
-window is left out. A window of repeated batches and the fresh window after it are seconds apart, so a drift
-of the machine hardly changes their ratio.
+A rate is images per second, as the run itself measures it; an image counts once with all its views. A recipe
+runs twice in each precision, each time in a new process. "turns" alternates between log windows of fresh
+batches from the loader and log windows that repeat the last batch. "loader" fetches batches and does nothing
+with them. The first window is left out. A window of repeated batches and the window of fresh batches after it
+are only seconds apart, so a drift of the machine hardly changes their ratio.
 
-What "together" can reach depends on whether model and loader share their cores. If each has its own (a GPU;
-or --num-threads 1 on two cores or more, one for torch and one for the loader), the limit is the smaller of
-the two speeds. If both use all cores (--num-threads equal to the cores), the limit is 1 / (1/model +
-1/loader). The table gives the share of both limits: read the first if cores are not shared, the second if
-they are.
+What "together" can reach depends on whether model and loader share cores. If they do not (on a GPU, or with
+--num-threads 1 on two or more cores, one for torch and one for the loader), the limit is the slower of the
+two. If both use all cores (--num-threads equal to the number of cores), the limit is
+1 / (1/model + 1/loader). The table has training as a share of both limits: "of the smaller" applies if cores
+are not shared, "of shared" if they are.
 """
 
 from __future__ import annotations
@@ -52,38 +52,38 @@ class Config(RecordConfig):
     pack: Path
     """Pack to train on."""
     split: str = "unlabeled"
-    """Split of the pack whose images need no labels."""
+    """Split of the pack whose images are used without labels."""
     labeled_split: str = "train"
     """Labelled split, for the recipes that need one."""
     recipes: tuple[RecipeName, ...] = get_args(RecipeName)
-    """What to measure."""
+    """Recipes to measure."""
     backbone: str = "tiny_resnet"
     """Backbone of every recipe."""
     resolution: Count = 32
     """Side of the views in pixels; tiles are a third of it."""
     batch_size: Count = 128
-    """Images per step; of recipes with both kinds, a quarter is labelled."""
+    """Images per step; in recipes with labelled and unlabelled images, a quarter of them is labelled."""
     window: Count = 50
-    """Steps of a window. The loader works ahead while a batch is repeated, so up to three fresh batches cost
-    nothing: a long window keeps their share small."""
+    """Steps per window. While a batch is repeated the loader works ahead, so up to three fresh batches come
+    without waiting; in a long window their share is small."""
     pairs: Count = 3
-    """Pairs of windows in a run: repeated batches, then fresh ones. At best all of them are no more than an
-    epoch, since deepcluster clusters in each."""
+    """Pairs of windows in a run: repeated batches, then fresh ones. All windows together should fit into one
+    epoch, since deepcluster clusters anew in every epoch."""
     runs: Count = 1
-    """Rounds; every recipe runs once in each."""
+    """Rounds; in each round, every recipe is measured once in every precision."""
     num_threads: Count = 2
-    """Threads of the loader, and of torch as well."""
+    """Threads of the loader, and also threads of torch."""
     precisions: tuple[Precision, ...] = ("auto",)
-    """Precisions of autocast; every recipe runs once in each of them in a round."""
+    """Precisions of autocast to measure."""
 
     def check_places(self) -> None:
-        """Refuse a network or a pack that is not there, before anything is loaded."""
+        """Refuse an unknown network and a missing pack, before anything is loaded."""
         check_mentioned(self.backbone)
         super().check_places()
 
     @property
     def steps(self) -> int:
-        """Steps of a run: a window that starts everything, and the pairs."""
+        """Steps of a run: a window for warming up, then the pairs of windows."""
         return self.window * (1 + 2 * self.pairs)
 
 
@@ -107,7 +107,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # fmt: on
 KINDS: tuple[Measure, ...] = ("turns", "loader")
 PAIRED = ("mean_teacher", "temporal_ensembling", "pseudo_label", "fixmatch", "ssl_gan")
-_MU = 3  # unlabelled images per labelled one, so that a batch has the same number of images in all recipes
+_MU = 3  # unlabelled images per labelled one
 _HEADS: dict[str, tuple[str, ...]] = {
     "barlow": ("--projector", "512", "512", "512"),
     "rotnet": ("--hidden",),
@@ -122,7 +122,7 @@ _HEADS: dict[str, tuple[str, ...]] = {
     "vicreg": ("--projector", "512", "512", "512"),
     "ssl_gan": ("--generator-width", "32"),
 }
-"""Heads that suit a small backbone; those of the papers would be most of the work."""
+"""Options for heads that suit a small backbone; the heads of the papers would take most of the time."""
 
 
 def command_of(config: Config, recipe: str, precision: Precision, kind: Measure, out: Path) -> list[str]:
@@ -150,7 +150,7 @@ def command_of(config: Config, recipe: str, precision: Precision, kind: Measure,
 
 
 def measure(config: Config, recipe: str, precision: Precision, kind: Measure) -> dict[str, Any]:
-    """Run a recipe for some steps and return the figures of its clock.
+    """Run a recipe for some steps and return the rates that it measured.
 
     Raises:
         UserError: the run failed; the message has its last line.
@@ -184,7 +184,7 @@ def measure(config: Config, recipe: str, precision: Precision, kind: Measure) ->
 
 
 def run(config: Config, console: Console) -> list[dict[str, Any]]:
-    """Measure every recipe in every kind, round by round; return one record per run."""
+    """Measure every recipe in every precision, round by round; return one record per run."""
     described = {
         "pack": config.pack.name,
         "backbone": config.backbone,
@@ -206,9 +206,9 @@ def run(config: Config, console: Console) -> list[dict[str, Any]]:
 
 
 def render(records: list[dict[str, Any]]) -> Table:
-    """Return medians over all windows, and training as a share of the smaller half, with its standard error.
+    """Return a table of medians over all windows, and of training as a share of its limits.
 
-    The share is the median over the shares of pairs of neighbouring windows.
+    A share is the median over pairs of neighbouring windows; "of the smaller" has its standard error.
     """
     columns = (
         "recipe",

@@ -1,7 +1,7 @@
-"""The time of each part of shrinking photographs, and the loss of quality by scaled decoding.
+"""Measure the time of each part of shrinking photographs, and the loss of quality by scaled decoding.
 
-Reports the CPU time of one thread per image and part, and the PSNR of each rule of decoding relative to
-decoding in full and Pillow's Hamming filter, before and after encoding with quality 90.
+Times are CPU time of one thread per image. The PSNR of each way to decode is relative to decoding in full and
+shrinking by Pillow's Hamming filter; it is stated before and after encoding with quality 90.
 
 Example:
     python tools/bench_transcode.py --images photographs --json transcode.jsonl
@@ -32,11 +32,11 @@ class Config(RecordConfig):
     images: Path
     """Folder with JPEG files, at any depth."""
     num_images: Count = 500
-    """Most files to use, evenly spaced."""
+    """Files to use, evenly spaced; up to twice as many are used, so that the spacing is a whole number."""
     short_side: Count = 256
-    """Shorter side of the result; images that are not larger are left out."""
+    """Shorter side of the result in pixels; images that are not larger are left out."""
     passes: Count = 3
-    """Runs of each part; the fastest counts."""
+    """Runs of each part; the fastest one counts."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -151,7 +151,7 @@ _RULES: dict[str, Callable[[_Photograph], Pixels]] = {
 
 
 def _times(photographs: list[_Photograph], passes: int) -> dict[str, float]:
-    """Return CPU microseconds per image of each part."""
+    """Return each part's CPU microseconds per image, in its fastest pass."""
     seconds: dict[str, list[float]] = {}
     for _ in range(passes):
         spent: dict[str, float] = {}
@@ -177,7 +177,7 @@ def _times(photographs: list[_Photograph], passes: int) -> dict[str, float]:
 
 
 def _quality(photographs: list[_Photograph]) -> dict[str, dict[str, float]]:
-    """Return mean PSNR per rule, before and after encoding, and the share of images that it scales."""
+    """Return each rule's mean PSNR before and after encoding, and the share of images that it scales down."""
     found: dict[str, dict[str, float]] = {}
     for name, decode in _RULES.items():
         before, after, scaled = [], [], []
@@ -195,7 +195,7 @@ def _quality(photographs: list[_Photograph]) -> dict[str, dict[str, float]]:
         }
     made = [(p, data) for p in photographs if (data := _in_planes(p)) is not None]
     ratios = [_psnr(simplejpeg.decode_jpeg(data), _by_pillow(_whole(p), p)) for p, data in made]
-    # This rule never resizes colours to full size, so there is nothing to compare before encoding.
+    # This rule keeps the colour planes at half size, so there are no pixels to compare before encoding.
     found["in planes, as packed"] = {
         "encoded": float(np.mean(ratios)) if made else 0.0,
         "share_scaled": found["twice the target left"]["share_scaled"],

@@ -1,8 +1,8 @@
-"""Refuses a Python on which Sluice cannot be installed, before installing; any Python can run this file."""
+"""Refuse a Python on which Sluice cannot be installed; any version of Python can run this file."""
 
 import sys
 
-OLDEST, NEWEST = (3, 11), (3, 13)  # the same as `requires-python` in pyproject.toml
+OLDEST, NEWEST = (3, 11), (3, 13)  # keep equal to `requires-python` in pyproject.toml
 
 if not OLDEST <= sys.version_info[:2] <= NEWEST:
     found = sys.version.split()[0]

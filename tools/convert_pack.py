@@ -1,4 +1,4 @@
-"""Convert a pack between the two formats without touching the bytes of an image.
+"""Convert a pack between the two shard formats; the bytes of every image stay the same.
 
 Example:
     python tools/convert_pack.py packs/mine --format ffcv --out packs/mine-ffcv
@@ -17,18 +17,18 @@ from loaders.common.program import Positional, check_command_line, command_line
 
 @dataclass(frozen=True)
 class Config:
-    """Convert a pack; a run that was interrupted resumes when started again."""
+    """Convert a pack; an interrupted run resumes when it is started again."""
 
     pack: Positional[Path]
     """Folder of the pack to read."""
     out: Path
     """Folder of the new pack."""
     format: Literal["webdataset", "ffcv"]
-    """Shards of the new pack."""
+    """Format of the new pack's shards."""
     shard_size_mb: float = 64.0
-    """About the size of a shard, in 10^6 bytes."""
+    """Approximate size of a shard, in 10^6 bytes."""
     workers: int = 0
-    """Processes and threads at work, 0 for one per core; never changes the pack."""
+    """Number of processes and threads, 0 for one per core; the pack is the same for any number."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds

@@ -1,15 +1,15 @@
-"""The whole way on scikit-learn's handwritten digits: pack, verify, pre-train, evaluate, fine-tune, report.
+"""Run every step on scikit-learn's handwritten digits: pack, verify, pre-train, evaluate, fine-tune, report.
 
 Example:
     python tools/demo.py
 
-Every step is a command of its own, printed before it runs, so that it can be copied and changed.
+Every step is a separate command, which is printed before it runs, so that it can be copied and changed.
 
-What is held out: the 445 test images affect no gradient, no choice of labels and no end of training. But the
-settings of fine-tuning (rates, steps, crops, of both rows) were chosen by hand on their accuracy, so trust
-the difference between the rows more than either row. `recipes/transfer.py --grid --validation-share 0.2`
-chooses rates on other images: on a fifth of the training labels, set aside class by class before any is
-trained on.
+The 445 test images influence no gradient, no choice of labels and no end of training. But the settings of
+fine-tuning (learning rates, steps and crops, with and without pre-training) were chosen by hand for accuracy
+on these images, so trust the difference between the two rows more than either row. `recipes/transfer.py
+--grid --validation-share 0.2` chooses learning rates without test images: on a fifth of the training labels,
+which is set aside class by class before training.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from loaders.common.program import check_command_line, command_line
 
 @dataclass(frozen=True)
 class Config:
-    """Pre-train on the digits without labels, then see what 1, 2, 5 and 10 labels per class are worth."""
+    """Pre-train on the digits without labels, then fine-tune with 1, 2, 5 and 10 labels per class."""
 
     out: Path = Path("runs/demo")
     """Folder of the runs and of report.html; an earlier demo in it is removed first."""
     pack: Path = Path("packs/digits")
-    """Folder of the pack; an earlier demo's is removed first."""
+    """Folder of the pack; an earlier demo's pack there is removed first."""
     epochs: Count = 40
-    """Passes over the unlabelled images in pre-training."""
+    """Epochs of pre-training on the unlabelled images."""
     labels_per_class: tuple[Count, ...] = (1, 2, 5, 10)
     """Numbers of labels per class to fine-tune with."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of the choice of labels, of new weights, of order and views."""
+    """Seeds of fine-tuning, which decide the choice of labels, new weights, order and views."""
     num_threads: Count = 2
-    """Threads of each step, for torch and for the loaders. They are fixed, as is float32, so that results do
-    not depend on the machine's cores or precision."""
+    """Threads of each step, for torch and for the loaders. Threads and precision (float32) are fixed, so that
+    results do not depend on the number of cores or on bfloat16 support."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that show nothing, and folders that hold more than a demo."""
+        """Refuse numbers out of range, and folders that hold the working folder."""
         check_numbers(self)
         for option in ("out", "pack"):
             folder = getattr(self, option)
@@ -81,14 +81,14 @@ MARKER = "made-by-demo"
 
 @dataclass(frozen=True)
 class Step:
-    """One command of the demo and a line on its purpose."""
+    """One command of the demo, and a line that says what it is for."""
 
     title: str
     command: tuple[str, ...]
 
     @property
     def text(self) -> str:
-        """The command in the form for a shell."""
+        """The command as a line for a shell."""
         return shlex.join(self.command)
 
 
@@ -98,9 +98,9 @@ def python(script: str, *arguments: object) -> tuple[str, ...]:
 
 
 def plan(config: Config) -> list[Step]:
-    """Return the steps up to the last measurement, in order."""
+    """Return all steps but the report, in order."""
     images, run, transfer = config.out / "images", config.out / "barlow", config.out / "transfer"
-    # A mirrored digit is no digit, and the paper's crops of 8 % of a small image show almost nothing.
+    # A mirrored digit is not a digit, and the paper's crops of 8 % of such a small image show almost nothing.
     views = ("--min-crop", 0.4, "--flip-p", 0)
     threads = ("--num-threads", config.num_threads)
     exact = ("--precision", "no")
@@ -139,7 +139,7 @@ def plan(config: Config) -> list[Step]:
             python(
                 *("recipes/transfer.py", "--pack", config.pack, "--init", run, "--out", transfer),
                 *("--labels-per-class", *config.labels_per_class, "--seeds", *config.seeds),
-                # The settings of the documented figures: a new classifier, so many steps.
+                # The settings behind the documented figures: a new classifier, and these numbers of steps.
                 *("--pretrained.classifier-start", "random", "--pretrained.steps", 100),
                 *("--from-scratch.steps", 200),
                 *(
@@ -158,7 +158,7 @@ def plan(config: Config) -> list[Step]:
 
 
 def report_step(config: Config, commands: Path) -> Step:
-    """Return the step that writes the page; it shows the commands of the steps before it."""
+    """Return the step that writes the page, which shows the commands of the earlier steps."""
     lead = "Handwritten digits, pre-trained without labels, then classified with a few labels per class."
     return Step(
         "write the report",
@@ -174,7 +174,7 @@ def make_room(folder: Path) -> None:
     """Remove an earlier demo from a folder.
 
     Raises:
-        UserError: the folder holds what no demo wrote.
+        UserError: the folder holds something else.
     """
     if folder.exists() and any(folder.iterdir()):
         if not is_own(folder):
@@ -185,18 +185,21 @@ def make_room(folder: Path) -> None:
 
 
 def is_own(folder: Path) -> bool:
-    """Return whether a folder is a demo's: a run has the marker inside, a pack its manifest's sum beside."""
+    """Return whether a demo made this folder of runs or this pack.
+
+    A folder of runs holds the marker. Beside a pack stands a file with the checksum of its manifest.
+    """
     beside = marker_of(folder)
     return (folder / MARKER).is_file() or (beside.is_file() and beside.read_text() == sum_of(folder))
 
 
 def marker_of(pack: Path) -> Path:
-    """Return the file beside a pack that says which pack the demo made; inside, it would be no part of it."""
+    """Return the file beside a pack that marks it as the demo's; inside, it would not belong to the pack."""
     return pack.with_name(f".{pack.name}.{MARKER}")
 
 
 def sum_of(pack: Path) -> str | None:
-    """Return the sum of a pack's manifest, which tells packs apart; None where there is none."""
+    """Return the checksum of a pack's manifest, which identifies the pack; None without a manifest."""
     manifest = pack / MANIFEST_NAME
     return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None
 
@@ -205,7 +208,7 @@ def run_step(console: Console, number: int, step: Step, num_threads: int = 2) ->
     """Print a step, run it and return its seconds.
 
     Raises:
-        SystemExit: the step failed; with its exit code.
+        SystemExit: the step failed; the exit code is the step's.
     """
     console.print(f"\n[bold]{number}. {step.title}[/bold]")
     console.print(f"   $ {step.text}", markup=False, highlight=False, soft_wrap=True, style="dim")
@@ -220,7 +223,7 @@ def run_step(console: Console, number: int, step: Step, num_threads: int = 2) ->
 
 
 def _environment(num_threads: int) -> dict[str, str]:
-    """Return the environment of the steps: this `python` and `accelerate`, the path, the threads."""
+    """Return the environment of the steps: first in PATH are the `python` and `accelerate` that run now."""
     search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return {**environment(), "PATH": search, "OMP_NUM_THREADS": str(num_threads)}
 

@@ -1,7 +1,7 @@
 """Find the bottleneck of a training on a pack, and what would help, in under a minute.
 
-It measures each stage by itself: storage (cold and from memory), decoding, views, the copy to the device, the
-network on random numbers; then all of them together.
+It measures each stage by itself: reading from storage and from memory, decoding, views, the copy to the
+device, the network on random numbers. Then it measures all of them together.
 
 Examples:
     python tools/doctor.py packs/mine
@@ -31,28 +31,29 @@ class Config(PackConfig):
     pack: Positional[Path]
     """Folder of the pack."""
     split: str | None = None
-    """Split to train on; the largest by default."""
+    """Split to train on; the largest one by default."""
     recipe: ViewsOf = "supervised"
-    """Views to draw: one crop, the two of Barlow Twins or SimCLR, or FixMatch's weak and strong."""
+    """Recipe whose views are drawn: one crop, the two views of Barlow Twins or SimCLR, or FixMatch's weak and
+    strong view."""
     backbone: str = "resnet18"
-    """Network to train: a name that recipes take."""
+    """Network to train, by a name that recipes take."""
     resolution: Count = 96
     """Side of the views in pixels."""
     batch_size: Count = 64
-    """Images of a step."""
+    """Images per step."""
     device: str = "auto"
     """Device of the network; auto takes a GPU if there is one."""
     seconds: Positive = 5.0
-    """Time for each of the seven measurements."""
+    """Approximate time for each of the seven measurements."""
     loader: LoaderField = DEFAULT_LOADER
-    """How the loader works."""
+    """Options of the loader."""
 
     def __post_init__(self) -> None:
-        """Refuse a measurement of nothing."""
+        """Refuse numbers out of range."""
         check_numbers(self)
 
     def check_places(self) -> None:
-        """Refuse a network, pack, split or backend that is not there, before anything is loaded."""
+        """Refuse an unknown network and a missing pack, split or backend, before anything is loaded."""
         check_mentioned(self.backbone)
         super().check_places()
 
@@ -84,25 +85,25 @@ from loaders.views.policy import ViewPolicy
 from tools.bench import stages
 from tools.command.first_training import say_training, splits_of
 
-_ROOM = 1.15  # ratio of short side to resolution from which a random crop loses no detail
-_EXCESS = 1.3  # ratio of measured to expected time from which a line says so
-_WORTH = 1.1  # least gain of a remedy that is named
+_ROOM = 1.15  # ratio of short side to resolution above which a random crop loses no detail
+_EXCESS = 1.3  # ratio of measured to expected time above which a line points it out
+_WORTH = 1.1  # smallest speed-up for which a remedy is printed
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Seconds per image of every stage by itself, and of all together.
+    """Seconds per image of every stage by itself, and of all stages together.
 
     Attributes:
-        cold: reading, after asking the system to drop the shards from memory.
-        warm: reading from its memory.
+        cold: reading, after asking the system to drop the shards from the page cache.
+        warm: reading from the page cache.
         decoding: decoding, in all threads.
         views: drawing views, in all threads.
-        copy: copying to the device; 0 on a processor.
-        network: forward, backward and step.
-        together: all at once.
-        shares_cores: whether loader and network share the processor.
-        is_cached: whether the pack fits in memory, so that a run reads it cold once.
+        copy: copying to the device; 0 on the CPU.
+        network: forward pass, backward pass and optimizer step.
+        together: all stages at once.
+        shares_cores: whether loader and network share the CPU.
+        is_cached: whether the pack fits in memory, so that a run reads from storage only once.
     """
 
     cold: float
@@ -117,20 +118,20 @@ class Diagnosis:
 
     @property
     def stages(self) -> dict[StageName, float]:
-        """Seconds per image of the stages as a run meets them."""
+        """Seconds per image of each stage in a run; storage counts as warm if the pack fits in memory."""
         storage = self.warm if self.is_cached else self.cold
         values = (storage, self.decoding, self.views, self.copy, self.network)
         return dict(zip(get_args(StageName), values, strict=True))
 
     @property
     def bound(self) -> StageName:
-        """The stage that takes most of the time for which a step waits."""
+        """The bottleneck: the stage with the most seconds per image."""
         return max(self.stages, key=self.stages.__getitem__)
 
     def expected(self, **changed: float) -> float:
-        """Return seconds per image of all stages at once, from those of each stage, some of them changed.
+        """Return the expected seconds per image of all stages at once, with some stages' times changed.
 
-        Stages that share the processor add up; others overlap, and the slowest counts.
+        The times of stages that share the CPU add up. Other stages overlap, and the slowest one counts.
         """
         found: dict[str, float] = {**{str(k): v for k, v in self.stages.items()}, **changed}
         loading = found["decoding"] + found["views"]
@@ -139,7 +140,7 @@ class Diagnosis:
         return max(found["storage"], loading, found["copy"], found["network"])
 
     def gain(self, **changed: float) -> float:
-        """Return the expected speed-up of a run with changed stages."""
+        """Return the factor by which a run is expected to become faster with these stages' times changed."""
         return self.expected() / max(self.expected(**changed), 1e-12)
 
 
@@ -147,7 +148,7 @@ def make_work(config: Config) -> stages.Work:
     """Return the workload to measure.
 
     Raises:
-        UserError: there is no such split or device, or the split has no image.
+        UserError: there is no such split or device.
     """
     pack = open_pack(config.pack, config.loader.store)
     name = config.split or max(pack.splits, key=lambda name: len(pack.split(name)))
@@ -160,10 +161,10 @@ def make_work(config: Config) -> stages.Work:
 
 
 def find_device(name: str) -> str:
-    """Return the device of a name, or of auto.
+    """Return the device with this name; for auto, the one that training would take.
 
     Raises:
-        UserError: this machine has none of that name.
+        UserError: this machine has no device with this name.
     """
     gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     known = ["cpu", *(["cuda", *gpus] if gpus else [])]
@@ -209,7 +210,7 @@ def _free_bytes() -> int:
 
 
 def remedies(found: Diagnosis, work: stages.Work) -> list[tuple[str, float]]:
-    """Return the remedies with their gains, the best first, without those that gain less than a tenth."""
+    """Return the remedies with their speed-ups, the best first; speed-ups below 1.1 are left out."""
     columns, rows = work.split.pack.columns, work.rows
     side = max(view.resolution for view in work.views)
     short = float(np.median(np.minimum(columns.height[rows], columns.width[rows])))

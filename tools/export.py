@@ -4,8 +4,9 @@ Example:
     python tools/export.py --run runs/finetuned --form onnx --pack packs/mine --out mine.onnx
     python tools/export.py --run runs/barlow --backbone-only --form timm --out backbone.safetensors
 
-The view of images, the classes and the licence of the first weights are inside; docs/pretrained.md says how
-each form is loaded. Every form is compared with the network before it is kept.
+An export contains the view of images, the classes and the licence of the pre-trained weights, if there were
+any; docs/pretrained.md shows how to load each form. Before an export is kept, its outputs are compared with
+the network's.
 """
 
 from __future__ import annotations
@@ -27,33 +28,34 @@ _SUFFIX = {
     "onnx": ".onnx",
     "torch_export": ".pt2",
     "safetensors": ".safetensors",
-}  # by which the other commands, and other libraries, tell the forms apart
-_OF_WEIGHTS = {*_SUFFIX.values(), ".pt", ".bin", ".ckpt"}  # any other is a part of the name, as in v1.2
+}  # other commands and libraries recognise the forms by these suffixes
+_OF_WEIGHTS = {*_SUFFIX.values(), ".pt", ".bin", ".ckpt"}  # any other suffix is part of the name, as in v1.2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Write a classifier, or a backbone alone, in a form of others."""
+    """Write a classifier, or a backbone alone, in a form that other libraries load."""
 
     run: Path
     """Run folder, or any start with a classifier: timm:NAME, hf:REPO, a folder or file of weights."""
     out: Path
-    """File to write, named .safetensors, .pth, .onnx or .pt2 by its form; a folder for hf. Must not exist."""
+    """File to write, which must not exist; its suffix is .safetensors, .pth, .onnx or .pt2, according to the
+    form. For hf, a folder."""
     form: Form
-    """timm, hf, torchvision, onnx, torch_export; or safetensors, this project's own."""
+    """timm, hf, torchvision, onnx, torch_export; or safetensors, this project's own form."""
     backbone_only: bool = False
     """Leave out the classifier, so that the outputs are features."""
     backbone: str | None = None
-    """Network of a weights file that does not say it."""
+    """Name of the network, for a weights file that does not state it."""
     resolution: int | None = None
-    """Side of the views in pixels; that of the training by default."""
+    """Side of the views in pixels; by default the resolution of the training."""
     pack: Path | None = None
-    """Pack with the images on which the export is compared; noise by default."""
+    """Pack with the images on which the export is compared; by default it is compared on noise."""
     split: str = ""
-    """Split of these images; the first by default."""
+    """Split of these images; the first one by default."""
 
     def __post_init__(self) -> None:
-        """Refuse a path that exists already, and a name by which no command could tell what the file is."""
+        """Refuse an existing path, and a file name whose suffix does not fit the form."""
         suffix = _SUFFIX.get(self.form, "")
         if suffix and self.out.suffix != suffix:
             name = self.out.stem if self.out.suffix in _OF_WEIGHTS else self.out.name or "network"
@@ -66,7 +68,7 @@ class Config:
             raise UserError(f"out: expected nothing at {self.out}, found something; give another --out")
 
     def check_places(self) -> None:
-        """Refuse a network that is not there, before anything is loaded."""
+        """Refuse a missing network, before anything is loaded."""
         check_start(self.run, "run", self.backbone, classifier=not self.backbone_only)
 
 
@@ -87,10 +89,10 @@ from loaders.views.evaluation import EvaluationView
 
 
 class Headless(Classifier):
-    """A backbone in the role of a classifier: its outputs are its features."""
+    """A backbone in the place of a classifier; it outputs features."""
 
     def __init__(self, start_network: nn.Module, name: str, view: EvaluationView, **origin: object) -> None:
-        """Leave out the classifier layer."""
+        """Build the network without a classifier layer."""
         super().__init__(start_network, name, view, ("features",), **origin)  # type: ignore[arg-type]
         self.head, self.classes = nn.Identity(), ()  # type: ignore[assignment]
 
@@ -105,7 +107,7 @@ def load(config: Config) -> Classifier:
 
 
 def views_to_compare(config: Config, view: EvaluationView) -> Tensor:
-    """Return a few views [B, 3, H, W]: of the pack's images, or noise without a pack."""
+    """Return a few views [B, 3, H, W] of the pack's images, or noise if no pack is given."""
     if config.pack is None:
         side = view.resolution
         return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
@@ -132,7 +134,7 @@ def main() -> None:
     print(f"export: {config.form} -> {export(config)}")
     if not config.backbone_only:
         say_next("tools/predict.py", "--network", config.out, "--images", "FOLDER", "--out", "predictions")
-    elif config.form in ("timm", "hf", "safetensors"):  # the others are programs, which do not train
+    elif config.form in ("timm", "hf", "safetensors"):  # the forms that `--init` can start from
         pack = config.pack or "PACK"
         say_next("recipes/transfer.py", "--pack", pack, "--init", config.out, "--out", "runs/transfer")
 

@@ -21,9 +21,9 @@ class Config:
     """Write the table of faults from the records of the fault tests."""
 
     records: Positional[Path]
-    """File that the variable SLUICE_FAULT_RECORDS names."""
+    """File that the fault tests wrote, which the environment variable SLUICE_FAULT_RECORDS named."""
     page: Path = _ROOT / "docs" / "guarantees.md"
-    """Page with the two marks around the table."""
+    """Page whose table is replaced; it has a mark before and after the table."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -40,7 +40,7 @@ _FIELDS = {"fault": str, "tries": int, "survived": int, "note": str}
 
 @dataclass
 class Row:
-    """One fault, summed over all its records."""
+    """One fault: tries and survived tries, summed over its records, and the note of the first record."""
 
     tries: int
     survived: int
@@ -51,7 +51,7 @@ def read_rows(path: Path) -> dict[str, Row]:
     """Sum the records of each fault.
 
     Raises:
-        UserError: no such file, or a line that is no record.
+        UserError: there is no such file, it is empty, or a line is not a record.
     """
     rows: dict[str, Row] = {}
     try:
@@ -70,7 +70,7 @@ def read_rows(path: Path) -> dict[str, Row]:
 
 
 def as_table(rows: dict[str, Row]) -> str:
-    """Return the table in Markdown, with faults sorted by name, since tests end in any order."""
+    """Return the table in Markdown; faults are sorted by name, since tests may end in any order."""
     lines = ["| fault | tries | survived | lost | surviving means |", "|---|--:|--:|--:|---|"]
     for fault, row in sorted(rows.items(), key=lambda each: each[0].lower()):
         lost = row.tries - row.survived

@@ -1,11 +1,12 @@
-r"""Draw maps of the last layer of each stage of networks, for chosen images: a row per network.
+r"""Draw feature maps of the last layer of each stage of several networks, for chosen images.
 
 Example:
     python tools/feature_maps.py --starts runs/barlow runs/self_training/round-4 runs/fixmatch \
         --images packs/mine --keys n02085620_7.jpg --out maps.png
 
-Every start is whatever `--init` takes: a run, a checkpoint, `timm:resnet50`. The table that is printed says
-how sparse the maps are. Channels are drawn by `--seed`, the same ones of networks of one architecture.
+A start is anything that `--init` takes: a run, a checkpoint, `timm:resnet50`. Each network has a row of maps.
+The printed table states how sparse the maps are. Channels are chosen at random by `--seed`; networks with the
+same architecture show the same channels.
 
 Source: Zhou, Wan, Li 2021, figure 1 and section 4.4: ResNet-50 after Barlow Twins, self-training, FixMatch.
 """
@@ -25,34 +26,34 @@ from loaders.common.program import check_command_line, command_line
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Show what the stages of networks make of images."""
+    """Show the feature maps of networks for images."""
 
     starts: tuple[Path, ...]
-    """Networks, in the order of the rows: runs, checkpoints, or weights of others, as --init takes them."""
+    """Networks, in the order of the rows: runs, checkpoints or other weights, as --init takes them."""
     images: str
     """Pack; or a folder, tar, list or other source, which is packed into a temporary folder first."""
     out: Path
-    """PNG file to write; one for dark pages lies beside it."""
+    """PNG file to write; a version for dark pages is written beside it."""
     keys: tuple[str, ...] = ()
     """Images to show: names of files, with as much of the path as makes them unique; the first ones by
     default."""
     split: str = ""
-    """Split of the pack that the images are in; all images by default."""
+    """Split of the pack that has the images; the whole pack by default."""
     num_images: Count = 1
-    """Images to show where --keys names none."""
+    """Images to show if --keys names none."""
     num_maps: Count = 16
     """Channels of each stage to show."""
     resolution: int | None = None
     """Side of the views in pixels; by default that of each network's training."""
     backbone: str | None = None
-    """Network of a weights file that does not say it."""
+    """Name of the network, for a weights file that does not state it."""
     seed: int = 0
-    """Chooses the channels."""
+    """Seed of the choice of channels."""
     loader: LoaderField = DEFAULT_LOADER
-    """How the loaders work."""
+    """Options of the loader."""
 
     def __post_init__(self) -> None:
-        """Refuse a drawing of nothing, and a file that cannot be written."""
+        """Refuse numbers out of range, an empty list of networks, and a file that cannot be written."""
         check_numbers(self)
         if not self.starts:
             raise UserError("starts: expected one network or more, found none")
@@ -61,7 +62,7 @@ class Config:
         check_file(self.out)
 
     def check_places(self) -> None:
-        """Refuse a network that is not there, before anything is loaded."""
+        """Refuse a missing network, before anything is loaded."""
         for start in self.starts:
             check_start(start, "starts", self.backbone)
 
@@ -89,7 +90,7 @@ from loaders.packs.sources.spec import parse_splits
 
 
 def open_images(config: Config, folder: Path) -> Pack:
-    """Open the pack, or pack what else is given into a folder."""
+    """Open the pack; another source is packed into the folder first."""
     if is_pack(config.images, config.loader.store):
         return open_pack(config.images, config.loader.store)
     pack_dataset(PackOptions(parse_splits([f"images={config.images}"]), folder / "pack"))
@@ -97,10 +98,10 @@ def open_images(config: Config, folder: Path) -> Pack:
 
 
 def chosen_rows(config: Config, pack: Pack) -> list[int]:
-    """Return the rows of the images to show, each once.
+    """Return the rows of the images to show, without duplicates.
 
     Raises:
-        UserError: a name that no image or more than one has, or no image at all.
+        UserError: a name fits no image, or more than one.
     """
     split = pack.split(config.split) if config.split else pack.pool(pack.splits)
     if config.keys:

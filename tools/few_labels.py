@@ -1,12 +1,13 @@
-r"""Frozen features with a few labels per class: nearest neighbours, probes, rounds of pseudo-labels.
+r"""Measure frozen features with a few labels per class, by kNN, linear probes and rounds of pseudo-labels.
 
 Example:
     python tools/few_labels.py --init weights/lite0 --resolution 112 --pack packs/mine --out runs/frozen \
         --labels-per-class 1 2 4 8 16 32 64 --methods knn probe pseudo
 
-The features of both splits are computed once (OUT/features); every number of labels, seed and method then
-takes seconds. `pseudo` repeats: fit a probe, guess the images without a label, keep the surest of each class,
-more in each round, and fit again (Yalniz et al. 2019, arXiv 1905.00546, on features).
+The features of both splits are computed once (OUT/features); then each number of labels, seed and method
+takes seconds. `pseudo` repeats these steps: fit a probe, guess the classes of the unlabelled images, keep the
+most confident guesses of each class, more in each round, and fit again (Yalniz et al. 2019, arXiv 1905.00546,
+on features).
 """
 
 from __future__ import annotations
@@ -31,19 +32,19 @@ class Config(FrozenConfig):
     init: Path
     """Start: run folder, checkpoint, timm:NAME, hf:REPO or weights file, see docs/pretrained.md."""
     out: Path
-    """Folder of the results and of the features."""
+    """Folder of the results and the features."""
     train_split: str = "train"
-    """Labelled split to choose the labels from; its other images are those without a label."""
+    """Labelled split to choose labels from; all its other images count as unlabelled."""
     test_split: str = "test"
     """Labelled split to measure on."""
     allow_leak: bool = False
-    """Choose labels although they are of the split that is measured on, or of copies of its images."""
+    """Measure even if the training split or the start's labels share images or copies with the test split."""
     labels_per_class: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64)
-    """Numbers of labels per class; the smaller choices are part of the larger."""
+    """Numbers of labels per class; a smaller choice of labels is part of every larger one."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the choice of labels."""
     methods: tuple[Method, ...] = ("knn", "probe", "pseudo")
-    """What to do with the features."""
+    """Classifiers to fit to the features."""
     neighbours: Count = 20
     """k of kNN; all labelled images if there are fewer."""
     inverse_penalty: Positive = 0.1
@@ -51,10 +52,10 @@ class Config(FrozenConfig):
     rounds: Count = 3
     """Rounds of pseudo-labels."""
     share: PositiveShare = 0.5
-    """Share of the images without a label that the last round keeps, the surest of each class."""
+    """Share of the unlabelled images that the last round keeps: the most confident guesses of each class."""
 
     def __post_init__(self) -> None:
-        """Refuse options that cannot be measured."""
+        """Refuse numbers out of range, empty lists and repeated values."""
         check_numbers(self)
         check_folder(self.out)
         check_different(self, "labels_per_class", "seeds", "methods")
@@ -100,7 +101,7 @@ from tools.frozen import frozen_features, say_next_of_start
 
 
 def features(config: Config, pack: Pack) -> tuple[Features, Features]:
-    """Return the features of the split to choose labels from and of the one to measure on."""
+    """Return the features of the training split, and of the labelled images of the test split."""
     start = find_start(config.init, config.backbone).at(config.resolution)
     network = start.load().to(PartialState().device)
     bank, query = (
@@ -113,15 +114,15 @@ def features(config: Config, pack: Pack) -> tuple[Features, Features]:
 def classify(
     config: Config, method: Method, h: Tensor, labels: Tensor, others: Tensor, query: Tensor, num_classes: int
 ) -> Tensor:
-    """Return scores [M, C] of the images to measure on, by one method.
+    """Return one method's class scores [M, C] of the test images.
 
     Args:
         config: options of the command.
         method: the method.
         h: [N, D], features of the labelled images.
         labels: int64 [N].
-        others: [U, D], features of the images without a label.
-        query: [M, D].
+        others: [U, D], features of the unlabelled images, which only `pseudo` uses.
+        query: [M, D], features of the test images.
         num_classes: C.
     """
     if method == "knn":
@@ -141,7 +142,7 @@ def classify(
 
 
 def measure(config: Config, pack: Pack, bank: Features, query: Features) -> list[FewLabelResult]:
-    """Measure every method, number of labels and seed."""
+    """Measure every method with every number of labels and seed."""
     results, num_classes = [], len(pack.classes)
     top5 = min(5, num_classes)
     for per_class in config.labels_per_class:
@@ -159,10 +160,10 @@ def measure(config: Config, pack: Pack, bank: Features, query: Features) -> list
 
 
 def refuse_others(out: Path) -> None:
-    """Refuse to write over the results of recipes/transfer.py or of a sweep, whose trainings took longer.
+    """Refuse to overwrite results of recipes/transfer.py or of a sweep, whose trainings took much longer.
 
     Raises:
-        UserError: such results, or damaged ones.
+        UserError: the folder has such results, or damaged ones.
     """
     if (out / RESULTS_NAME).is_file() and "rounds" not in read_results(out)[1]:
         raise UserError(
@@ -171,12 +172,12 @@ def refuse_others(out: Path) -> None:
 
 
 def run(config: Config) -> list[FewLabelResult]:
-    """Compute the features on all processes, and measure on the first."""
+    """Compute the features on all ranks; measure and write the results on rank 0."""
     refuse_others(config.out)
     pack = open_pack(config.pack, config.loader.store)
     pack.require_one_label()
     for name in (config.train_split, config.test_split):
-        few_labels(pack.split(name), None, seed=0)  # refuses a split without labels, before any work
+        few_labels(pack.split(name), None, seed=0)  # raises for a split without labels, before any work
     measured, split = pack.split(config.test_split), pack.split(config.train_split)
     known = split.labels()
     tell_scarce(known, max(config.labels_per_class), pack.classes)

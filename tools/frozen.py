@@ -1,4 +1,4 @@
-"""Features of a start, computed once and kept, for the commands that compare images by them."""
+"""Features of a start, computed once and stored, for the commands that compare images by features."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from loaders.views.evaluation import EvaluationView
 def frozen_features(
     config: FrozenConfig, network: nn.Module, view: EvaluationView, split: Split, folder: Path, out: Path
 ) -> Features:
-    """Return the features of the images of a split; every process computes its part.
+    """Return the features of a split's images; every rank computes a part of them.
 
     Args:
         config: options of the command.
         network: maps views to representations; on the device of this process.
-        view: view of an image for the network.
-        split: the images.
-        folder: folder in which a subfolder keeps the features.
-        out: folder of the list of images that could not be read.
+        view: view of an image that the network gets.
+        split: images whose features are computed.
+        folder: folder whose subfolder `features` stores the features.
+        out: folder for the list of images that could not be read.
     """
     options = on_this_rank(config.loader)
 
@@ -40,12 +40,12 @@ def frozen_features(
 
 
 def say_next_of_start(config: FrozenConfig, start: Path, train_split: str, test_split: str) -> None:
-    """Print the command that fine-tunes a measured start, with all that it needs to be the same start.
+    """Print the command that fine-tunes a measured start, with the options that determine the start.
 
     Args:
-        config: options of the command that measured it.
-        start: start, as the user named it.
-        train_split, test_split: splits that were learned from and measured on.
+        config: options of the command that measured the start.
+        start: the start as the user named it.
+        train_split, test_split: splits of the measurement.
     """
     words: list[object] = ["--pack", config.pack, "--init", start]
     for option, value, usual in (

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# What a GPU has to prove, in eight minutes on one bare machine with torch and Triton. Each line is a finding in
-# JSON, written at once; a group that fails is noted and the next one begins. Without a GPU it ends, with exit
-# code 0, at the first line that needs one.
+# Run the checks that need a GPU, in eight minutes on a bare machine with torch and Triton. Each result is
+# written to OUT.jsonl at once, as a line of JSON. If a group of checks fails, its exit code is recorded and
+# the next group begins. Without a GPU the script stops, with exit code 0, at the first group that needs one.
 # usage: tools/gpu_suite.sh OUT.jsonl [CASES.npz] [PYTHON]
 #   CASES.npz  from 'python tools/gpu/cases.py CASES.npz' where Sluice is installed; written here if missing
-#   Other rows run where their libraries are: DALI, the loaders (numba, tyro, ...), torchvision, kornia, pytest.
-#   SUITE_IMAGES=FOLDER gives JPEG files to the rows of loaders; without it, groups fed and resume draw images.
+#   Some checks run only where their libraries are installed: DALI, the loaders (numba, tyro, ...),
+#   torchvision, kornia, pytest.
+#   SUITE_IMAGES=FOLDER gives JPEG files to the group loaders; without it, groups fed and resume draw images.
 set -uo pipefail
 out=${1:?usage: tools/gpu_suite.sh OUT.jsonl [CASES.npz] [PYTHON]}
 cases=${2:-$out.cases.npz}
@@ -18,15 +19,15 @@ export PYTHONPATH="$PWD" PYTHONUNBUFFERED=1
 
 say() { printf '%s\n' "$1" | tee -a "$out"; }
 left() { echo $((seconds - SECONDS)); }
-group() {  # name, command...: what it prints goes to the file line by line
+group() {  # name, command...: append each line that the command prints to OUT.jsonl
   within "$1" "$(left)" "${@:2}" 2>>"$out.log" | tee -a "$out"
   told "$1" "${PIPESTATUS[0]}"
 }
-texts() {  # likewise, for what prints no JSON
+texts() {  # name, seconds, command...: run a command that prints no JSON; its output goes to the log
   within "$1" "$2" "${@:3}" >>"$out.log" 2>&1
   told "$1" "$?"
 }
-within() {  # name, seconds, command...
+within() {  # name, seconds, command...: run the command; exit code 124 if it runs out of time
   [ "$(left)" -lt 5 ] && return 124
   timeout "$2" "${@:3}"
 }
@@ -46,9 +47,9 @@ TRITON_INTERPRET=1 group interpreter "$python" tools/gpu/suite.py interpreter "$
 group machine "$python" tools/gpu/suite.py machine "$cases"
 [ $? -eq 3 ] && exit 0
 run() { for name in "$@"; do group "$name" "$python" tools/gpu/suite.py "$name" "$cases"; done; }
-run parity no_sync lifetime nccl engine stall fed resume peers  # what comes last may find no time left
+run parity no_sync lifetime nccl engine stall fed resume peers  # time may run out before the last of these
 if "$python" -c 'import numba, tyro, pytest' 2>/dev/null; then
-  texts tests 120 "$python" -m pytest -q -m gpu tests/loaders  # exit code 5: none was collected
+  texts tests 120 "$python" -m pytest -q -m gpu tests/loaders  # exit code 5: pytest collected no test
 fi
 run sanitizer compiled fed_others
 if [ -z "${SUITE_IMAGES:-}" ]; then

@@ -1,4 +1,4 @@
-"""Count what a pack holds, find copies and images in two splits, and write report.html into the pack.
+"""Count what a pack holds, find copies and images that two splits share, and write report.html into it.
 
 Example:
     python tools/inspect_pack.py packs/mine --near --fail-on leak duplicates
@@ -23,27 +23,26 @@ from tools.packing.names import PAGE_NAME
 
 @dataclass(frozen=True)
 class Config:
-    """Inspect a pack; the exit code is 1 if it has a fault of --fail-on."""
+    """Inspect a pack; the exit code is 1 if it has a fault that --fail-on names."""
 
     pack: Positional[Path]
     """Folder of the pack."""
     near: bool = False
-    """Also find images that look the same with different bytes; decodes every image."""
+    """Also find images that look the same but have different bytes; decodes every image."""
     fail_on: tuple[str, ...] = ()
-    """Faults that end with exit code 1: leak, duplicates, corrupt."""
+    """Faults for which the exit code is 1: leak, duplicates, corrupt."""
     workers: int = 0
     """Threads that decode, 0 for one per core."""
     page: Path | None = None
     """File of the page; report.html in the pack by default."""
     features: tuple[Path, ...] = ()
-    """Folders in which tools/near_copies.py, tools/probe.py or others left features of the pack; the page
-    then shows labels that the nearest neighbours doubt, and images without a label that are unlike every
-    class."""
+    """Folders with features of the pack, as tools/near_copies.py and tools/probe.py write them. The page then
+    also shows labels that the nearest neighbours doubt, and unlabelled images that are unlike every class."""
 
     def __post_init__(self) -> None:
-        """Refuse impossible numbers of threads, and a folder in place of the page."""
+        """Refuse a negative number of threads, and a folder in place of the page."""
         check_numbers(self)
-        check_file(self.pack / PAGE_NAME, "pack", writable=False)  # figures are printed without a page
+        check_file(self.pack / PAGE_NAME, "pack", writable=False)  # figures are printed even without a page
         if self.page is not None:
             check_file(self.page, "page")
 

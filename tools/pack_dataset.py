@@ -25,64 +25,67 @@ class Config:
     """Pack images into shards with an index; a run that was interrupted resumes when started again."""
 
     splits: tuple[str, ...]
-    """NAME=PATH of every split. PATH is a folder, .tar, .tar.gz or .zip, where a file's class is the folder
-    it lies in and files in the root have none; wds:shards/x-{000..012}.tar for WebDataset shards; a .beton; a
+    """NAME=PATH of every split. PATH is a folder, .tar, .tar.gz or .zip, where the class of a file is its
+    folder and files in the root have no class; wds:shards/x-{000..012}.tar for WebDataset shards; a .beton; a
     list of paths (.csv, .tsv, .txt, .jsonl, .parquet); tables of images (.parquet, .arrow), or a folder of
     them; or any of these on s3://, gs://, https:// or hf://. #folder chooses a folder inside an archive,
     #name a split of a list or of a folder of tables, #labels=FILE gives labels (.pt, .npy, .csv, .txt) to the
     images of a folder or an archive. train,test=PATH:0.8 divides the images of a PATH, class by class, and
-    copies fall on one side; train,val,test=PATH:0.8,0.1,0.1 as well."""
+    keeps copies of an image in one split; train,val,test=PATH:0.8,0.1,0.1 makes three splits."""
     out: str
-    """Folder of the pack, or a remote place such as s3://bucket/pack. It must not exist yet, except from an
-    earlier start of the same command."""
+    """Folder of the pack, or a remote place such as s3://bucket/pack. It must not exist yet, unless an
+    earlier run of the same command made it."""
     format: Literal["webdataset", "ffcv"] = "webdataset"
-    """Shards: .tar for webdataset and DALI, or .beton for FFCV."""
+    """Format of the shards: webdataset writes .tar files, which DALI reads too, ffcv writes .beton files."""
     max_side: int | None = None
-    """Shrink images whose longest side is over this many pixels."""
+    """Shrink images whose longer side is over this many pixels."""
     short_side: tuple[str, ...] = ()
-    """Shrink images whose shorter side is over this many pixels; train=256 for one split alone."""
+    """Shrink images whose shorter side is over this many pixels; train=256 sets it for one split alone."""
     crop_square: bool = False
     """Keep the largest square in the middle of each image."""
     quality: tuple[str, ...] = ()
-    """JPEG quality of images that are encoded anew, 95 by default; train=90 for one split alone. Baseline
-    JPEG within a limit of the size is copied byte for byte; without a limit, --quality encodes every image
-    anew."""
+    """JPEG quality of re-encoded images, 95 by default; train=90 sets it for one split alone. With a limit of
+    the size, baseline JPEG images within the limit are copied byte for byte; without a limit, --quality
+    re-encodes every image."""
     encoding: Literal["jpeg", "raw"] = "jpeg"
-    """raw stores decoded pixels: larger, and read without decoding."""
+    """raw stores decoded pixels: the pack is larger, and reading it needs no decoding."""
     damaged: Literal["repair", "quarantine"] = "repair"
-    """repair: decode a JPEG that decodes with a warning, as other readers do, and encode it anew; quarantine:
-    refuse it. Both refuse an image that lacks more than a hundredth of its rows."""
+    """What happens to a JPEG that decodes with a warning: repair decodes it, as other readers do, and
+    re-encodes it; quarantine refuses it. Both refuse an image in which over a hundredth of the rows is
+    missing."""
     max_pixels: int = MAX_PIXELS
-    """Refuse larger images (decompression bombs)."""
+    """Refuse images with more pixels (decompression bombs)."""
     image_column: str | None = None
     """Column of lists and tables with the paths or the bytes of the images; by default found by its name."""
     label_column: str | None = None
-    """Column of lists and tables with the labels, or member (txt) or JSON field of WebDataset samples."""
+    """Column of lists and tables with the labels; for WebDataset samples, a member (txt) or JSON field."""
     multi_label: bool = False
-    """Images have several labels: lists, or texts cut at |, ; or commas. A separate table keeps them; recipes
-    learn one class per image and refuse such a pack."""
+    """Images have several labels each: lists, or texts split at |, ; or commas. A separate table keeps them;
+    recipes learn one class per image and refuse such a pack."""
     seed: int = 0
     """Seed of the division of a PATH among several splits."""
     append: bool = False
-    """Add the splits, or more images of its splits, to the finished pack at --out; no shard is rewritten."""
+    """Add new splits, or more images of existing splits, to the finished pack at --out; existing shards are
+    not rewritten."""
     near: bool = False
-    """Also find images that look the same with different bytes, and keep them in one split of a divided
+    """Also find images that look the same but have different bytes, and keep them in one split of a divided
     PATH; decodes every image once more."""
     fail_on: tuple[str, ...] = ()
-    """Faults of the finished pack that end with exit code 1: leak, duplicates, corrupt."""
+    """Faults of the finished pack for which the exit code is 1: leak, duplicates, corrupt."""
     shard_size_mb: float = 64.0
-    """About the size of a shard, in 10^6 bytes."""
+    """Approximate size of a shard, in 10^6 bytes."""
     executor: Literal["processes", "ray"] = "processes"
-    """ray packs on the cluster of RAY_ADDRESS, or on one of this machine; never changes the pack."""
+    """ray packs on the cluster at RAY_ADDRESS, or on a new one on this machine; the pack is the same."""
     staging: Path | None = None
-    """Local folder in which a remote pack is prepared; with Ray, one that all machines share."""
+    """Local folder in which a remote pack is prepared; with Ray, a folder that all machines share."""
     workers: int = 0
-    """Processes and threads at work, 0 for one per core; never changes the pack."""
+    """Number of processes and threads, 0 for one per core; the pack is the same for any number."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
-    # Imports and packing make many objects and few cycles; looking for cycles took a quarter of a short run.
+    # Imports and packing make many objects but few reference cycles. Searching for cycles took a quarter of
+    # the time of a short run.
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
 
@@ -124,7 +127,7 @@ def main() -> int:
     except KeyboardInterrupt:
         console.print("interrupted: start the same command again, it resumes")
         return 130
-    begun = bar.tasks[0].total is not None  # a pack that is there already reports no progress
+    begun = bar.tasks[0].total is not None  # for a pack that was finished before, no progress is reported
     print_summary(console, config.out, manifest, time.perf_counter() - start if begun else None)
     if options.upload is not None:
         return 0
@@ -141,7 +144,7 @@ def options_of(config: Config) -> PackOptions:
     """Return the packing options of the command line.
 
     Raises:
-        UserError: two options do not go together.
+        UserError: two options exclude each other, or an option has no effect.
     """
     remote = is_remote(config.out)
     splits = parse_splits(config.splits, config.seed, config.near)
@@ -176,9 +179,13 @@ def options_of(config: Config) -> PackOptions:
 
 
 def print_summary(console: Console, out: str, manifest: Manifest, seconds: float | None) -> None:
-    """Print the splits of a pack, what was done to its images, and how long it took.
+    """Print the splits of a pack, what was done to its images, and how long packing took.
 
-    `seconds` is None for a pack that was finished before.
+    Args:
+        console: console to print on.
+        out: place of the pack, as the user gave it.
+        manifest: manifest of the pack.
+        seconds: time of packing; None if the pack was finished before.
     """
     table = Table("split", "images", "labelled", "quarantined", "source")
     for split in manifest.splits:

@@ -1,10 +1,10 @@
-"""Draw the chart of loader benchmarks, from their records alone.
+"""Draw a chart of loader benchmarks from their records.
 
 Example:
     python tools/plot_bench.py loaders.jsonl --out bench.svg
 
-There is one panel per workload, file and machine, with the latest benchmark. Bars are medians of runs;
-whiskers reach from the slowest to the fastest run. Each panel has its own scale.
+There is one panel per file, workload, set of images and machine, which shows the latest benchmark. Bars are
+medians of runs; whiskers reach from the slowest to the fastest run. Each panel has its own scale.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Config:
     records: Positional[tuple[Path, ...]]
     """Files of JSON lines that tools/bench_loaders.py wrote."""
     out: Path
-    """Chart to write; the suffix (.svg or .png) chooses its kind."""
+    """Chart to write; the suffix (.svg or .png) chooses the format."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -54,18 +54,18 @@ WORDS = {
     "rotations": "four rotations of a crop",
     "tiles": "nine tiles of a crop",
 }
-WIDTH, MARGIN = 6.4, 1.35  # widths in inches of a column, and of the names left of its bars
-BAR, HEAD, FOOT = 0.24, 0.65, 0.5  # heights in inches of a bar, of a panel's title, and of the line below all
-MOST_IN_A_COLUMN = 4  # panels
+WIDTH, MARGIN = 6.4, 1.35  # inches: width of a column of panels, and of the names to the left of the bars
+BAR, HEAD, FOOT = 0.24, 0.65, 0.5  # inches: height of a bar, of a panel's title, of the text at the bottom
+MOST_IN_A_COLUMN = 4  # panels per column, on average
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One workload of one file on one machine.
+    """The chart of one workload from one file and machine.
 
     Attributes:
         file: name of the file, without its suffix.
-        records: records of the last benchmark.
+        records: records of the latest benchmark.
     """
 
     file: str
@@ -73,12 +73,12 @@ class Panel:
 
     @property
     def rows(self) -> list[Row]:
-        """Return the contenders that ran, fastest first, without the limit that would dwarf the others."""
+        """Return the contenders that ran, fastest first, without copy_only, which would dwarf the others."""
         return [row for row in summarise(self.records) if row.contender != "copy_only"]
 
     @property
     def absent(self) -> list[Record]:
-        """Return one record of each contender that has no finished run."""
+        """Return one record for each contender that has no finished run."""
         ran = {record["contender"] for record in self.records if "images_per_s" in record}
         others = {record["contender"]: record for record in self.records}
         return [record for name, record in others.items() if name not in ran]
@@ -93,7 +93,7 @@ def read_records(path: Path) -> list[Record]:
     """Return the records of a file.
 
     Raises:
-        UserError: there is no such file, it is no text, or a line is no record.
+        UserError: there is no such file, or a line is not a record.
     """
     if not path.is_file():
         raise UserError(f"{path}: expected a file of records, found none; run tools/bench_loaders.py --json")
@@ -114,7 +114,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def last_benchmarks(file: str, records: Sequence[Record]) -> list[Panel]:
-    """Return a panel for each workload in which a contender ran, from its last benchmark."""
+    """Return a panel with the latest benchmark of each workload in which a contender ran."""
     groups: dict[str, list[Record]] = {}
     for record in records:
         same = [record[name] for name in ("workload", "pack", "epoch_images", "machine")]
@@ -127,7 +127,7 @@ def last_benchmarks(file: str, records: Sequence[Record]) -> list[Panel]:
 
 
 def draw(panels: Sequence[Panel], out: Path) -> None:
-    """Write a chart of panels, in as many columns as they need."""
+    """Write the chart of these panels."""
     from matplotlib import pyplot as plt
 
     columns = deal(panels)
@@ -149,7 +149,7 @@ def draw(panels: Sequence[Panel], out: Path) -> None:
 
 
 def deal(panels: Sequence[Panel]) -> list[list[Panel]]:
-    """Return panels distributed in order over columns of about equal height."""
+    """Distribute the panels, in order, over columns of about equal height."""
     num_columns = -(-len(panels) // MOST_IN_A_COLUMN)
     share = sum(panel.height for panel in panels) / num_columns
     columns: list[list[Panel]] = [[] for _ in range(num_columns)]

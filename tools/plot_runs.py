@@ -1,9 +1,9 @@
-r"""Draw one quantity of several runs over their steps: by threshold, by backbone, with seeds as a spread.
+r"""Draw one quantity of several runs over the steps; runs that differ only in their seed share a line.
 
 Example:
     python tools/plot_runs.py --runs runs/fixmatch-* --by threshold --metric validation_top1 --out curves.png
 
-Runs that agree in all options of --by share a line: their mean, with the standard deviation around it.
+Runs with equal values of all options of --by share a line: their mean, with the standard deviation around it.
 Without --by each run has its own line.
 """
 
@@ -19,19 +19,19 @@ from loaders.common.program import check_command_line, command_line
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Compare runs in one drawing."""
+    """Compare runs in one chart."""
 
     runs: tuple[Path, ...]
     """Run folders."""
     out: Path
-    """PNG file to write; one for dark pages is written beside it."""
+    """PNG file to write; a version for dark pages is written beside it."""
     metric: str = "validation_top1"
     """Quantity of metrics.jsonl or probe.jsonl, such as validation_top1, loss, mask_rate or knn_top1."""
     by: tuple[str, ...] = ()
     """Options that distinguish lines, such as threshold, backbone or labels_per_class."""
 
     def __post_init__(self) -> None:
-        """Refuse a drawing of nothing, and a file that cannot be written."""
+        """Refuse an empty list of runs, and a file that cannot be written."""
         if not self.runs:
             raise UserError("runs: expected one run folder or more, found none")
         if self.out.suffix.lower() != ".png":
@@ -56,10 +56,10 @@ _IN_PER_CENT = ("top1", "top5", "share", "rate")
 
 
 def name_of(run: Path, by: tuple[str, ...], own: str) -> str:
-    """Return the name of a run's line: the options that distinguish lines, or its own.
+    """Return the name of a run's line: the values of the options `by`, or `own` if there are none.
 
     Raises:
-        UserError: the folder is no run, or the run has no such option.
+        UserError: the folder is not a run folder, or the run has no such option.
     """
     described = read_run(run)
     if not by:
@@ -73,7 +73,7 @@ def name_of(run: Path, by: tuple[str, ...], own: str) -> str:
 
 
 def points_of(run: Path, metric: str) -> dict[int, float]:
-    """Return the values of a quantity by step.
+    """Return a run's values of a quantity, keyed by step in rising order.
 
     Raises:
         UserError: the run has no such values.
@@ -89,7 +89,7 @@ def points_of(run: Path, metric: str) -> dict[int, float]:
 
 
 def lines_of(config: Config) -> list[Series]:
-    """Return a line for each group of runs, over the steps at which all of the group were measured."""
+    """Return a line for each group of runs, over the steps at which every run of the group was measured."""
     groups: dict[str, list[dict[int, float]]] = {}
     for run, own in zip(config.runs, names_of(config.runs), strict=True):
         groups.setdefault(name_of(run, config.by, own), []).append(points_of(run, config.metric))

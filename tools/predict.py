@@ -1,22 +1,23 @@
-r"""Predict classes of images: a table of guesses, a contact sheet, and labels for the next round of training.
+r"""Predict the classes of images: a table of guesses, a contact sheet, labels for the next round of training.
 
 Example:
     python tools/predict.py --network runs/finetuned --images photos/ --out predicted
     accelerate launch tools/predict.py --network mine.onnx --images packs/mine --split unlabeled --out guesses
 
 `--images` is a pack, or anything that tools/pack_dataset.py packs: a folder, a tar, a list. Anything but a
-pack is first packed into OUT/pack, as its split `images`, so that its images are read at the loader's speed.
+pack is first packed into OUT/pack, as the split `images`, so that its images are read at the loader's speed.
 
 Results:
-    OUT/predictions.csv    file, label, confidence, and the next classes with theirs
-    OUT/labels.parquet     a label table of the pack, for --extra-labels, where its classes are the network's
-    OUT/pack               what --images was packed into, if it was no pack
-    OUT/sheet.png          images with their guesses: the surest of each class, as many as fit
+    OUT/predictions.csv    file, label, confidence, then the next classes with their confidences
+    OUT/labels.parquet     a label table of the pack, for --extra-labels, if pack and network share classes
+    OUT/pack               the pack of --images, unless --images was a pack
+    OUT/sheet.png          images with their guesses: the most confident ones of each class in turn
 
-`file` is the path in the folder, tar or zip, or as the list has it; of a table of images its key, or file and
-row. Of a pack it is the key: split and path, without the suffix, since a pack keeps no more.
+`file` is the path in the folder, tar or zip, or the path in the list. For a table of images it is the key, or
+the table's file and row. For a pack it is the key, which is split and path without the suffix: a pack stores
+no more.
 
-The next round trains on what was guessed:
+The next round trains on the guesses:
     python recipes/supervised.py --pack predicted/pack --labeled-split images --test-split "" \
         --extra-labels predicted/labels.parquet --backbone tiny_resnet --resolution 32 --out runs/next
 """
@@ -41,7 +42,7 @@ class Config(ForwardConfig):
     """Write the predictions of a network for images."""
 
     network: Path
-    """Run folder, any export (tools/export.py), or timm:NAME, hf:REPO or weights with a classifier."""
+    """Network with a classifier: a run folder, an export (tools/export.py), timm:NAME, hf:REPO or weights."""
     images: str
     """Pack; or a folder, tar, list or other source, which is packed first."""
     out: Path
@@ -49,11 +50,11 @@ class Config(ForwardConfig):
     split: str = ""
     """Split of the pack; all images by default."""
     backbone: str | None = None
-    """Network of a weights file that does not say it."""
+    """Name of the network, for a weights file that does not state it."""
     top_k: Count = 5
-    """Classes per image; all if there are fewer."""
+    """Classes listed per image; all classes if there are fewer."""
     threshold: Share = 0.0
-    """Least confidence of a label in labels.parquet; the table of guesses has all images."""
+    """Smallest confidence of a label in labels.parquet; the table of guesses has all images."""
     form: Literal["csv", "parquet"] = "csv"
     """Format of the table of guesses."""
     sheet: Count | None = 64
@@ -62,15 +63,15 @@ class Config(ForwardConfig):
     """Number of this round, kept in labels.parquet."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that predict nothing."""
+        """Refuse numbers out of range, and a path where no folder can be made."""
         check_numbers(self)
         check_folder(self.out)
 
     def check_places(self) -> None:
-        """Refuse a network or images that are not there, a run without a classifier, an empty folder."""
+        """Refuse a missing network, a run without a classifier, missing images and an empty folder."""
         check_start(self.network, "network", self.backbone, classifier=True)
         folder, packed = Path(self.images), self.out / "pack" / "manifest.json"
-        place = self.images.partition("#")[0]  # which may name what lies inside
+        place = self.images.partition("#")[0]  # a part after # names something inside the source
         plain = not set(place) & set(":*?[]{},")  # neither a URL nor a pattern
         if plain and not Path(place).exists() and not packed.is_file():
             raise UserError(f"images: expected images, found nothing at {place}; check the path")
@@ -121,7 +122,7 @@ from loaders.packs.sources.spec import SplitSource, parse_splits
 from loaders.packs.sources.table_columns import ColumnOptions
 from tools.views.sheet import fit_text
 
-_SPLIT = "images"  # name of the split of what is packed here
+_SPLIT = "images"  # name of the split in a pack that is made here
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,9 @@ class Guessed:
     """The predictions of a network for N images.
 
     Attributes:
-        row: int64 [N], of the pack, increasing.
-        label: int64 [N, K], numbers of the network's classes, the surest first.
-        confidence: float32 [N, K].
+        row: int64 [N], rows of the pack, increasing.
+        label: int64 [N, K], the network's K most probable classes, most probable first.
+        confidence: float32 [N, K], their probabilities.
     """
 
     row: NDArray[np.int64]
@@ -140,12 +141,15 @@ class Guessed:
 
 
 def is_own(config: Config, pack: Pack) -> bool:
-    """Tell whether a pack is what `--images` was packed into here."""
+    """Return whether a pack is the one that this command made of `--images`."""
     return pack.path == (config.out / "pack").absolute()
 
 
 def open_images(config: Config, classes: tuple[str, ...]) -> Pack:
-    """Open the pack, or pack another source first; that pack gets the classes of the network."""
+    """Open the pack; another source is packed first.
+
+    If the source has no class names, the new pack gets the network's.
+    """
     if is_pack(config.images, config.loader.store):
         return open_pack(config.images, config.loader.store)
     out = config.out / "pack"
@@ -155,7 +159,7 @@ def open_images(config: Config, classes: tuple[str, ...]) -> Pack:
             tell(f"images: those of {out}, packed before; remove it to look for new ones")
         given = PackOptions(parse_splits([f"{_SPLIT}={config.images}"]), out)
         with CountProgress("packing", 0, 0, rank() == 0) as shown:
-            pack_dataset(given, shown.show)  # refuses another source
+            pack_dataset(given, shown.show)  # raises if the existing pack was made of another source
         if not open_pack(out).classes and len(classes) > 1:
             write_class_names(out, classes)
 
@@ -164,7 +168,7 @@ def open_images(config: Config, classes: tuple[str, ...]) -> Pack:
 
 
 def guess(config: Config, network: Exported, split: Split) -> Guessed:
-    """Predict every image; each process takes its part, the first gets the whole result."""
+    """Predict the classes of every image; each rank takes a part, and rank 0 gets the whole result."""
     options = on_this_rank(config.loader)
     device = torch.device(options.device)
     size, top_k = config.batch_size * options.num_ranks, min(config.top_k, max(1, len(network.classes)))
@@ -183,10 +187,10 @@ def guess(config: Config, network: Exported, split: Split) -> Guessed:
 
 
 def file_names(config: Config, pack: Pack, rows: NDArray[np.int64]) -> list[str]:
-    """Return the names by which the user knows images.
+    """Return the names by which the user knows the images.
 
-    Images packed here have the names of their source. Images of a pack have their keys, as have those of a
-    source that cannot be listed again.
+    If the images were packed here, these are their names in the source. If the user gave a pack, or if the
+    source cannot be listed again, these are the keys.
     """
     keys = [pack.key(row) for row in rows.tolist()]
     if not is_own(config, pack):
@@ -195,14 +199,14 @@ def file_names(config: Config, pack: Pack, rows: NDArray[np.int64]) -> list[str]
         with listed(SplitSource(_SPLIT, config.images), ColumnOptions(), config.out) as (source, items):
             by_key = isinstance(source, ImageTableSource) and source.has_keys
             known = {item.key: unquote(item.key) if by_key else printable(item.name) for item in items}
-    except (UserError, OSError) as error:  # the guesses are worth more than their names
+    except (UserError, OSError) as error:  # do not lose the guesses only because the names are missing
         tell(f"predict: file is the key of each image, since the source cannot be listed again: {error}")
         known = {}
     return [known.get(key, key) for key in (key.removeprefix(f"{_SPLIT}/") for key in keys)]
 
 
 def write_table(config: Config, pack: Pack, classes: Sequence[str], guessed: Guessed) -> Path:
-    """Write predictions.csv or predictions.parquet, a line per image."""
+    """Write predictions.csv or predictions.parquet, with a row per image; return its path."""
     names = np.array(classes, dtype=object)
     columns: dict[str, Sequence[object]] = {"file": file_names(config, pack, guessed.row)}
     for place in range(guessed.label.shape[1]):
@@ -224,9 +228,10 @@ def write_table(config: Config, pack: Pack, classes: Sequence[str], guessed: Gue
 
 
 def numbers_in_pack(config: Config, pack: Pack, classes: Sequence[str]) -> NDArray[np.int64] | None:
-    """Return the pack's number of each class of the network, -1 for none; a line says what the labels lack.
+    """Return the pack's number of each class of the network, -1 for a class that the pack lacks.
 
-    None where each of the two has classes that the other lacks.
+    If classes are missing in the pack, a line says so. Return None if the network lacks classes of the pack
+    too, or if the pack has no classes: no labels are written then.
     """
     number_of = {name: number for number, name in enumerate(pack.classes)}
     lacking = [name for name in classes if name not in number_of]
@@ -242,7 +247,10 @@ def numbers_in_pack(config: Config, pack: Pack, classes: Sequence[str]) -> NDArr
 
 
 def label_table(config: Config, pack: Pack, numbers: NDArray[np.int64], guessed: Guessed) -> LabelTable:
-    """Return the guesses that are sure enough as labels of the pack, by the `numbers` of its classes."""
+    """Return the guesses that reach the threshold as a label table of the pack.
+
+    `numbers` has the pack's number of each class of the network, as `numbers_in_pack` returns them.
+    """
     label, confidence = numbers[guessed.label[:, 0]], np.minimum(guessed.confidence[:, 0], np.float32(1.0))
     kept = (label >= 0) & (confidence >= config.threshold)
     rows = (guessed.row[kept], label[kept], len(pack.classes), confidence[kept])
@@ -250,7 +258,7 @@ def label_table(config: Config, pack: Pack, numbers: NDArray[np.int64], guessed:
 
 
 def draw_sheet(config: Config, network: Exported, split: Split, guessed: Guessed, count: int) -> None:
-    """Draw the surest images of each class in turn, with their guesses, into sheet.png."""
+    """Draw `count` images with their guesses into sheet.png: the most confident of each class in turn."""
     by_class: dict[int, list[int]] = {}
     for place in np.argsort(-guessed.confidence[:, 0]).tolist():
         by_class.setdefault(int(guessed.label[place, 0]), []).append(place)
@@ -273,14 +281,14 @@ def draw_sheet(config: Config, network: Exported, split: Split, guessed: Guessed
         sheet.paste(picture.resize((side, side)), (left, top))
         name = network.classes[int(guessed.label[place, 0])]
         text = f"{guessed.confidence[place, 0]:.0%} {name}"
-        plain = text.encode("latin-1", "replace").decode("latin-1")  # Pillow's own font
+        plain = text.encode("latin-1", "replace").decode("latin-1")  # all that Pillow's own font has
         words, font = fit_text(drawing, plain, side - 2, (10, 9, 8))
         drawing.text((left + 1, top + side + 1), words, fill="black", font=font)
     write_atomic(config.out / "sheet.png", png_bytes(sheet))
 
 
 def describe(config: Config, pack: Pack, split: Split, num_guessed: int) -> str:
-    """Return the last line: how many images have a guess, and where inputs that were not packed are named."""
+    """Return the last line of output: how many images have a guess, where quarantined inputs are listed."""
     refused = pack.manifest.num_quarantined if is_own(config, pack) else 0
     quarantined = f", {refused:,} inputs quarantined, reasons in {pack.path / QUARANTINE_NAME}"
     sheet = "" if config.sheet is None else ", pictures with their guesses in sheet.png beside it"
@@ -291,20 +299,20 @@ def describe(config: Config, pack: Pack, split: Split, num_guessed: int) -> str:
 
 
 def run(config: Config) -> Path:
-    """Predict and write everything; return the table of guesses."""
+    """Predict and write everything; return the path of the table of guesses."""
     make_accelerator("no", device=config.device)
     network = load_exported(config.network, config.backbone)
     if not network.classes:
         raise UserError(f"network: expected a classifier with named classes, found {config.network} without")
     pack = open_images(config, network.classes)
     split = pack.split(config.split) if config.split else pack.pool(pack.splits)
-    on_main(lambda: config.out.mkdir(parents=True, exist_ok=True))  # once nothing is refused any more
+    on_main(lambda: config.out.mkdir(parents=True, exist_ok=True))  # all checks have passed by now
     on_main(lambda: forget_bad_rows(config.out))
-    numbers = numbers_in_pack(config, pack, network.classes)  # before the work, not after it
+    numbers = numbers_in_pack(config, pack, network.classes)  # before the work: it may print a notice
     guessed = guess(config, network, split)
 
     def write() -> Path:
-        for name in ("labels.parquet", "sheet.png"):  # this run may make none, and those are another's
+        for name in ("labels.parquet", "sheet.png"):  # earlier results, which this run may not replace
             (config.out / name).unlink(missing_ok=True)
         path = write_table(config, pack, network.classes, guessed)
         if numbers is not None:
@@ -321,7 +329,7 @@ def main() -> None:
     """Run the command line."""
     config = command_line(Config, __doc__)
     run(config)
-    if (Path(config.network) / "config.json").is_file():  # a run; what left already is not exported again
+    if (Path(config.network) / "config.json").is_file():  # a run folder; an export needs no further export
         say_next("tools/export.py", "--run", config.network, "--form", "onnx", "--out", "network.onnx")
 
 

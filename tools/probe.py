@@ -1,4 +1,4 @@
-r"""Measure a run's backbone with its weights frozen: nearest neighbours and a linear probe.
+r"""Measure a run's backbone with frozen weights, by nearest neighbours and by a linear probe.
 
 Example:
     python tools/probe.py --run runs/barlow --pack packs/mine --train-split train --test-split test
@@ -22,33 +22,33 @@ class Config(FrozenConfig):
     """Print the accuracy of kNN and of a linear probe, and write evaluation.json into the run folder."""
 
     run: Path
-    """Start to measure: a run folder, timm:NAME, hf:REPO, or a folder or file of weights of others."""
+    """Start to measure: a run folder, timm:NAME, hf:REPO, or another project's folder or file of weights."""
     results: Path | None = None
-    """Folder of evaluation.json and of the features; --run by default, needed where that is no folder."""
+    """Folder for evaluation.json and the features; --run by default, required if that is not a folder."""
     train_split: str = "train"
     """Labelled split for the bank of neighbours and for fitting the probe."""
     test_split: str = "test"
     """Labelled split to measure on."""
     allow_leak: bool = False
-    """Measure although images are also in the bank, or among the run's own labels; evaluation.json names them
-    under leaks."""
+    """Measure even if test images are also in the bank or among the labels that the run was trained on;
+    evaluation.json lists them under leaks."""
     labels_per_class: int | None = None
-    """Use only so many labelled images of each class of the training split; all by default."""
+    """Labelled images of each class of the training split to use; all by default."""
     neighbours: Count = 20
-    """k of kNN, all labelled images if there are fewer; 20 is usual for small sets, 200 for ImageNet."""
+    """k of kNN; all labelled images if there are fewer. 20 is usual for small sets, 200 for ImageNet."""
     temperature: Positive = 0.07
-    """Divides the similarities that neighbours vote with; less counts the nearest more."""
+    """Temperature of the neighbours' votes; a lower one gives the nearest neighbours more weight."""
     inverse_penalty: Positive = 1.0
     """C of the linear probe, scikit-learn's inverse strength of regularisation."""
     untrained: bool = True
-    """Also measure the same network with random weights, to show the share of the architecture."""
+    """Also measure the same network with random weights, to show what the architecture alone achieves."""
     untrained_seed: int = 0
     """Seed of these random weights."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that measure nothing."""
+        """Refuse numbers out of range, and a run that results cannot be written into."""
         check_numbers(self)
-        named = str(self.run).startswith(("timm:", "hf:"))  # a run that does not exist is refused later
+        named = str(self.run).startswith(("timm:", "hf:"))  # a missing run folder is refused later
         if self.results is None and (named or self.run.is_file()):
             raise UserError(
                 f"run: expected a folder at {self.run}, which the results go into; give --results for them"
@@ -58,12 +58,12 @@ class Config(FrozenConfig):
 
     @property
     def folder(self) -> Path:
-        """Folder of the results and of the features."""
+        """Folder of the results and the features."""
         return self.results or self.run
 
     @property
     def out(self) -> Path:
-        """Folder for the list of unreadable images; that of the run may name rows of another pack."""
+        """Folder for the list of unreadable images; the run's own list may be about another pack."""
         return self.folder / "evaluation"
 
 
@@ -111,7 +111,7 @@ def features_of(
     folder: Path,
     per_class: int | None = None,
 ) -> Features:
-    """Return the representations of the labelled images of a split, or of `per_class` of each class."""
+    """Return the representations of a split's labelled images: of all, or of `per_class` of each class."""
     pack.require_one_label()
     images = pack.split(split)
     if per_class is not None:
@@ -124,8 +124,8 @@ def features_of(
 def measure(
     config: Config, pack: Pack, name: str, view: EvaluationView, backbone: nn.Module
 ) -> FrozenAccuracy:
-    """Measure one backbone."""
-    # Apart from those of the run, by which labels may be judged.
+    """Measure one backbone by kNN and a linear probe."""
+    # Keep untrained features out of the run's folder, where tools/inspect_pack.py would judge labels by them.
     folder = config.folder / name if name == "untrained" else config.folder
     bank = features_of(config, pack, config.train_split, view, backbone, folder, config.labels_per_class)
     query = features_of(config, pack, config.test_split, view, backbone, folder)
@@ -160,7 +160,11 @@ def _accuracies(
 
 
 def account(config: Config, pack: Pack) -> Account:
-    """Compare the bank of neighbours, and the labels behind the run, with the split that is measured on."""
+    """Compare the bank of neighbours, and the labels that the run was trained on, with the test split.
+
+    Raises:
+        UserError: a split has no labels, or there is a leak that --allow-leak does not allow.
+    """
     for split in (config.train_split, config.test_split):
         if not has_labels(pack, split):
             raise UserError(
@@ -174,7 +178,7 @@ def account(config: Config, pack: Pack) -> Account:
 
 
 def evaluate(config: Config) -> Evaluation:
-    """Measure a run's backbone, and an untrained one if wanted, and write evaluation.json."""
+    """Measure the run's backbone, and with --untrained an untrained one, and write evaluation.json."""
     foreign = is_foreign(config.run)
     recipe = str(config.run) if foreign else read_run(config.run)["recipe"]
     file = config.run if foreign else config.run / "backbone.safetensors"
@@ -197,7 +201,7 @@ def evaluate(config: Config) -> Evaluation:
 
 
 def print_evaluation(console: Console, evaluation: Evaluation) -> None:
-    """Print one row per network, accuracies in per cent."""
+    """Print a table with one row per network, accuracies in per cent."""
     first = evaluation.rows[0]
     title = f"frozen features: {first.num_train:,} training and {first.num_test:,} test images, %"
     table = Table("network", "kNN", "linear probe", "linear probe, top 5", title=title)

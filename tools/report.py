@@ -1,6 +1,7 @@
-"""Write a run's report, or several runs side by side: one HTML page that needs no other file and no network.
+"""Write the report of a run, or of several runs side by side: one HTML page that needs no other file.
 
-Every recipe leaves such a page at its end; this makes it anew for any folder of a recipe, with other options.
+Every recipe writes such a page at its end. This script writes the page again, with other options, for any
+folder that a recipe wrote. The page needs no network.
 
 Examples:
     python tools/report.py --run runs/barlow --few-labels runs/transfer --out runs/barlow/report.html
@@ -24,12 +25,12 @@ _OF_ONE_RUN = ("few_labels", "pack", "commands", "num_images", "num_tested", "cl
 
 @dataclass(frozen=True)
 class Config:
-    """Render a run folder as one HTML file that needs no other."""
+    """Write the report of a run folder as a single HTML file."""
 
     run: Path
     """Folder that a recipe wrote: a training, evaluate.py's or transfer.py's results, or a pipeline."""
     beside: tuple[Path, ...] = ()
-    """Further trainings to show beside it: their figures, curves, and the options in which they differ."""
+    """Other trainings to compare with it: their figures and curves, and the options in which they differ."""
     out: Path | None = None
     """File to write; by default report.html in the run folder, or compared.html with --beside."""
     few_labels: Path | None = None
@@ -41,16 +42,16 @@ class Config:
     lead: str = ""
     """A sentence below the heading."""
     commands: Path | None = None
-    """Text file with the command lines that led here, to show as the way to repeat them."""
+    """Text file with the commands that led to the run; the page shows them, so that it can be repeated."""
     num_images: Count = 12
     """Images on the sheet of views."""
     num_tested: int = 4000
-    """Test images to show the network at most, for the confusion and the images; 0 for none."""
+    """Test images to classify at most, for the confusion matrix and the example images; 0 for none."""
     classes: tuple[str, ...] = ()
-    """Classes whose right and wrong images to show; by default the two best and the two worst."""
+    """Classes to show right and wrong images of; by default the two best and the two worst."""
 
     def __post_init__(self) -> None:
-        """Refuse an empty sheet, and a file that cannot be written."""
+        """Refuse numbers out of range, a file that cannot be written, and options that --beside ignores."""
         check_numbers(self)
         check_file(self.page)
         ignored = [option for option in _OF_ONE_RUN if self.beside and not is_usual(self, option)]
@@ -66,7 +67,7 @@ class Config:
         return self.out or self.run / ("compared.html" if self.beside else "report.html")
 
     def check_places(self) -> None:
-        """Refuse run folders that are not there, before anything is loaded."""
+        """Refuse missing run folders, before anything is loaded."""
         for run in (self.run, *self.beside):
             if not run.is_dir():
                 option = "run" if run == self.run else "beside"
@@ -113,7 +114,7 @@ def main() -> None:
     write_atomic(config.page, page.encode("utf-8", "replace"))
     print(f"report: {len(page) / 1e6:.1f} MB -> {config.page}")
     evaluated, run = config.run / CLASSIFICATION_NAME, config.run
-    with suppress(OSError, ValueError, KeyError, TypeError):  # no evaluation, or a damaged one
+    with suppress(OSError, ValueError, KeyError, TypeError):  # there is no evaluation, or it is damaged
         run = Path(parse_json(evaluated.read_bytes())["config"]["run"])
     say_next_of_run(run)
 

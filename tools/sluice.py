@@ -6,8 +6,8 @@ Examples:
     sluice train vicreg --help
     sluice bench
 
-`sluice NAME ...` runs tools/NAME.py or recipes/NAME.py with the words that follow, `sluice train METHOD ...`
-runs recipes/METHOD.py, `sluice bench WHAT ...` runs tools/bench_WHAT.py. So a new file is a new command.
+`sluice NAME ...` runs tools/NAME.py or recipes/NAME.py with the arguments that follow, `sluice train METHOD`
+runs recipes/METHOD.py, and `sluice bench WHAT` runs tools/bench_WHAT.py. A new file is thus a new command.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ SHORT = {
     "convert": "convert_pack",
     "show": "show_views",
 }
-"""Commands that are called otherwise than their files."""
+"""Commands whose names differ from those of their files."""
 STEPS = (
     *("pack", "verify", "inspect", "show", "labels", "train", "probe", "evaluate"),
     *("predict", "export", "report", "active", "doctor", "bench"),
 )
-"""Commands in the order in which they are taken; whichever has no file yet is left out."""
+"""Commands of the usual steps, in order; a name without a script is skipped."""
 GROUPS = {
     "train": "Train a network by a METHOD; without one, say which to take and why.",
     "bench": "Measure this machine; without more words, list what.",
 }
 HELP = ("--help", "-h")
-_READABLE = 30  # characters of a line
+_READABLE = 30  # a column of text needs at least this many characters
 
 
 def main() -> None:
-    """Run the command that is named, or say which there are."""
+    """Run the named command, or list the commands."""
     name, *rest = sys.argv[1:] or HELP
     asks = not rest or rest[0] in HELP
     if name in HELP:
@@ -82,13 +82,13 @@ def methods() -> dict[str, Path]:
 
 
 def benchmarks() -> dict[str, Path]:
-    """Return the benchmarks, by what they measure."""
+    """Return the benchmarks, keyed by what they measure."""
     found = scripts(TOOLS).items()
     return {name.removeprefix("bench_"): path for name, path in found if name.startswith("bench_")}
 
 
 def commands() -> dict[str, Path]:
-    """Return the scripts that are commands of their own, the usual steps first."""
+    """Return the scripts outside the groups `train` and `bench`, keyed by command, the usual steps first."""
     tools, recipes = scripts(TOOLS), scripts(TOOLS.parent / "recipes")
     found = {short: tools[name] for short, name in SHORT.items() if name in tools}
     found |= {name: path for name, path in recipes.items() if name in STEPS}
@@ -99,10 +99,10 @@ def commands() -> dict[str, Path]:
 
 
 def find(known: dict[str, Path], name: str, what: str, lists: str) -> Path:
-    """Return the script of a name.
+    """Return the script with this name.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such script; the message suggests a similar name.
     """
     if name in known:
         return known[name]
@@ -126,13 +126,13 @@ def run_script(path: Path, called: str, words: Iterable[str]) -> None:
 
 
 def summaries(known: dict[str, Path]) -> dict[str, str]:
-    """Return the first sentence of each script's docstring."""
+    """Return the first line of each script's docstring."""
     docstrings = {name: ast.get_docstring(ast.parse(path.read_text("utf-8"))) for name, path in known.items()}
     return {name: (text or "").partition("\n")[0] for name, text in docstrings.items()}
 
 
 def print_list(usage: str, known: dict[str, str]) -> None:
-    """Print names and what each is for."""
+    """Print the usage, then each name with what it is for."""
     print(f"usage: {usage}\n")
     width, columns = max(map(len, known), default=0), shutil.get_terminal_size().columns
     hanging = " " * (width + 4 if columns > 2 * width + _READABLE else 4)
@@ -152,7 +152,7 @@ def print_commands() -> None:
 
 
 def print_methods() -> None:
-    """Print which method to take and why, and every method."""
+    """Print which method to choose and why, then all methods."""
     from rich.console import Console
 
     from tools.command.advice import print_advice
@@ -166,7 +166,7 @@ def print_methods() -> None:
 
 
 def command() -> None:
-    """Be the command that an installation has."""
+    """Run as the installed command `sluice`."""
     run_command(main)
 
 

@@ -1,4 +1,4 @@
-"""Check every byte of a pack against its manifest; exit code 0 when it is whole, 1 when it is not.
+"""Check every byte of a pack against its manifest; the exit code is 0 if it is intact and 1 if it is not.
 
 Example:
     python tools/verify_pack.py packs/mine
@@ -24,16 +24,16 @@ class Config:
     pack: Positional[str]
     """Folder of the pack."""
     decode: bool = False
-    """Decode every image too, and compare its size with the index."""
+    """Also decode every image and compare its height and width with the index."""
     against: tuple[str, ...] = ()
-    """NAME=PATH of splits and their sources, as they were given to pack_dataset: prove that every input is
-    packed or quarantined, and that copied images have the bytes of their source. A split that was appended to
-    has several sources: give them all, in the order in which they were packed."""
+    """NAME=PATH of splits and their sources, as given to pack_dataset: also check that every input is packed
+    or quarantined, and that copied images have the bytes of their source. If images were appended to a split,
+    give all its sources in the order in which they were packed."""
     workers: int = 0
     """Threads that read and hash, 0 for one per core."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers of threads that there are not, and a pack in a store."""
+        """Refuse a negative number of threads, and a pack in a store."""
         check_numbers(self)
         if as_url(self.pack) is not None:
             raise UserError(
@@ -63,7 +63,7 @@ _SHOWN_LINES = 20
 
 
 def _sources(folder: Path, texts: tuple[str, ...]) -> dict[str, list[SplitSource]]:
-    """Return the given sources by split, divided as recorded in the manifest."""
+    """Return the given sources by split; sources that were divided are divided as the manifest records it."""
     found: dict[str, list[SplitSource]] = {}
     if not texts:
         return found

@@ -1,4 +1,4 @@
-"""Our own backends as contenders, on the same pack and with the presets that the recipes use."""
+"""Our own backends as contenders, on the benchmark's pack and with the presets that the recipes use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tools.bench.workload import Workload
 
 
 def policies(workload: Workload) -> tuple[ViewPolicy, ...]:
-    """Return the presets that a workload stands for, with its interpolation."""
+    """Return the presets of a workload's views, with its interpolation."""
     side = workload.resolution
     match workload.views:
         case "barlow":
@@ -36,11 +36,11 @@ def policies(workload: Workload) -> tuple[ViewPolicy, ...]:
 
 
 class BuiltAs(NamedTuple):
-    """What `build_loader` is given for a contender, and what its records say.
+    """Arguments of `build_loader` and texts in the records for one contender.
 
     Attributes:
-        backend, device: options of `LoaderOptions`.
-        libraries: distributions besides Sluice whose versions are recorded.
+        backend, device: fields of `LoaderOptions`.
+        libraries: distributions whose versions are recorded, besides Sluice.
         setup, differences: fields of `Contender`.
     """
 
@@ -83,13 +83,13 @@ BUILT_AS = {
         "build_loader(backend='ffcv'): our views in FFCV's Loader",
     ),
 }
-"""By the name of the contender."""
+"""Contenders by name."""
 
 
 def _batches(name: str, workload: Workload, corpus: Corpus) -> Iterator[Views]:
-    """Yield batches of one of our backends, epoch after epoch; on a GPU, finished ones.
+    """Yield batches of one of our backends without end; a GPU has finished each batch when it is yielded.
 
-    The ffcv backend reads the .beton of its peer; stream reads the pack as a folder, without a network.
+    The ffcv backend reads the same .beton file as FFCV. The stream backend reads a local folder.
     """
     import torch
 
@@ -111,20 +111,20 @@ def _batches(name: str, workload: Workload, corpus: Corpus) -> Iterator[Views]:
     )
     for epoch in count():
         for batch in loader.epoch(epoch):
-            if device == "cuda":  # time finished batches only; the loader works ahead meanwhile
+            if device == "cuda":  # time finished batches only; meanwhile the loader prepares the next ones
                 torch.cuda.current_stream().synchronize()
             yield batch.views
 
 
 def refuses_gpu(workload: Workload) -> str | None:
-    """Return why the GPU cannot do the work."""
+    """Return why the work cannot be done here, or None if there is a CUDA device."""
     import torch
 
     return None if torch.cuda.is_available() else "no CUDA device"
 
 
 def backend_contender(name: str) -> Contender:
-    """Return the contender of one of our backends, by its name."""
+    """Return the contender with this name, one of our backends."""
     built = BUILT_AS[name]
     return Contender(
         name=name,

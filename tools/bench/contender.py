@@ -1,4 +1,4 @@
-"""Contenders of the loader benchmark, and how they are found by name."""
+"""Contenders of the loader benchmark, and the function that finds one by its name."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Views = tuple[Any, ...]
 
 
 def refuses_nothing(workload: Workload) -> str | None:
-    """Return None: the contender has every operation of every workload."""
+    """Return None, for a contender that has every operation of every workload."""
     return None
 
 
 def prepares_nothing(workload: Workload, corpus: Corpus) -> None:
-    """Leave the corpus as it is: the contender reads the JPEG files."""
+    """Do nothing, for a contender that reads the JPEG files of the corpus."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,15 @@ class Contender:
     Attributes:
         name: name of the contender in records.
         libraries: installed distributions whose versions are recorded.
-        setup: one line on how it is set up.
+        setup: how the contender is set up, in one line.
         differences: where its pixels differ from the definition of the views; empty if nowhere.
-        batches: yields batches of views without end; everything that it starts may end with the process.
-        refuses: returns why it cannot do a workload (the operation it lacks), or None.
-        prepare: writes the form of the images it reads, before any clock runs.
-        kind: a peer, one of our backends, or a limit, which yields any value once per batch.
-        reads_pixels: reads images that are stored decoded, and is set up for that here.
-        shares_crops: is set up here for several views of one crop, turned or cut into tiles.
+        batches: yields batches of views without end. It need not clean up: its process ends after the run.
+        refuses: returns why the contender cannot do a workload (the operation it lacks), or None.
+        prepare: writes the images in the format that the contender reads, before the timed part.
+        kind: a peer, one of our backends, or a limit. A limit yields one arbitrary value per batch.
+        reads_pixels: whether it can read images stored as pixels in this benchmark.
+        shares_crops: whether it can make several views of one crop, rotated or cut into tiles, in this
+            benchmark.
     """
 
     name: str
@@ -53,7 +54,7 @@ class Contender:
 
 
 def refusal(contender: Contender, workload: Workload) -> str | None:
-    """Return why a contender takes no part in a workload, None if it does."""
+    """Return why a contender takes no part in a workload, or None if it takes part."""
     if workload.encoding == "raw" and not contender.reads_pixels:
         return "not set up here for images stored as pixels"
     if workload.views in ("rotations", "tiles") and not contender.shares_crops:
@@ -65,7 +66,7 @@ def find_contender(name: str) -> Contender:
     """Import and return one contender; its libraries are imported only when its batches start.
 
     Raises:
-        ValueError: no contender of that name.
+        ValueError: no contender has this name.
     """
     match name:
         case _ if name in get_args(BackendName):

@@ -1,4 +1,4 @@
-"""The images of a benchmark: one pack, and other forms of it for contenders that cannot read packs."""
+"""The images of a benchmark: a pack, and copies in other formats for contenders that cannot read packs."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _ONE_SHARD_MB = 1e6
 
 @dataclass(frozen=True)
 class Corpus:
-    """One epoch of images, the same JPEG bytes for every contender.
+    """One epoch of images, with the same JPEG bytes for every contender.
 
     Attributes:
-        root: folder for derived files, made once and reused.
-        pack: the pack that they come from.
-        split: name of the corpus's split.
-        num_images: images of the split, one epoch.
-        uniform: whether all images have one size.
+        root: folder for the copies in other formats, which are written once and reused.
+        pack: pack that holds the images.
+        split: name of the split that is read.
+        num_images: images of the split, and so of an epoch.
+        uniform: whether all images have the same height and width.
     """
 
     root: Path
@@ -49,42 +49,42 @@ class Corpus:
 
     @property
     def paths(self) -> list[Path]:
-        """Return one JPEG file per image, for contenders that read files."""
+        """Return the path of each image's JPEG file, for contenders that read files."""
         return [self.root / "files" / f"{number:08d}.jpg" for number in range(self.num_images)]
 
     @property
     def tar(self) -> Path:
-        """Return the epoch as one WebDataset tar."""
+        """Return the path of the WebDataset tar that holds the epoch."""
         return self.root / "images.tar"
 
     def tar_pack(self, encoding: ImageEncoding) -> Path:
-        """Return the epoch as a pack of JPEG images, or of their pixels."""
+        """Return the folder of the pack that holds the epoch as JPEG images or as pixels."""
         return self.pack if encoding == "jpeg" else self.root / "raw"
 
     def beton_pack(self, encoding: ImageEncoding) -> Path:
-        """Return the epoch as a pack with one FFCV shard."""
+        """Return the folder of the pack that holds the epoch in one FFCV shard."""
         return self.root / ("beton" if encoding == "jpeg" else "raw_beton")
 
     @property
     def litdata(self) -> Path:
-        """Return the folder of LitData chunks of the epoch."""
+        """Return the folder of the LitData chunks that hold the epoch."""
         return self.root / "litdata"
 
 
 def pack_images(images: Path, cache: Path, batch_size: int, num_images: int = 0) -> Path:
-    """Pack a folder of JPEG files for a benchmark, repeating them to an epoch long enough to measure.
+    """Pack a folder of JPEG files for a benchmark, repeated until an epoch is long enough to measure.
 
     Args:
-        images: folder searched recursively for JPEG files.
-        cache: folder that receives the pack.
-        batch_size: images per batch; an epoch holds at least 4 batches.
-        num_images: images per epoch; 0 repeats the sources to about 256 MiB.
+        images: folder that is searched recursively for JPEG files.
+        cache: folder for the pack.
+        batch_size: images per batch; with `num_images` 0, an epoch has at least 4 batches.
+        num_images: images per epoch; 0 repeats the files to about 256 MiB.
 
     Returns:
-        The pack, with one split "train".
+        The folder of the pack, which has one split, "train".
 
     Raises:
-        UserError: no JPEG file in the folder.
+        UserError: the folder holds no JPEG file.
     """
     sources = sorted(path for path in images.rglob("*") if path.suffix.lower() in JPEG_SUFFIXES)
     if not sources:
@@ -105,19 +105,18 @@ def pack_images(images: Path, cache: Path, batch_size: int, num_images: int = 0)
 
 
 def open_corpus(pack_path: Path, split_name: str, cache: Path, batch_size: int) -> Corpus:
-    """Write a pack's images as files beside it, for contenders that read files, and describe them.
+    """Write a pack's images as files for contenders that read files, and return the corpus.
+
+    The corpus is also written to its root, where the contenders' processes read it.
 
     Args:
-        pack_path: the pack.
-        split_name: name of the split; empty for the first.
-        cache: folder for derived files.
-        batch_size: images per batch; an epoch must hold at least 4 batches.
-
-    Returns:
-        The corpus, also written to its root for the contenders' processes.
+        pack_path: folder of the pack.
+        split_name: name of the split; an empty name takes the first split.
+        cache: folder for the files.
+        batch_size: images per batch; the split must have at least 4 batches.
 
     Raises:
-        UserError: no such pack or split, images that are no JPEG, or too few.
+        UserError: no such pack or split, images that are not JPEG, or too few images.
     """
     pack = open_pack(pack_path)
     split = pack.split(split_name or pack.splits[0])
@@ -149,7 +148,7 @@ def read_corpus(root: Path) -> Corpus:
 
 
 def write_tar(workload: Workload, corpus: Corpus) -> None:
-    """Write the epoch's images as one WebDataset tar, unless it is there."""
+    """Write the epoch's images as one WebDataset tar, unless the tar exists."""
     if corpus.tar.exists():
         return
     partial = corpus.tar.with_suffix(".partial")
@@ -163,12 +162,12 @@ def write_tar(workload: Workload, corpus: Corpus) -> None:
 
 
 def write_beton(workload: Workload, corpus: Corpus) -> None:
-    """Write the epoch's images, as they are or as pixels, as a pack of one FFCV shard, unless it is there."""
+    """Write the epoch's images, as JPEG or as pixels, as a pack of one FFCV shard, unless the pack exists."""
     _write_pack(corpus, corpus.beton_pack(workload.encoding), "ffcv", workload.encoding)
 
 
 def write_pixels(workload: Workload, corpus: Corpus) -> None:
-    """Write the epoch's images as a pack of their pixels, unless it is there or not wanted."""
+    """Write the epoch's images as a pack of pixels, if the workload reads pixels and no such pack exists."""
     if workload.encoding == "raw":
         _write_pack(corpus, corpus.tar_pack("raw"), "webdataset", "raw")
 
@@ -180,7 +179,7 @@ def _write_pack(corpus: Corpus, out: Path, kind: str, encoding: ImageEncoding) -
 
 
 def warm_page_cache(corpus: Corpus) -> None:
-    """Read every file that a contender may read, so that all of them start from memory."""
+    """Read every file that a contender may read, so that the page cache holds it."""
     for folder in (corpus.root, corpus.pack):
         for path in sorted(folder.rglob("*")):
             if path.is_file():

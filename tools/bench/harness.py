@@ -1,4 +1,4 @@
-"""Interleaved runs of contenders, each in its own process, with its memory watched from outside."""
+"""Interleaved runs of contenders, each run in its own process, whose memory this process samples."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Benchmark:
     """A benchmark: its contenders, images, rounds and times.
 
     Attributes:
-        contenders: contenders in the order of the first round; each later round starts with the next one.
-        workload: the work.
-        corpus: the images.
-        runs: rounds.
+        contenders: contenders in the order of the first round. Each round starts one contender later than the
+            round before.
+        runs: number of rounds; every contender runs once in each.
         seconds: timed seconds per run.
-        warmup_s: untimed seconds before them.
-        limit_s: seconds after which a run counts as failed.
-        started: UTC time in all its records, which tells apart several benchmarks in one file.
+        warmup_s: untimed seconds before the timed part of each run.
+        limit_s: seconds after which a run is stopped and counts as failed.
+        started: UTC time at which the benchmark started. Every record has it, so that records of several
+            benchmarks in one file can be told apart.
     """
 
     contenders: Sequence[Contender]
@@ -48,7 +48,7 @@ class Benchmark:
 
 
 def prepare(benchmark: Benchmark) -> dict[str, Record]:
-    """Write every contender's form of the images; return a record for each that cannot take part."""
+    """Write the images in each contender's format; return a record per contender that cannot take part."""
     absent: dict[str, Record] = {}
     for contender in benchmark.contenders:
         result: Record = {"status": "ok"}
@@ -63,9 +63,9 @@ def prepare(benchmark: Benchmark) -> dict[str, Record]:
 
 
 def rounds(benchmark: Benchmark, absent: dict[str, Record]) -> Iterator[Record]:
-    """Yield one record per run, round by round, so that all contenders meet the same drift of the machine.
+    """Yield one record per run, round by round, so that drifts of the machine affect all contenders alike.
 
-    A contender that fails is left out of the rounds that follow.
+    A contender that fails is left out of later rounds.
     """
     present = [contender for contender in benchmark.contenders if contender.name not in absent]
     failed: set[str] = set()

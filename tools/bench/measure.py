@@ -1,4 +1,4 @@
-"""One timed run of one contender: `python -m tools.bench.measure` is the process it runs in."""
+"""One timed run of one contender; the harness starts it as `python -m tools.bench.measure`."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ class Run:
     Attributes:
         contender: name of the contender.
         corpus: folder of the corpus.
-        out: file that receives the result as JSON.
-        prepare: write the contender's form of the images instead of measuring.
+        out: file for the result, as JSON.
+        seconds: timed seconds.
+        warmup_s: untimed seconds before them.
+        prepare: write the images in the contender's format instead of measuring.
     """
 
     contender: str
@@ -49,9 +51,9 @@ class Timing:
     Attributes:
         images: source images delivered in the timed part.
         seconds: length of the timed part.
-        cpu_s: processor seconds spent in the timed part, all processes together.
-        first_batch_s: seconds from the import of the contender, torch being loaded, to its first batch.
-        num_processes: processes alive at the end, this one included.
+        cpu_s: CPU seconds spent in the timed part, summed over all processes.
+        first_batch_s: seconds from the import of the contender to its first batch; torch is imported before.
+        num_processes: processes alive at the end, including this one.
         num_threads: threads of these processes.
     """
 
@@ -64,7 +66,7 @@ class Timing:
 
 
 def pin(cores: int) -> None:
-    """Bind this process and its children to as many cores as the workload has threads."""
+    """Bind this process and its future children to the first `cores` of the cores it may use."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
 
@@ -79,14 +81,14 @@ def measure(
 ) -> Timing:
     """Time a contender's batches for a fixed duration after a warm-up.
 
-    The warm-up lasts for at least 8 batches, so that batches prefetched before the first one do not count.
-    The pixels of the first batch are checked; later batches are only taken.
+    The warm-up takes at least 8 batches, so that the timed part does not begin with batches that were
+    prefetched while the loader started. Only the first batch is checked.
 
     Args:
-        start: `time.perf_counter` when the contender began to start; now when None.
+        start: `time.perf_counter()` before the contender was imported; None takes the time of this call.
 
     Raises:
-        ValueError: the first batch is not what the workload asks for.
+        ValueError: the first batch has other views than the workload, or a constant image.
     """
     start = time.perf_counter() if start is None else start
     batches = contender.batches(workload, corpus)
@@ -104,7 +106,7 @@ def measure(
 
 
 def check_views(views: Views, workload: Workload) -> None:
-    """Raise ValueError unless there is one batch of full size, NCHW or NHWC, not constant, per view."""
+    """Raise ValueError unless each view has a full batch, NCHW or NHWC, whose first image is not constant."""
     num, side = workload.batch_size, workload.side
     shapes = [tuple(view.shape) for view in views]
     expected = {(num, 3, side, side), (num, side, side, 3)}
@@ -137,7 +139,7 @@ def _cpu_seconds() -> float:
 
 def main(run: Run) -> int:
     """Prepare or measure, write the result, and return the exit code."""
-    import torch  # noqa: F401 before the clock, as almost every contender and every user needs it
+    import torch  # noqa: F401 imported before the clock starts: almost every contender and user needs it
 
     pin(run.workload.threads)
     start = time.perf_counter()
@@ -165,4 +167,4 @@ if __name__ == "__main__":
     code = main(tyro.cli(Run))
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # a contender's threads and workers must not hold up the next run
+    os._exit(code)  # do not wait for the contender's threads and workers, which could delay the next run

@@ -1,4 +1,4 @@
-"""The names under which contenders of the loader benchmark are found."""
+"""Names of the contenders of the loader benchmark."""
 
 from __future__ import annotations
 

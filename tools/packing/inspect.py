@@ -1,4 +1,4 @@
-"""Inspecting a finished pack: the figures in the terminal, the page, and the faults for a pipeline."""
+"""Inspection of a finished pack: figures in the terminal, the page, and faults that fail a pipeline."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Quarantine:
     """The content of a pack's quarantine.
 
     Attributes:
-        reasons: number of inputs per reason.
+        reasons: number of quarantined inputs per reason.
         num_corrupt: number of inputs that are damaged or cannot be read.
     """
 
@@ -54,11 +54,11 @@ def inspect_pack(
 
     Args:
         pack: the pack.
-        near: also look for images that look the same.
+        near: also search for images that look the same but have different bytes.
         workers: threads that decode, 0 for one per core.
-        console: where the figures go.
-        page: file of the page; `report.html` in the pack by default, where that can be written.
-        features: folders with features of its images, by which labels are judged.
+        console: console to print on.
+        page: file of the page; None writes `report.html` into the pack.
+        features: folders with features of the pack's images, by which labels are judged.
     """
     findings = find_copies(pack, near, workers or available_cores())
     quarantine = read_quarantine(pack)
@@ -93,7 +93,7 @@ def inspect_pack(
     try:
         write_page(pack, findings, quarantine.reasons, warnings, path, judged)
     except OSError as error:
-        # This user may only be able to read the pack; the figures are printed all the same.
+        # The user may have no right to write into the pack; the figures have been printed anyway.
         line = describe_system_error(error)
         if line is None:
             raise
@@ -104,7 +104,7 @@ def inspect_pack(
 
 
 def read_quarantine(pack: Pack) -> Quarantine:
-    """Count the quarantined inputs, in one pass over the lines."""
+    """Count the quarantined inputs of a pack."""
     reasons: Counter[str] = Counter()
     num_corrupt = 0
     for entry in quarantined(pack.path):
@@ -116,16 +116,17 @@ def read_quarantine(pack: Pack) -> Quarantine:
 def _is_corrupt(entry: dict[str, str]) -> bool:
     reason = Reason(entry["code"])
     if reason == Reason.NOT_AN_IMAGE:
-        # A note beside images is no damage; a file with an image's name, or row 17 of a table, is.
+        # A text file beside the images is not damage. An input that should be an image is: its name has an
+        # image's suffix, or is a number, as for a row of a table.
         return is_image_name(entry["name"]) or entry["name"].rpartition("/")[2].isdigit()
     return reason.is_damage
 
 
 def parse_faults(texts: Sequence[str]) -> tuple[Fault, ...]:
-    """Parse names of faults, with spaces or commas between them.
+    """Parse names of faults; each text may hold several, separated by commas.
 
     Raises:
-        UserError: an unknown fault.
+        UserError: a name is unknown.
     """
     names = [name for text in texts for name in text.split(",") if name]
     known = get_args(Fault)
@@ -136,7 +137,7 @@ def parse_faults(texts: Sequence[str]) -> tuple[Fault, ...]:
 
 
 def faults_found(findings: Findings, quarantine: Quarantine, fail_on: Sequence[Fault]) -> list[str]:
-    """Return one line for each fault of `fail_on` that a pack has."""
+    """Return one line for each fault of `fail_on` that the pack has."""
     counts: dict[Fault, tuple[int, str]] = {
         "leak": (findings.num_leaks, "images stand in two splits"),
         "duplicates": (findings.num_copies, "images are exact copies of another"),

@@ -1,4 +1,4 @@
-"""What stored features say of a pack: labels that neighbours doubt, images that are unlike every class."""
+"""Doubtful labels and unusual images of a pack, found by stored features."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ _SHOWN_KINDS = 16
 
 @dataclass(frozen=True)
 class Judged:
-    """What features say of images, by rows of the pack.
+    """Rows of a pack with doubtful labels, or with images unlike every class.
 
     Attributes:
-        doubted: int64 [D], labelled images whose neighbours vote for another class, the surest first.
-        guess: int64 [D], that class.
-        num_labelled: labelled images that were judged.
-        far: int64 [U], images without a label that are unlike every class, the farthest first.
-        num_others: images without a label that were judged.
+        doubted: int64 [D], rows of labelled images whose nearest neighbours vote for another class, the most
+            doubtful first.
+        guess: int64 [D], the class that the neighbours of each of these rows vote for.
+        num_labelled: number of labelled images that were judged.
+        far: int64 [U], rows of unlabelled images that are unlike every class, the farthest first.
+        num_others: number of unlabelled images that were judged.
     """
 
     doubted: NDArray[np.int64]
@@ -35,7 +36,7 @@ class Judged:
 
     @property
     def said_of_labels(self) -> str:
-        """Say how many labels are doubted."""
+        """Sentence that states how many labels are doubted."""
         return (
             f"{len(self.doubted):,} of {self.num_labelled:,} labels may be wrong: the most similar other "
             "images bear another."
@@ -43,17 +44,17 @@ class Judged:
 
     @property
     def said_of_others(self) -> str:
-        """Say how many images are unlike every class."""
+        """Sentence that states how many images are unlike every class."""
         return (
             f"{len(self.far):,} of {self.num_others:,} images without a label are unlike every class: less "
             "like its images than 95 % of these are like each other."
         )
 
     def by_kind(self, labels: NDArray[np.int64]) -> list[tuple[tuple[int, int], NDArray[np.int64]]]:
-        """Return the rows for each pair of label and guess, the most frequent pairs first, up to 16.
+        """Return the doubted rows for each pair of label and guess: the 16 most frequent pairs, in order.
 
         Args:
-            labels: int64 [rows of the pack].
+            labels: int64 [N], label of each row of the pack.
         """
         kinds: dict[tuple[int, int], list[int]] = {}
         for row, guess in zip(self.doubted.tolist(), self.guess.tolist(), strict=True):
@@ -63,15 +64,15 @@ class Judged:
 
 
 def judge(pack: Pack, folders: Sequence[Path]) -> Judged | None:
-    """Judge the images of a pack by features that were stored; None where no folder is given.
+    """Judge the images of a pack by stored features; return None if no folder is given.
 
     Args:
         pack: the pack.
-        folders: run folders or folders of results with features in them, of one network; the first that has
-            any of this pack is taken.
+        folders: folders of runs or results that may hold features; the first one with features of this pack
+            is used.
 
     Raises:
-        UserError: no features of this pack.
+        UserError: no folder holds features of this pack.
     """
     if not folders:
         return None

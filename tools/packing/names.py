@@ -1,4 +1,4 @@
-"""Constants for the options of the packing tools, apart from modules that need numba."""
+"""Constants of the packing tools' options, in a module that does not import numba."""
 
 from __future__ import annotations
 

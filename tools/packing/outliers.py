@@ -1,4 +1,4 @@
-"""Outliers of a pack: images that are very dark or bright, very small, or very long."""
+"""Brightness of a pack's images, and the limits beyond which a value is an outlier."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from loaders.kernels.encodings import ENCODING_RAW
 from loaders.kernels.jpeg.turbojpeg import GRAY, decode_jpeg, factor_leaving
 from loaders.packs import Pack
 
-MOST_DECODED = 4000  # at most so many images, evenly spaced; each takes about 0.1 ms
+MOST_DECODED = 4000  # images decoded at most, evenly spaced; each takes about 0.1 ms
 _SIDE = 16
 _ROWS_PER_TASK = 128
 
 
 def brightness(pack: Pack, workers: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return rows, int64 [K], evenly spaced, and the mean gray value of each, in [0, 255]; NaN if damaged."""
+    """Measure the brightness of at most `MOST_DECODED` evenly spaced images, in `workers` threads.
+
+    Returns:
+        The rows, int64 [K], and each image's mean gray value in [0, 255], float64 [K]; NaN if it is damaged.
+    """
     rows = np.unique(np.linspace(0, len(pack) - 1, min(len(pack), MOST_DECODED)).round().astype(np.int64))
     values = np.full(len(rows), np.nan)
 
@@ -37,12 +41,12 @@ def _mean(pack: Pack, row: int) -> float:
     factor = factor_leaving(int(columns.height[row]), int(columns.width[row]), _SIDE, _SIDE)
     try:
         return float(decode_jpeg(data, factor, GRAY).mean())
-    except ValueError:  # damaged after packing; verifying reports it
+    except ValueError:  # the image was damaged after packing, which tools/verify_pack.py reports
         return float("nan")
 
 
 def fences(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the limits of outliers: 1.5 interquartile ranges beyond the quartiles (Tukey 1977)."""
+    """Return the limits for outliers: 1.5 interquartile ranges beyond the quartiles (Tukey 1977)."""
     low, high = np.nanquantile(values, [0.25, 0.75])
     reach = 1.5 * (high - low)
     return float(low - reach), float(high + reach)

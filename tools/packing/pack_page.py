@@ -24,7 +24,7 @@ from tools.packing.warned import Warnings
 _IMAGES_PER_CLASS = 8
 _MAX_CLASSES = 200
 _FEWEST_FOR_FENCES, _SHOWN_OUTLIERS = 20, 8
-_LONG = 2.0  # ratio of sides from which a centred square leaves out half of an image
+_LONG = 2.0  # ratio of sides at which a centred square leaves out half of an image
 _MAX_REPAIRED = 48
 _SHOWN_DOUBTS, _SHOWN_FAR = 8, 24
 _ROWS_AT_ONCE = 1 << 20
@@ -45,9 +45,9 @@ def write_page(
         pack: the pack.
         findings: the copies in the pack.
         reasons: number of quarantined inputs per reason.
-        warnings: warnings of decoders.
+        warnings: the decoders' warnings.
         path: file of the page.
-        judged: what features say of its labels; None where there are none.
+        judged: doubtful labels and unusual images; None if there are no features to find them by.
     """
     labels = pack.labels.dense(len(pack))
     sections = [
@@ -68,7 +68,7 @@ def write_page(
 
 
 def _warned(pack: Pack, warnings: Warnings) -> Iterator[Block]:
-    """List the repaired images, with pictures, and the number of warnings of each kind."""
+    """Count the images per warning, and show the repaired images."""
     if warnings.messages:
         yield _table(("what decoders said", "images"), warnings.messages.most_common(30))
     if warnings.num_repaired:
@@ -117,7 +117,7 @@ def _classes(pack: Pack, labels: NDArray[np.int64]) -> list[Block]:
 
 
 def _classes_by_split(pack: Pack, order: NDArray[np.int64]) -> list[Block]:
-    """Count each class in each split with labels, if there are several."""
+    """Return a table of each class's images in each labelled split, if there are several such splits."""
     labels = {name: pack.split(name).labels() for name in pack.splits}
     counts = {
         name: np.bincount(found[found >= 0], minlength=len(pack.classes))
@@ -131,7 +131,7 @@ def _classes_by_split(pack: Pack, order: NDArray[np.int64]) -> list[Block]:
 
 
 def _outliers(pack: Pack) -> Iterator[Block]:
-    """Show the darkest and the brightest images, the smallest, and the longest."""
+    """Show the darkest, the brightest, the smallest and the most elongated images."""
     rows, gray = brightness(pack, available_cores())
     rows, gray = rows[~np.isnan(gray)], gray[~np.isnan(gray)]
     if len(rows) >= _FEWEST_FOR_FENCES:
@@ -195,7 +195,7 @@ def _copies(pack: Pack, findings: Findings) -> Iterator[Block]:
 
 
 def _judged(pack: Pack, labels: NDArray[np.int64], judged: Judged | None) -> Iterator[Block]:
-    """Show labels that neighbours doubt, and images that are unlike every class."""
+    """Show images whose neighbours doubt their label, and images that are unlike every class."""
     if judged is None:
         return
     yield Paragraph(judged.said_of_labels)

@@ -1,4 +1,4 @@
-"""Pictures for packing tests: blended from textures and encoded in one compiled loop, many per call."""
+"""Synthetic JPEG images for tests of packing, drawn and encoded in one compiled loop, many per call."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _QUALITY = 3  # parameter of libjpeg-turbo
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures to draw: each a window of one texture blended with a window of another.
+    """Pictures to draw; each blends a window of one texture with a window of another.
 
     Attributes:
-        sides: int64 [N, 2], height and width.
-        kinds: int64 [N, 2], the textures.
+        sides: int64 [N, 2], height and width in pixels.
+        kinds: int64 [N, 2], numbers of the two textures.
         places: float64 [N, 4] in [0, 1), positions of the windows: y and x of the first, then of the second.
         shares: int64 [N], share of the first texture, out of 256.
-        qualities: int64 [N], quality of the JPEG.
+        qualities: int64 [N], JPEG quality.
     """
 
     sides: NDArray[np.int64]
@@ -39,11 +39,11 @@ class Pictures:
 
 
 class Textures:
-    """Smooth and rough textures, in the planes of a JPEG: luma, and two colours of half the size.
+    """Smooth and rough textures as JPEG planes: luma, and two colour planes of half the side.
 
     Attributes:
-        luma: uint8 [64 * 256 * 256].
-        colors: uint8 [2, 64 * 128 * 128].
+        luma: uint8 [64 * 256 * 256], luma planes of 64 textures.
+        colors: uint8 [2, 64 * 128 * 128], their colour planes.
     """
 
     def __init__(self, seed: int) -> None:
@@ -60,7 +60,7 @@ class Textures:
 
 
 class _Worker(threading.local):
-    """The memory of one thread: an encoder, the planes of a picture, and room for the JPEGs of a call."""
+    """Buffers of one thread: an encoder, the planes of a picture, and memory for the JPEGs of a call."""
 
     def __init__(self) -> None:
         self.encoder = Compressor()
@@ -68,7 +68,7 @@ class _Worker(threading.local):
         self.jpegs = np.empty((0, 0), np.uint8)
 
     def room(self, count: int, size_bytes: int) -> NDArray[np.uint8]:
-        """Return uint8 [count, size_bytes]; an array of an earlier call is used again if large enough."""
+        """Return a uint8 array of at least [count, size_bytes], that of an earlier call if large enough."""
         if self.jpegs.shape[0] < count or self.jpegs.shape[1] < size_bytes:
             self.jpegs = np.empty((count, size_bytes), np.uint8)
         return self.jpegs
@@ -78,7 +78,7 @@ _worker = _Worker()
 
 
 def draw_jpegs(textures: Textures, pictures: Pictures, chosen: NDArray[np.int64]) -> list[memoryview]:
-    """Draw and encode some pictures.
+    """Draw and encode some of the pictures.
 
     Args:
         textures: textures to blend.
@@ -86,7 +86,7 @@ def draw_jpegs(textures: Textures, pictures: Pictures, chosen: NDArray[np.int64]
         chosen: int64 [B], numbers of the pictures to draw.
 
     Returns:
-        The JPEGs, valid until this thread's next call.
+        One JPEG per chosen picture. The memory is reused by this thread's next call.
 
     Raises:
         RuntimeError: the encoder refuses a picture.
@@ -111,12 +111,15 @@ def _draw(  # type: ignore[no-untyped-def]  # noqa: ANN202
     encoder, luma, colors, chosen, sides, kinds, places, shares, qualities,  # noqa: ANN001
     planes, addresses, strides, jpegs, sizes,  # noqa: ANN001
 ):  # fmt: skip
-    """Fill rows of `jpegs` and their `sizes`; return how many pictures were drawn before one failed."""
+    """Write a JPEG into each row of `jpegs` and its size into `sizes`; return the number of pictures drawn.
+
+    If the encoder refuses a picture, the loop stops there.
+    """
     start, first = planes.ctypes.data, addresses.ctypes.data
     for number in range(len(chosen)):
         i = chosen[number]
         height, width = sides[i, 0], sides[i, 1]
-        rows, columns = (height + 1) // 2, (width + 1) // 2  # of the colours; the luma has twice as many
+        rows, columns = (height + 1) // 2, (width + 1) // 2  # of the colour planes; luma has twice as many
         windows = (
             kinds[i, 0] * _HALF + int(places[i, 0] * (_HALF - rows + 1)),
             int(places[i, 1] * (_HALF - columns + 1)),
@@ -141,13 +144,17 @@ def _draw(  # type: ignore[no-untyped-def]  # noqa: ANN202
 
 @kernel
 def _blend(texture, windows, scale, stride, share, mixed):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Blend two windows, given by row and column in the colour planes; share is out of 256."""
+    """Blend two windows into `mixed`.
+
+    `windows` has the row and column of each in the colour planes; luma multiplies them by `scale`, 2. `share`
+    is the first window's share, out of 256.
+    """
     first = scale * (windows[0] * stride + windows[1])
     second = scale * (windows[2] * stride + windows[3])
     size = mixed.shape[1]
     for y in range(mixed.shape[0]):
         at, other = first + y * stride, second + y * stride
-        # Slices, since an index that might be negative would keep the loop from becoming vectors.
+        # Index into slices: an index that might be negative would keep the loop from being vectorised.
         ones, others, row = texture[at : at + size], texture[other : other + size], mixed[y]
         for i in range(size):
             row[i] = (np.uint16(ones[i]) * share + np.uint16(others[i]) * np.uint16(256 - share)) >> 8

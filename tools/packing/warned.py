@@ -1,4 +1,4 @@
-"""The warnings of decoders about the images of a pack, and the images that were repaired."""
+"""The decoders' warnings about the images of a pack, and the images that were repaired."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _ROWS_AT_ONCE = 1 << 20
 
 @dataclass(frozen=True)
 class Warnings:
-    """The warnings of decoders.
+    """The decoders' warnings about the images of a pack.
 
     Attributes:
         messages: number of images per message.
         num_warned: number of images with warnings.
-        repaired: int64 [num_repaired], rows whose original a strict decoder refuses.
+        repaired: int64 [num_repaired], rows whose original file a strict decoder refuses.
     """
 
     messages: Counter[str]
@@ -31,12 +31,12 @@ class Warnings:
 
     @property
     def num_repaired(self) -> int:
-        """The number of repaired images."""
+        """Number of repaired images."""
         return len(self.repaired)
 
 
 def read_warnings(pack: Pack) -> Warnings:
-    """Count the warnings, in one pass over the lines, and find the rows that were repaired."""
+    """Count the warnings in the pack's list of them, and find the rows that were repaired."""
     messages: Counter[str] = Counter()
     num_warned = 0
     for entry in warned(pack.path):

@@ -1,4 +1,4 @@
-"""The writers in the benchmark of packing: our packer, those of other projects, and a plain copying loop.
+"""The writers in the benchmark of packing: our packer, other projects' writers, and a plain copying loop.
 
 Each function packs the files of a class-folder tree into an empty folder, in a new process.
 """
@@ -20,11 +20,12 @@ class Job(NamedTuple):
 
     Attributes:
         source: class-folder tree.
-        out: empty folder.
-        max_side: shrink the longer side to it and encode with quality 90.
-        short_side: shrink the shorter side to it and encode with quality 90; with neither, bytes are copied.
+        out: empty folder for the result.
+        max_side: longer side in pixels to which images are shrunk, then encoded with quality 90.
+        short_side: shorter side in pixels to which images are shrunk, then encoded with quality 90. If both
+            limits are None, bytes are copied.
         workers: processes or threads that the writer may use.
-        part: (k, n) for the k-th of every n files.
+        part: (k, n) packs every n-th file, beginning with file k.
     """
 
     source: Path
@@ -36,15 +37,15 @@ class Job(NamedTuple):
 
     @property
     def copies(self) -> bool:
-        """Tell whether images keep their bytes."""
+        """Return whether images keep their bytes."""
         return self.max_side is None and self.short_side is None
 
     def files(self) -> list[tuple[str, int]]:
-        """Return path and class number of the files that this job packs."""
+        """Return the path and class number of each file that this job packs."""
         return list(files(self.source))[self.part[0] :: self.part[1]]
 
     def target(self, width: int, height: int) -> tuple[int, int]:
-        """Return the width and height that an image gets."""
+        """Return the width and height to which an image is shrunk; images within the limit keep theirs."""
         if self.max_side is not None:
             scale = self.max_side / max(width, height)
         else:
@@ -54,14 +55,14 @@ class Job(NamedTuple):
 
 
 def files(source: Path) -> Iterator[tuple[str, int]]:
-    """Yield path and class number of every file, in the order of the names."""
+    """Yield the path and class number of every file, sorted by class folder, then by file name."""
     for label, folder in enumerate(sorted(os.scandir(source), key=lambda entry: entry.name)):
         for name in sorted(os.listdir(folder.path)):
             yield os.path.join(folder.path, name), label
 
 
 def write_sluice(job: Job, shard_format: str = "webdataset") -> None:
-    """Pack with our packer: checks every image, hashes every byte, syncs every file."""
+    """Pack with our packer, which checks every image, hashes every byte and syncs every file."""
     from loaders.packs.image import ImagePolicy
     from loaders.packs.packer import PackOptions, pack_dataset
     from loaders.packs.sources.spec import parse_splits
@@ -73,12 +74,12 @@ def write_sluice(job: Job, shard_format: str = "webdataset") -> None:
 
 
 def write_sluice_beton(job: Job) -> None:
-    """Pack with our packer into betons."""
+    """Pack with our packer into .beton shards."""
     write_sluice(job, "ffcv")
 
 
 def write_plain(job: Job) -> None:
-    """Read every file and append it to one file: the least that any packer does."""
+    """Read every file and append it to one file, the least work that any packer does."""
     with open(job.out / "plain.bin", "wb") as out:
         for path, _ in files(job.source):
             with open(path, "rb") as file:
@@ -86,7 +87,7 @@ def write_plain(job: Job) -> None:
 
 
 def write_webdataset(job: Job) -> None:
-    """Pack with webdataset's ShardWriter, and Pillow for shrinking: the loop of its documentation."""
+    """Pack with webdataset's ShardWriter in the loop of its documentation; Pillow shrinks the images."""
     import webdataset
 
     with webdataset.ShardWriter(str(job.out / "%06d.tar"), maxsize=SHARD_BYTES, verbose=0) as writer:
@@ -95,7 +96,7 @@ def write_webdataset(job: Job) -> None:
 
 
 def write_webdataset_in_processes(job: Job) -> None:
-    """Pack with one ShardWriter per process, each for its part of the files."""
+    """Pack with one ShardWriter per process; each process packs a part of the files."""
     _in_processes(write_webdataset, job)
 
 
@@ -110,9 +111,10 @@ def _in_processes(write: Callable[[Job], None], job: Job) -> None:
 
 
 def _encoded(path: str, job: Job) -> bytes:
-    """Return a file's bytes, or the image shrunk and encoded by Pillow.
+    """Return a file's bytes, or those of the image shrunk and encoded by Pillow.
 
-    Pillow is used in its fastest good way: decoding scales down to at least twice the target ("draft").
+    This is Pillow's fastest way without visible loss: "draft" decodes at a reduced size, at least twice the
+    target.
     """
     with open(path, "rb") as file:
         data = file.read()
@@ -132,7 +134,7 @@ def _encoded(path: str, job: Job) -> bytes:
 
 
 class _FileDataset:
-    """(image, label) pairs for FFCV's writer: bytes to copy, or pixels of full size."""
+    """(image, label) pairs for FFCV's writer: bytes to copy, or pixels to shrink and encode."""
 
     def __init__(self, job: Job) -> None:
         self._files = job.files()
@@ -150,7 +152,7 @@ class _FileDataset:
             return np.fromfile(path, np.uint8), label
         with Image.open(path) as image:
             pixels = np.array(image.convert("RGB"))
-        if self._job.short_side is not None:  # its field knows the longer side alone; what it would do
+        if self._job.short_side is not None:  # FFCV's field limits only the longer side: shrink as it does
             import cv2
 
             size = self._job.target(pixels.shape[1], pixels.shape[0])
@@ -159,7 +161,7 @@ class _FileDataset:
 
 
 def write_ffcv(job: Job) -> None:
-    """Pack with FFCV's DatasetWriter; copies go into a field of bytes, shrunk images into one of images."""
+    """Pack with FFCV's DatasetWriter: copied bytes in a BytesField, shrunk images in an RGBImageField."""
     import ffcv.fields
     from ffcv.writer import DatasetWriter
 
@@ -174,7 +176,7 @@ def write_ffcv(job: Job) -> None:
 
 
 def write_litdata(job: Job) -> None:
-    """Pack with LitData's optimize."""
+    """Pack with LitData's optimize; Pillow shrinks the images."""
     import litdata
 
     litdata.optimize(
@@ -195,7 +197,7 @@ class _LitSample:
 
 
 def write_mosaicml(job: Job) -> None:
-    """Pack with MosaicML's MDSWriter, and Pillow for shrinking."""
+    """Pack with MosaicML's MDSWriter; Pillow shrinks the images."""
     from streaming import MDSWriter
 
     columns = {"image": "bytes", "label": "int"}
@@ -205,7 +207,7 @@ def write_mosaicml(job: Job) -> None:
 
 
 def write_mosaicml_in_processes(job: Job) -> None:
-    """Pack with one MDSWriter per process, each for its part of the files."""
+    """Pack with one MDSWriter per process; each process packs a part of the files."""
     _in_processes(write_mosaicml, job)
 
 
