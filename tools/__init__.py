@@ -1,1 +1,1 @@
-"""Packing, verifying, measuring, reporting: one runnable file each."""
+"""Tools for packing, verifying, measuring and reporting; each is a script of its own."""

@@ -1,19 +1,21 @@
-r"""Compare all methods on one pack with one small backbone and an equal budget of processor time each.
+r"""Compare all methods on one pack, with the same small backbone and an equal budget of CPU time each.
 
 Example:
     python tools/compare_methods.py --family selfsup --pack packs/cifar10 --out runs/selfsup --budget-s 150
     python tools/compare_methods.py --family semisup --pack packs/cifar10 --out runs/semisup --budget-s 60
 
-selfsup: every self-supervised recipe on the split `train` without its labels; then kNN and a linear probe on
-the frozen features, and fine-tuning on a few labels per class, beside an untrained backbone and training
-from scratch. semisup: every recipe with labels, on a few of them per class. Measured on the split `test`.
+selfsup: every self-supervised recipe trains on the split `train` without its labels. The frozen features are
+measured by kNN and a linear probe, and the backbone is fine-tuned on a few labels per class, beside an
+untrained backbone and training from scratch. semisup: every recipe with labels trains on a few labels per
+class. All are tested on the split `test`.
 
-How the budget is kept: first, two short runs of each method give the time of its steps. The training then
-takes as many steps as fit into the budget, without the start-up of a run, and its schedule spans just these
-steps. Its record has the seconds that it really took. On a shared machine processor time grows with the work
-of others, so calibrate (--calibrate-only) while the machine is idle. Evaluation is outside of the budget.
-Every finished stage leaves a JSON file in --out: the same command again goes on from there. Another pack,
-budget or number of probe labels wants another --out. The table and the plot are made of these records.
+The budget is kept as follows. First, two short runs of each method show how long its steps take. The training
+then takes as many steps as fit into the budget, which excludes the start-up of a run, and its schedule spans
+these steps. Its record has the seconds that it really took. On a shared machine, CPU time grows with the
+load, so calibrate (--calibrate-only) while the machine is idle. Evaluation is not part of the budget. Every
+finished stage leaves a JSON file in --out, so the same command, given again, continues from there. Another
+pack, budget or number of probe labels needs another --out. The table and the plot are made from these
+records.
 """
 
 from __future__ import annotations
@@ -42,30 +44,30 @@ class Config:
     out: Path
     """Folder of all runs and records; finished stages in it are not repeated."""
     budget_s: Positive
-    """Processor seconds, user and system, of each training, without start-up."""
+    """CPU seconds, user and system, of each training, without start-up."""
     methods: tuple[str, ...] = ()
-    """Names of the methods, all by default."""
+    """Names of the methods; all by default."""
     labels_per_class: tuple[int, ...] = ()
-    """selfsup: of the fine-tuning, 1 4 16 64 by default; semisup: of the training, 4 25 400 by default."""
+    """Numbers of labels per class: selfsup fine-tunes on 1 4 16 64 by default, semisup trains on 4 25 400."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of weights, order, views and the choice of labels; the table has mean and standard deviation."""
     probe_labels_per_class: Count = 1000
     """selfsup: labels per class for kNN and the linear probe."""
     calibration_steps: tuple[Count, Count] = (8, 40)
-    """Lengths of the two runs from which the time of a method's steps is computed."""
+    """Steps of the two runs from which the time of a method's steps is computed."""
     calibrate_only: bool = False
-    """Measure only the time of steps, so that the rest can be done while the machine is shared."""
+    """Measure only the time of steps; the rest can then be done while the machine is shared."""
     table_only: bool = False
     """Write the table and the plot of the results so far, and measure nothing."""
     num_threads: Count = 1
-    """Threads of every command; one makes processor time the plainest measure."""
+    """Threads of every command; with one, CPU time is easiest to compare."""
     records: Path | None = None
-    """File of all records, a line each, the table as .md and the plot as .png beside it; in --out by default.
-    Results in such a file, of other seeds or methods, count as measured, and so do its times of steps: every
-    seed then takes the same number of steps, on any machine."""
+    """File of all records, one per line; the table (.md) and the plot (.png) are written beside it. In --out
+    by default. If the file exists, its results of other seeds or methods count as measured, and its times of
+    steps are used: every seed then takes the same number of steps, on any machine."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be compared."""
+        """Refuse unknown methods, repeated values and numbers out of range."""
         if unknown := [name for name in self.methods if name not in self.batch_sizes]:
             known = ", ".join(self.batch_sizes)
             raise UserError(f"methods: expected names among {known}, found {', '.join(unknown)}")
@@ -80,14 +82,14 @@ class Config:
 
     @property
     def batch_sizes(self) -> dict[str, int]:
-        """All methods of the family, with the images of their steps."""
+        """Batch size of each method of the family."""
         if self.family == "selfsup":
             return {name: method.batch_size for name, method in PRETRAININGS.items()}
         return dict.fromkeys(TRAININGS, BATCH_SIZE)
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """The numbers of labels per class."""
+        """Numbers of labels per class: those of --labels-per-class, or the family's default."""
         return self.labels_per_class or ((1, 4, 16, 64) if self.family == "selfsup" else (4, 25, 400))
 
 
@@ -114,14 +116,14 @@ from tools.comparison.tables import selfsup_table, semisup_table, write_page
 
 
 def run(config: Config, console: Console) -> int:
-    """Measure everything that is not measured yet; return the number of methods that failed."""
+    """Measure every stage without a record, write the results, and return the number of failures."""
     path = config.records or config.out / "records.jsonl"
     check_folder(config.out)
     check_folder(path.parent)
     if path.is_dir():
         raise UserError(f"records: expected a file to write at {path}, found a folder; give a file in it")
     pack = open_pack(config.pack)
-    # A table of what is there so far can be made while another command measures.
+    # Without a lock, --table-only can write the results so far while another command measures.
     with nullcontext() if config.table_only else alone_in(config.out):
         bench, failures = open_bench(config, pack, console), Failures(console)
         found = list(read_lines(path)) if config.records and path.exists() else []
@@ -143,7 +145,7 @@ def run(config: Config, console: Console) -> int:
 
 
 def question_of(config: Config, pack: Pack) -> Record:
-    """Return what all results in one folder have in common; a stage's name does not say it."""
+    """Return the settings that all results in a folder share and that are not part of a stage's name."""
     return {
         "family": config.family,
         "pack": pack_fingerprint(pack),
@@ -154,11 +156,11 @@ def question_of(config: Config, pack: Pack) -> Record:
 
 
 def check_labels(config: Config, pack: Pack) -> None:
-    """Say which classes have fewer labels than the comparison uses, before any work.
+    """Print which classes have fewer labels than the comparison uses, before any work.
 
     Raises:
-        UserError: no class has so many labels, so that the column would have all labels; or there are none,
-            or too few for a method.
+        UserError: no class has as many labels as asked for, a split has no labels, or there are too few
+            labels for a method.
     """
     known = pack.split("train").labels()
     largest = int(np.bincount(known[known >= 0], minlength=1).max())

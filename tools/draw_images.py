@@ -1,4 +1,4 @@
-"""Draw many small, varied JPEG files in class folders, some of them damaged: input for packing tests.
+"""Draw many small, varied JPEG files in class folders, some of them damaged, for tests of packing.
 
 Example:
     python tools/draw_images.py --out images96 --num-images 512000
@@ -24,25 +24,25 @@ from tools.packing.names import MAX_SIDE
 
 @dataclass(frozen=True)
 class Config:
-    """Draw JPEG files; every hundredth is damaged, in ten ways that a packer must catch."""
+    """Draw JPEG files; every hundredth file is damaged in one of ten ways that a packer must notice."""
 
     out: Path
-    """Folder to make; must not exist."""
+    """Folder to make; it must not exist."""
     num_images: Count = 512_000
     """Files to draw."""
     num_classes: Count = 100
-    """Class folders."""
+    """Number of class folders."""
     resolution: Count = 96
-    """Middle of the sides in pixels, which vary by a quarter."""
+    """Mean side of the images in pixels; sides vary by a quarter of it."""
     seed: int = 0
     """Seed of all images."""
     damaged: bool = True
     """Damage every hundredth file."""
     workers: int = 0
-    """Threads at work, 0 for one per core; never changes a byte."""
+    """Number of threads, 0 for one per core; the files are the same for any number."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that draw nothing, sides beyond the textures, and a folder that cannot be made."""
+        """Refuse numbers out of range, sides larger than the textures, and a folder that cannot be made."""
         check_numbers(self)
         check_whole("resolution", self.resolution, 16, MAX_SIDE, "the textures have no more pixels")
         check_folder(self.out)
@@ -95,7 +95,8 @@ def _draw_some(config: Config, textures: Textures, first: int) -> None:
     """Draw the files of one task."""
     count = min(_PER_TASK, config.num_images - first)
     pictures = _choose(config, first, count)
-    # Class by class: files made in turns in a hundred folders take the disk's journal twice as long.
+    # Write class by class: with files alternating between a hundred folders, the file system's journal takes
+    # twice as long.
     turned = first + first // _PER_TASK * (config.num_classes // 2)
     in_order = np.argsort((turned + np.arange(count)) % config.num_classes, kind="stable")
     folders = [f"{config.out}/class{label:04d}" for label in range(config.num_classes)]
@@ -111,7 +112,7 @@ def _draw_some(config: Config, textures: Textures, first: int) -> None:
 
 
 def _choose(config: Config, first: int, count: int) -> Pictures:
-    """Return the pictures of the files from number `first` on."""
+    """Return the pictures of `count` files, beginning with file number `first`."""
     rng = np.random.default_rng([config.seed, 2, first])
     low, high = config.resolution * 3 // 4, config.resolution * 5 // 4
     return Pictures(
@@ -132,11 +133,11 @@ def _write(path: str, data: bytes | memoryview) -> None:
 
 
 def damage(data: bytes, way: int) -> bytes:
-    """Return a damaged form of a JPEG.
+    """Return a damaged copy of a baseline JPEG.
 
     Args:
-        data: a baseline JPEG.
-        way: 0 to 9.
+        data: the JPEG.
+        way: number of the damage, 0 to 9.
     """
     frame = data.index(b"\xff\xc0")
     table = data.index(b"\xff\xc4")
@@ -148,7 +149,7 @@ def damage(data: bytes, way: int) -> bytes:
         case 2:
             return data[:-2]  # only the end marker is missing
         case 3:
-            return data[:100]  # inside its heading
+            return data[:100]  # ends inside the header
         case 4:
             return b"404 Not Found\n"
         case 5:
@@ -158,7 +159,7 @@ def damage(data: bytes, way: int) -> bytes:
                 data[: table + 5] + bytes(b ^ 0x5A for b in data[table + 5 : table + 21]) + data[table + 21 :]
             )
         case 7:
-            return data[: frame + 5] + b"\0\0" + data[frame + 7 :]  # no height
+            return data[: frame + 5] + b"\0\0" + data[frame + 7 :]  # a height of 0
         case 8:
             return data[: frame + 5] + b"\xff\xff\xff\xff" + data[frame + 9 :]  # a decompression bomb
         case _:

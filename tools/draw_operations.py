@@ -1,4 +1,4 @@
-"""Draw every geometry and operation of views on one photograph: the pictures of docs/views.md.
+"""Draw every geometry and operation of views on one photograph, as shown in docs/views.md.
 
 Example:
     python tools/draw_operations.py
@@ -28,10 +28,10 @@ class Config:
     draws: Count = 4
     """Views of each operation."""
     seed: int = 3
-    """Seed of their random numbers."""
+    """Seed of the views."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that draw nothing."""
+        """Refuse numbers out of range."""
         check_numbers(self)
 
 
@@ -78,7 +78,7 @@ from loaders.views.policy import (
 _GAP, _COLOURS = 4, 40
 _WHOLE = CenterCrop(1.0)
 _STRONG = next(found for found in presets.fixmatch_strong().operations if isinstance(found, RandAugment))
-_INVERT = (Augment("invert"),)  # in no preset
+_INVERT = (Augment("invert"),)  # no preset has this augmentation
 SHOWN: dict[str, tuple[Geometry, tuple[Operation, ...]]] = {
     "RandomResizedCrop": (RandomResizedCrop(), ()),
     "CenterCrop": (CenterCrop(), ()),
@@ -100,7 +100,7 @@ SHOWN: dict[str, tuple[Geometry, tuple[Operation, ...]]] = {
         for one in _STRONG.augments + _INVERT
     },
 }
-"""Name of each picture, and the geometry and operations that it shows."""
+"""Pictures by name, each with the geometry and the operations that it shows."""
 
 
 def draw(config: Config, pack: Pack, name: str) -> bytes:

@@ -3,8 +3,9 @@
 Example:
     python tools/profile_kernels.py --resolution 96
 
-The clock is calibrated by a chain of dependent additions (one cycle each), so the figures are core cycles at
-any frequency of the processor. Each figure is the least of several passes over the bundled photographs.
+The clock is calibrated by a chain of dependent instructions (one cycle each), so the figures are core cycles
+at any frequency of the processor. Each figure is of the fastest of several passes over crops of
+scikit-learn's photographs.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Config:
     """Passes; the fastest counts."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that measure nothing."""
+        """Refuse numbers out of range."""
         check_numbers(self)
 
 
@@ -75,7 +76,14 @@ from loaders.views.policy import (
 
 @dataclass(frozen=True)
 class Images:
-    """Decoded images, one behind the other, as channel planes."""
+    """Decoded and encoded images.
+
+    Attributes:
+        planes: uint8 [sum of 3 * H * W, + 64], the channel planes of all images, then zeros.
+        starts: int64 [N], where each image begins in `planes`.
+        sides: int64 [N], height and width of each image.
+        encoded: the JPEG bytes of each image.
+    """
 
     planes: NDArray[np.uint8]
     starts: NDArray[np.int64]
@@ -87,12 +95,12 @@ class Images:
 def _chain(count, start):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     value = start
     for _ in range(count):
-        value = (value ^ (value << 1)) + 1  # three dependent one-cycle instructions
+        value = (value ^ (value << 1)) + 1  # three one-cycle instructions; each needs the previous result
     return value
 
 
 def cycles_per_second() -> float:
-    """Return the core's present frequency, from a loop of known length."""
+    """Return the core's present frequency in Hz, from the time of a loop of known length."""
     _chain(10, 1)
     best = float("inf")
     for _ in range(5):
@@ -145,7 +153,7 @@ def view_runner(policy: ViewPolicy, images: Images, width: int) -> Callable[[int
 
 
 def least_seconds(run: Callable[[int], Any], passes: int) -> float:
-    """Return the processor seconds of the fastest pass; the passes' epochs are the same for every runner."""
+    """Return the mean CPU seconds per call in the fastest pass; a pass calls `run` for epochs 0, 1 and 2."""
     run(0)
     best = float("inf")
     for _ in range(passes):
@@ -159,7 +167,10 @@ def least_seconds(run: Callable[[int], Any], passes: int) -> float:
 
 
 def policies(resolution: int) -> dict[str, tuple[ViewPolicy, str | None]]:
-    """Return what to profile: a view, and the one to subtract so that a single operation remains."""
+    """Return the views to profile by name, each with the name of a view whose time is subtracted, or None.
+
+    The difference is the time of a single operation.
+    """
     whole = ViewPolicy("copy", resolution, CenterCrop(1.0))
     crop = presets.crop_flip(resolution)
     found: dict[str, tuple[ViewPolicy, str | None]] = {
@@ -192,7 +203,7 @@ def policies(resolution: int) -> dict[str, tuple[ViewPolicy, str | None]]:
 
 
 def main() -> None:
-    """Print the table."""
+    """Profile every part and print the table."""
     config = command_line(Config, __doc__)
     images = photographs(config)
     frequency = cycles_per_second()

@@ -26,34 +26,34 @@ _TILE, _LARGEST_TILE, _MOST_TILE = 192, 256, 1024
 
 @dataclass(frozen=True)
 class Config(PackConfig):
-    """What to draw."""
+    """Draw the views of a preset or of a policy of your own."""
 
     pack: Positional[Path]
     """Folder of the pack."""
     view: str = "barlow_a"
-    """Preset of loaders.views.presets, also rotation_0 to rotation_270, tile_0 to tile_8; or a ViewPolicy of
-    yours as module:name."""
+    """Preset of loaders.views.presets, or rotation_0 to rotation_270, or tile_0 to tile_8; or a ViewPolicy of
+    your own as module:name."""
     resolution: Count = 96
     """Side of a preset's view in pixels."""
     split: str | None = None
     """Split to take images from; the first one by default."""
     num_images: Count = 6
-    """Images shown, a row of the sheet each."""
+    """Number of images shown, one per row of the sheet."""
     draws: Count = 2
     """Views drawn of each image."""
     gain: Positive = 32.0
-    """Amplification of the difference."""
+    """Factor by which the difference is amplified."""
     backend: BackendName = "cpu"
     """Backend that renders our views."""
     seed: int = 0
-    """Seed of images and views."""
+    """Seed of the choice of images and of the views."""
     tile: int = 0
-    """Side of a tile in pixels, 0 for the view's own resolution or a whole multiple of it near 192."""
+    """Side of a tile in pixels; 0 takes the view's resolution or a whole multiple of it near 192."""
     out: Path = Path("views.png")
-    """PNG to write."""
+    """PNG file to write."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that show nothing, and a file that cannot be written."""
+        """Refuse numbers out of range, and a file that cannot be written."""
         check_numbers(self)
         if self.tile:
             check_whole("tile", self.tile, 16, _MOST_TILE)
@@ -114,20 +114,20 @@ _PRESETS: dict[str, Callable[[int], ViewPolicy]] = {
 _NAMES = {
     getattr(codes, name): name.lower() for name in dir(codes) if name.isupper() and "ARGUMENTS" not in name
 }
-_PLAIN_LOADER_VIEW = 256  # number of the first view of a loader of one stream
+_PLAIN_LOADER_VIEW = 256  # view number that a plain loader gives to its first view for the random numbers
 _TEXT = {codes.BLUR: "blur sigma {:.2f}", codes.SOLARIZE: "solarize at {:.0f}", codes.HUE: "hue {:+.2f}",
          codes.POSTERIZE: "posterize to {:.0f} bits"}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Views of some images by us and by torchvision.
+    """Our views and torchvision's views of some images.
 
     Attributes:
-        originals: float [3, H, W] in [0, 1] per image.
-        ours: float [N, D, 3, R, R] in [0, 1], D draws of each image.
+        originals: the images, float [3, H, W] in [0, 1] each.
+        ours: our views, float [N, D, 3, R, R] in [0, 1], D draws of each image.
         theirs: torchvision's views, of the same shape.
-        notes: what was drawn, per image and draw.
+        notes: [N][D], what was drawn, in words.
     """
 
     originals: list[Tensor]
@@ -139,15 +139,15 @@ class Comparison:
 def compare(
     split: Split, policy: ViewPolicy, num_images: int, draws: int, seed: int, backend: BackendName
 ) -> Comparison:
-    """Render the first images of an epoch with a backend and, from the same numbers, with torchvision.
+    """Render randomly chosen images with a backend and, from the same drawn numbers, with torchvision.
 
     Args:
-        split: the images.
+        split: split to choose images from.
         policy: policy of the view; its normalisation is left out.
-        num_images: N, at most the split's.
-        draws: D, one epoch each.
-        seed: seed of images and views.
-        backend: that renders ours.
+        num_images: N, at most the number of images in the split.
+        draws: D; each draw is an epoch.
+        seed: seed of the choice of images and of the views.
+        backend: backend that renders our views.
     """
     policy = replace(policy, normalize=None)
     rng = np.random.default_rng(seed)
@@ -197,10 +197,10 @@ def decode(pack: Pack, row: int) -> NDArray[np.uint8]:
 
 
 def find_policy(name: str, resolution: int) -> ViewPolicy:
-    """Return a preset, or what a module calls `module:name`.
+    """Return the preset with this name, or the policy that `module:name` refers to.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is no such preset or policy.
     """
     if name in _PRESETS:
         return replace(_PRESETS[name](resolution), shares_draws_of=0)
@@ -217,7 +217,7 @@ def find_policy(name: str, resolution: int) -> ViewPolicy:
 
 
 def describe(drawn: ViewParameters, i: int) -> str:
-    """Say in words what was drawn for image i of a batch."""
+    """Describe in words what was drawn for image i of a batch."""
     _, _, height, width = drawn.box[i]
     words = [f"crop {width:.0f} x {height:.0f}"]
     if drawn.flip[i]:

@@ -1,4 +1,4 @@
-"""Compile the kernels that demo, tests and recipes call first, so that their first batch does not wait.
+"""Compile the kernels that demo, tests and recipes use, so that their first batch need not wait for that.
 
 Example:
     python tools/warm_kernels.py
@@ -16,7 +16,7 @@ from loaders.common.program import check_command_line, command_line
 
 @dataclass(frozen=True)
 class Config:
-    """Compile the kernels of packing, order, and views of each dtype."""
+    """Compile the kernels of packing, of the order, and of views in each dtype."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -54,7 +54,7 @@ _VIEWS = (
 
 
 def warm() -> None:
-    """Call each kernel with its most frequent types."""
+    """Call each kernel with the types that are used most, which compiles it."""
     jpeg = simplejpeg.encode_jpeg(np.zeros((_SIDE, _SIDE, 3), np.uint8), colorsubsampling="420")
     load_kernels()
     shrink_planes(jpeg, 1, _SIDE // 2, _SIDE // 2, 90)
@@ -73,7 +73,7 @@ def warm() -> None:
 
 
 def main() -> None:
-    """Compile."""
+    """Compile the kernels."""
     command_line(Config, __doc__)
     warm()
 

@@ -18,7 +18,7 @@ class Config:
     """Write 1,797 real images: `OUT/train/<digit>/NNNN.jpg` and `OUT/test/<digit>/NNNN.jpg`."""
 
     out: Path
-    """Folder to write to; must not exist yet."""
+    """Folder to write to; it must not exist yet."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -34,15 +34,12 @@ from loaders.common.next_step import say_next
 
 RESOLUTION = 32
 QUALITY = 95
-_TOP_VALUE = 16  # the data set's pixels count black dots in 4x4 blocks
+_TOP_VALUE = 16  # each pixel of the data set counts the black dots in a 4x4 block
 _TEST_EVERY = 4
 
 
 def write_digits(out: Path) -> dict[str, int]:
-    """Write the digits, 32x32 RGB JPEG of quality 95; every fourth of each class goes to `test`.
-
-    Args:
-        out: folder to write to.
+    """Write the digits as 32x32 RGB JPEG files of quality 95; every fourth image of a class goes to `test`.
 
     Returns:
         Number of images per split.

@@ -1,1 +1,1 @@
-"""Comparisons of all methods at an equal budget of processor time."""
+"""Comparisons of all methods at an equal budget of CPU time."""

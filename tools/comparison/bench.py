@@ -1,4 +1,4 @@
-"""What both families of a comparison share: folders, commands, and the steps within a budget."""
+"""Parts that both families of a comparison share: folders, commands, and the number of steps in a budget."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _STAGES = "records"
 
 @dataclass(frozen=True)
 class Bench:
-    """One comparison.
+    """Settings and records of one comparison.
 
     Attributes:
         pack: folder of the pack.
         out: folder of all runs and records.
-        budget_s: processor seconds of a training, without start-up.
+        budget_s: CPU seconds of a training, without start-up.
         lengths: steps of the two calibration runs.
         num_threads: threads of every command.
-        num_train: images of the split `train`.
-        num_classes: C.
+        num_train: number of images in the split `train`.
+        num_classes: number of classes.
         console: console for progress.
     """
 
@@ -51,18 +51,18 @@ class Bench:
         return ("--pack", self.pack, "--num-threads", self.num_threads, *quiet)
 
     def once(self, identity: Record, work: Callable[[], Record]) -> Record:
-        """Return the record of a stage; measure the stage if there is none yet."""
+        """Return the record of a stage; measure the stage if it has no record yet."""
         return once(self.out / _STAGES, identity, work)
 
     def adopt(self, records: Iterable[Record], batch_sizes: Mapping[str, int]) -> None:
-        """Take over records from elsewhere; a stage that was also measured here keeps its record.
+        """Take over records of another folder; a stage that has a record here keeps it.
 
         Args:
             records: records of a comparison with the same budget, on a pack of the same size.
             batch_sizes: batch size of each method of this family.
 
         Raises:
-            UserError: the records are of another family, budget or pack, which no table may mix.
+            UserError: the records have another family, budget or pack, which must not be mixed in a table.
         """
         found = list(records)
         for record in found:
@@ -71,7 +71,7 @@ class Bench:
             self.once(record, dict)
 
     def check(self, record: Record, batch_sizes: Mapping[str, int]) -> None:
-        """Refuse a record that does not belong into this comparison.
+        """Refuse a record of another family, budget or pack.
 
         Raises:
             UserError: see `adopt`.
@@ -94,21 +94,21 @@ class Bench:
             )
 
     def records(self) -> list[Record]:
-        """Return all records so far, by name."""
+        """Return all records so far, sorted by the name of their stage."""
         return [read(path) for path in sorted((self.out / _STAGES).glob("*.json"))]
 
     def run(self, made: Command, log: str) -> float:
-        """Run a command; return its processor seconds."""
+        """Run a command; return its CPU seconds."""
         path = self.out / "logs" / f"{log}.log"
         return cpu_seconds(made.script, made.arguments, path)
 
     def shown(self, made: Command) -> str:
-        """Return a command for a record, without paths of this machine."""
+        """Return a command as text for a record; OUT and PACK stand for the paths of this machine."""
         words = [made.script, *(word or "''" for word in made.arguments)]
         return " ".join(words).replace(str(self.out), "OUT").replace(str(self.pack), "PACK")
 
     def start_up(self) -> float:
-        """Return the seconds of a training of one step, measured once; the first run only fills caches."""
+        """Return the CPU seconds of a one-step training; a first run, which fills caches, does not count."""
 
         def measure() -> Record:
             seconds = 0.0
@@ -123,11 +123,11 @@ class Bench:
     def cost(
         self, name: str, run: Callable[[Path, int], float], steps_per_epoch: int, epochwise: bool = False
     ) -> Cost:
-        """Return the times of a method, measured once by short runs.
+        """Return the CPU time of a method by steps, measured by two short runs unless it has a record.
 
         Args:
             name: name of the method.
-            run: (folder, steps) -> seconds.
+            run: (folder, steps) -> CPU seconds.
             steps_per_epoch: see `Cost`.
             epochwise: see `calibrate`.
         """
@@ -145,31 +145,31 @@ class Bench:
         return Cost(**{field: record[field] for field in Cost.__dataclass_fields__})
 
     def steps(self, cost: Cost) -> int:
-        """Return how many steps fit into the budget."""
+        """Return the number of steps that fit into the budget."""
         return cost.steps_within(self.budget_s + self.start_up())
 
     def empty(self, name: str) -> Path:
-        """Return an empty folder of that name; remains of an unfinished run are removed."""
+        """Return the path for a folder below `out`; the remains of an unfinished run there are removed."""
         folder = self.out / name
         if folder.exists():
             shutil.rmtree(folder)
         return folder
 
     def say(self, line: str) -> None:
-        """Show a line."""
+        """Print a line on the console."""
         self.console.print(line, highlight=False, markup=False)
 
 
 class Failures:
-    """Counts and shows failures, and lets the comparison go on."""
+    """Counts and prints failures, so that the comparison can continue after one."""
 
     def __init__(self, console: Console) -> None:
-        """Start from none."""
+        """Start with no failures."""
         self.console, self.count = console, 0
 
     @contextmanager
     def noted(self, name: str) -> Iterator[None]:
-        """Catch the failure of a method."""
+        """Count and print a failure inside the block instead of raising it."""
         try:
             yield
         except (CommandFailed, UserError) as error:
@@ -178,12 +178,12 @@ class Failures:
 
 
 def steps_per_epoch(num_images: int, batch_size: int) -> int:
-    """Return the number of whole batches in a pass."""
+    """Return the number of full batches in an epoch, at least 1."""
     return max(1, num_images // batch_size)
 
 
 def last_metric(run: Path, name: str) -> float:
-    """Return the mean of a metric over the last tenth of a run, at least its last line."""
+    """Return the mean of a metric over the last tenth of its values in a run, at least the last value."""
     values: list[Any] = [line[name] for line in read_metrics(run / "metrics.jsonl") if name in line]
     kept = values[-max(1, len(values) // 10) :]
     return float(sum(kept) / len(kept))

@@ -1,4 +1,4 @@
-"""Processor time of commands: measured, predicted, and turned into a number of training steps."""
+"""CPU time of commands: how to measure it, to predict it, and to find the number of steps that it allows."""
 
 from __future__ import annotations
 
@@ -38,32 +38,32 @@ PRELOADED = (
     "loaders.classification",
     "loaders.views.presets",
 )
-"""Modules that scripts import, loaded once for all scripts."""
+"""Modules that the scripts import; they are loaded once, before the forks."""
 
 
 class CommandFailed(Exception):
     """A command of a comparison ended with an error; the message names its log.
 
     Attributes:
-        seconds: processor time that it took all the same.
-        code: exit code; that of a signal is negative.
+        seconds: CPU seconds that the command used.
+        code: exit code; negative if a signal ended the command.
     """
 
     def __init__(self, message: str, seconds: float = 0.0, code: int = 1) -> None:
-        """Take note of what it took."""
+        """Store the message, the CPU seconds and the exit code."""
         super().__init__(message)
         self.seconds, self.code = seconds, code
 
 
 class CommandStopped(KeyboardInterrupt):
-    """A command was told to stop (Ctrl-C, SIGTERM) and has left what it goes on from.
+    """A command stopped after Ctrl-C or SIGTERM and can be resumed.
 
     Attributes:
-        seconds: processor time that it took.
+        seconds: CPU seconds that the command used.
     """
 
     def __init__(self, seconds: float) -> None:
-        """Take note of what it took."""
+        """Store the CPU seconds."""
         super().__init__()
         self.seconds = seconds
 
@@ -72,9 +72,9 @@ _STOPPED = (75, 130, -signal.SIGINT, -signal.SIGTERM)
 
 
 def preload(num_threads: int) -> None:
-    """Import the modules of scripts and set the threads of all libraries; `cpu_seconds` inherits both.
+    """Import the scripts' modules and set the threads of all libraries; forks of this process inherit both.
 
-    Do not compute in this process afterwards: threads do not survive in a fork.
+    Do not compute in this process afterwards: that would start threads, which a fork does not inherit.
     """
     torch.set_num_threads(num_threads)
     for name in PRELOADED:
@@ -83,21 +83,21 @@ def preload(num_threads: int) -> None:
 
 
 def cpu_seconds(script: str, arguments: Sequence[str], log: Path, limit_s: float | None = None) -> float:
-    """Run one of the project's scripts to its end and return the processor time it took, user and system.
+    """Run one of the project's scripts and return the CPU seconds that it took, user and system.
 
-    The script runs in a fork of this process, which has imported the libraries already; importing would take
-    most of the time of a short run. Time in which the process is stopped, or waits for a core, does not
-    count.
+    The script runs in a fork of this process, which has already imported the libraries, since importing them
+    would take most of the time of a short run. Time in which the process is stopped or waits for a core does
+    not count.
 
     Args:
-        script: below the project's root, such as `recipes/barlow.py`.
+        script: path below the project's root, such as `recipes/barlow.py`.
         arguments: command line of the script.
-        log: what it prints is added here.
-        limit_s: processor time after which the system ends it; None for no limit.
+        log: file to which the script's output and errors are appended.
+        limit_s: CPU seconds after which the system ends the script; None for no limit.
 
     Raises:
-        CommandStopped: it was told to stop; SIGTERM is passed on to it, and Ctrl-C reaches it by itself.
-        CommandFailed: another exit code than 0.
+        CommandStopped: the script stopped after Ctrl-C or SIGTERM; a SIGTERM to this process is passed on.
+        CommandFailed: the script ended with an exit code other than 0.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
@@ -117,7 +117,7 @@ def cpu_seconds(script: str, arguments: Sequence[str], log: Path, limit_s: float
 
 @contextmanager
 def _passed_on(child: int) -> Iterator[None]:
-    """Wait for the child to stop by itself, with a checkpoint, where this process is told to stop."""
+    """Inside the block, leave Ctrl-C to the child and pass SIGTERM on, so that it stops with a checkpoint."""
     kept = {
         signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
         signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM)),
@@ -130,7 +130,7 @@ def _passed_on(child: int) -> Iterator[None]:
 
 
 def _become(script: str, arguments: Sequence[str], log: Path, limit_s: float | None) -> NoReturn:
-    """Be the script, with its output in the log, and end."""
+    """Run the script in this forked process, with its output in the log, and exit."""
     code = 1
     try:
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -150,18 +150,18 @@ def _become(script: str, arguments: Sequence[str], log: Path, limit_s: float | N
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)  # exit handlers of this process must not run in the fork
+        os._exit(code)  # the parent's exit handlers must not run in the fork
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Processor time of a method as a function of its steps.
+    """CPU time of a method as a function of its steps.
 
     Attributes:
-        base: seconds of a run without steps: start-up, and work that the method does once.
+        base: seconds of a run without steps: start-up, and work before the first epoch.
         per_step: seconds of a step.
-        per_epoch: seconds of the work before every epoch after the first.
-        steps_per_epoch: steps of a pass over the split that the method trains on.
+        per_epoch: seconds of the work before each later epoch.
+        steps_per_epoch: steps in an epoch of the split that the method trains on.
     """
 
     base: float
@@ -170,14 +170,14 @@ class Cost:
     steps_per_epoch: int = 1
 
     def of(self, steps: int) -> float:
-        """Return the predicted seconds of a run of so many steps."""
+        """Return the predicted seconds of a run of this many steps."""
         epochs_after_first = max(0, math.ceil(steps / self.steps_per_epoch) - 1)
         return self.base + self.per_step * steps + self.per_epoch * epochs_after_first
 
     def steps_within(self, seconds: float) -> int:
-        """Return the most steps, at least 1, whose predicted time is within a budget."""
+        """Return the largest number of steps whose predicted time is within `seconds`, at least 1."""
         most = max(1, int((seconds - self.base) / self.per_step))
-        low, high = 1, most  # work per epoch reduces the steps: bisect, since `of` never decreases
+        low, high = 1, most  # `most` ignores the work per epoch: bisect, since `of` never decreases
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self.of(middle) <= seconds else (low, middle - 1)
@@ -191,14 +191,14 @@ def calibrate(
     steps_per_epoch: int,
     epochwise: bool,
 ) -> Cost:
-    """Measure a method by two short runs; their difference is the time of steps.
+    """Measure a method by two short runs, whose difference is the time of the additional steps.
 
     Args:
-        run: runs the method for so many steps and returns its seconds.
-        lengths: steps of the two runs, the second longer; both within one epoch.
+        run: runs the method for a number of steps and returns the CPU seconds.
+        lengths: steps of the two runs, the second one longer; both should fit in one epoch.
         start_up: seconds that any run takes without training.
         steps_per_epoch: see `Cost`.
-        epochwise: the time of a run beyond start-up and steps occurs before every epoch.
+        epochwise: whether the time of a run beyond start-up and steps is needed again before every epoch.
 
     Raises:
         CommandFailed: the longer run took no more time than the shorter one.

@@ -1,8 +1,8 @@
 """The methods of both comparisons and their settings at a budget of minutes.
 
-Settings were chosen beforehand: constants of the papers if they do not depend on the length of a run;
-warm-ups, ramps, averages and learning-rate steps as shares of the run; batch sizes that allow hundreds of
-steps; crops that show enough of a small image. Views of 16 pixels cost a quarter of those of 32.
+Settings were chosen beforehand. Constants that do not depend on the length of a run are those of the papers.
+Warm-ups, ramps, averages and learning-rate steps are shares of the run. Batch sizes allow hundreds of steps,
+and crops show enough of a small image. Views of 16 pixels cost a quarter of views of 32 pixels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Command:
 
 
 def command(script: str, *arguments: object) -> Command:
-    """Return a command; arguments are turned into text."""
+    """Return a command with its arguments converted to text."""
     return Command(script, tuple(str(argument) for argument in arguments))
 
 
@@ -38,8 +38,8 @@ class Pretraining:
         batch_size: images per step.
         metric: metric of the pretext task: its key in metrics.jsonl and its name in the table.
         settings: arguments that do not depend on the length of the run.
-        paced: arguments that do, from the epochs of the run.
-        epochwise: something costly is done before every epoch.
+        paced: returns the arguments that depend on the length of the run, given its epochs.
+        epochwise: whether the method does costly work before every epoch.
     """
 
     recipe: str
@@ -59,7 +59,7 @@ def _milestones(epochs: float) -> tuple[object, ...]:
     return ("--lr-milestones", *(share * epochs for share in (0.3, 0.6, 0.9)))
 
 
-# Nine cells of six pixels: only this method needs a side of 18.
+# A grid of 3 x 3 cells of six pixels needs a side of 18 instead of 16.
 _TILES = ("--resolution", 18, "--tile-size", 5, "--min-crop", 0.5)
 
 PRETRAININGS: dict[str, Pretraining] = {
@@ -76,7 +76,7 @@ PRETRAININGS: dict[str, Pretraining] = {
         "SimCLR",
         128,
         ("contrast_top1", "partner found"),
-        # Colour jitter of 0.5 and temperature 0.5 are the paper's on CIFAR-10 (appendix B.9).
+        # The paper has colour jitter of 0.5 and temperature 0.5 on CIFAR-10 (appendix B.9).
         (
             *("--min-crop", 0.2, "--color-strength", 0.5, "--temperature", 0.5),
             *("--projector", 256, 128, "--lr", 1.0, "--trust", 0.01),
@@ -141,7 +141,7 @@ PRETRAININGS: dict[str, Pretraining] = {
 def pretraining_command(
     method: Pretraining, common: tuple[object, ...], out: Path, steps: int, steps_per_epoch: int
 ) -> Command:
-    """Return the command that pre-trains with a method for so many steps."""
+    """Return the command that pre-trains with a method for this many steps."""
     paced = method.paced(steps / steps_per_epoch)
     network = ("--backbone", BACKBONE, "--resolution", RESOLUTION, "--batch-size", method.batch_size)
     length = ("--steps", steps, "--split", "train", "--out", out)
@@ -154,8 +154,8 @@ class Labels:
 
     Attributes:
         per_class: true labels of each class.
-        seed: seed of their choice, of weights, order and views.
-        num_classes: C.
+        seed: seed of the choice of labels, of weights, order and views.
+        num_classes: number of classes.
     """
 
     per_class: int
@@ -169,10 +169,10 @@ class Training:
 
     Attributes:
         title: title in the table.
-        commands: (arguments of all, labels, folder, steps) -> commands, one after the other.
-        run: folder of the last classifier, below the method's.
-        calibration: further arguments of the first command in calibration, so that its short run includes all
-            parts.
+        commands: (common arguments, labels, folder, steps) -> commands to run in this order.
+        run: folder of the last classifier, below the folder of the method.
+        calibration: more arguments for the first command in calibration, so that a short run includes all
+            parts of the method.
     """
 
     title: str
@@ -182,19 +182,19 @@ class Training:
 
 
 BATCH_SIZE = 40
-"""Labelled images per step: all of them at 4 labels per class of 10 classes, so that a step costs the same
-whatever the number of labels."""
+"""Labelled images per step. 10 classes with 4 labels each fill a batch, so that a step costs the same for any
+number of labels from 4 per class on."""
 
 
 def calibration_labels(num_classes: int) -> int:
-    """Return the labels per class that make up a step; two at least, since one method buys half of them."""
+    """Return the labels per class that fill a batch; at least 2, since active learning buys half of them."""
     return max(2, -(-BATCH_SIZE // max(1, num_classes)))
 
 
 NETWORK = ("--backbone", BACKBONE, "--resolution", RESOLUTION)
 SOLVER = ("--lr", 0.03, "--weight-decay", 5e-4)
 POOL = ("--unlabeled-splits", "train")
-ALL_LABELS = ("--validation-share", 0)  # no setting is chosen here, so every label is trained on
+ALL_LABELS = ("--validation-share", 0)  # nothing is chosen by validation here, so train on every label
 
 
 def _chosen(labels: Labels) -> tuple[object, ...]:
@@ -210,7 +210,7 @@ def _chosen(labels: Labels) -> tuple[object, ...]:
 
 
 def _one(recipe: str, *settings: object) -> Callable[[tuple[object, ...], Labels, Path, int], list[Command]]:
-    """Return the commands of a method that is one recipe."""
+    """Return `Training.commands` for a method that consists of one recipe."""
 
     def commands(common: tuple[object, ...], labels: Labels, out: Path, steps: int) -> list[Command]:
         last = ("--steps", steps, "--test-split", "", "--out", out / "run")
@@ -220,7 +220,7 @@ def _one(recipe: str, *settings: object) -> Callable[[tuple[object, ...], Labels
 
 
 def _active(common: tuple[object, ...], labels: Labels, out: Path, steps: int) -> list[Command]:
-    """Train on half of the labels, buy the other half for the most informative images, train again on all."""
+    """Return commands: train on half of the labels, buy the other half by active learning, train on all."""
     half = labels.per_class // 2
     known = ("--labels-per-class", half, "--label-seed", labels.seed, "--seed", labels.seed)
     budget = labels.num_classes * (labels.per_class - half)
@@ -249,9 +249,9 @@ TRAININGS: dict[str, Training] = {
             "mean_teacher",
             *(*NETWORK, *SOLVER, *POOL, "--batch-size", 20, "--min-crop", 0.5),
             *(
-                # With three unlabelled images per labelled one, the class loss divided by all images is a
-                # quarter of its mean over the labelled ones. The weight 10 was chosen for that mean; 2.5
-                # keeps the ratio.
+                # The class loss is divided by the number of all images: with three unlabelled images per
+                # labelled one, it is a quarter of the mean over labelled images. The weight 10 was chosen
+                # for that mean; 2.5 keeps the ratio.
                 "--consistency-weight",
                 2.5,
                 "--ramp-epochs",

@@ -1,6 +1,6 @@
-"""Results of a comparison: one JSON file per finished stage, so that the same command goes on.
+"""Results of a comparison: one JSON file per finished stage, so that the same command can be continued.
 
-A record has the identity of its stage (kind, method, seed, labels) and the result.
+A record contains the identity of its stage (kind, method, seed, labels) and the result.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _IDENTITY = {
 
 
 def stage_of(record: Record) -> str:
-    """Return the name of the stage that a record, or its identity alone, belongs to."""
+    """Return the name of the stage with this record or identity."""
     kind = str(record["kind"])
     words = [kind]
     for name in _IDENTITY[kind]:
@@ -38,12 +38,12 @@ def stage_of(record: Record) -> str:
 
 
 def once(folder: Path, identity: Record, work: Callable[[], Record]) -> Record:
-    """Return the record of a stage: one from an earlier start, or the result of `work` now.
+    """Return the stored record of a stage; if there is none, call `work` and store its result.
 
     Args:
         folder: folder of all records.
         identity: identity of the stage.
-        work: returns the result.
+        work: measures the stage and returns its result.
     """
     path = folder / f"{stage_of(identity)}.json"
     if not path.is_file():
@@ -57,7 +57,7 @@ def read(path: Path) -> Record:
     """Read one record.
 
     Raises:
-        UserError: the file is no record.
+        UserError: the file is not a record.
     """
     try:
         found = parse_json(path.read_bytes())
@@ -69,15 +69,15 @@ def read(path: Path) -> Record:
 
 
 def keep_question(path: Path, asked: Record, later: Record | None = None) -> None:
-    """Write down what a folder of results is about, or refuse to go on with another question.
+    """Record the settings that all results in a folder share, or check them if they are recorded.
 
     Args:
         path: file in the folder.
-        asked: what all its results have in common, as JSON gives it back.
-        later: likewise, but a folder that was begun without it goes on.
+        asked: the settings, as values that JSON restores unchanged.
+        later: more settings; they are not checked in a folder whose file does not record them.
 
     Raises:
-        UserError: the folder was begun with something else, or the file is damaged.
+        UserError: the folder was begun with other settings, or the file is damaged.
     """
     if path.is_file():
         check_same(path, asked, path.parent)
@@ -90,7 +90,7 @@ def keep_question(path: Path, asked: Record, later: Record | None = None) -> Non
 
 
 def write_lines(path: Path, records: list[Record]) -> None:
-    """Write all records of a comparison into one file, a JSON object per line."""
+    """Write all records of a comparison into one file, one JSON object per line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, "".join(json.dumps(r, sort_keys=True) + "\n" for r in records).encode())
 
@@ -99,7 +99,7 @@ def read_lines(path: Path) -> Iterator[Record]:
     """Yield the records of a file that `write_lines` wrote.
 
     Raises:
-        UserError: no such file, or not one of ours.
+        UserError: there is no such file, or a line is not a record.
     """
     try:
         for line in path.read_text().splitlines():

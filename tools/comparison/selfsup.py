@@ -24,18 +24,18 @@ def measure_all(
     probe_labels: int,
     failures: Failures,
 ) -> None:
-    """Measure every method, one seed after the other, beside an untrained backbone and training from scratch.
+    """Measure every method, one seed after the other, and for comparison an untrained backbone and scratch.
 
     Args:
         bench: settings and records of the comparison.
         names: names of the methods.
         labels_per_class: numbers of labels per class to fine-tune on.
-        seeds: seeds of everything except the labels of kNN and the probe.
+        seeds: seeds of everything except the choice of labels for kNN and the probe.
         probe_labels: labels per class for kNN and the linear probe.
-        failures: takes note of failures.
+        failures: counts and prints failures.
     """
     for seed in seeds:
-        beside = True  # baselines depend on no method: the first that succeeds brings them
+        beside = True  # the baselines depend on no method: measure them with the first one that succeeds
         for name in names:
             identity = {"kind": "pretraining", "method": name, "seed": seed}
             with failures.noted(stage_of(identity)):
@@ -50,7 +50,7 @@ def measure_all(
 
 
 def cost_of(bench: Bench, name: str) -> Cost:
-    """Return the time of a method's steps."""
+    """Return the CPU time of a method by steps; calibrate the method if that is not known."""
     method = PRETRAININGS[name]
     per_epoch = steps_per_epoch(bench.num_train, method.batch_size)
 
@@ -62,12 +62,12 @@ def cost_of(bench: Bench, name: str) -> Cost:
 
 
 def run_name(name: str, seed: int) -> str:
-    """Return the folder of a pre-training, below that of the comparison."""
+    """Return the name of a pre-training's folder."""
     return f"{name}-seed-{seed}"
 
 
 def pretrain(bench: Bench, name: str, seed: int) -> Record:
-    """Pre-train with one method for its budget."""
+    """Pre-train with one method for the budget; return the record."""
     method, cost = PRETRAININGS[name], cost_of(bench, name)
     steps, out = bench.steps(cost), bench.empty(run_name(name, seed))
     common = (*bench.common, "--seed", seed)
@@ -89,7 +89,7 @@ def pretrain(bench: Bench, name: str, seed: int) -> Record:
 
 
 def frozen(bench: Bench, name: str, seed: int, probe_labels: int, untrained: bool) -> None:
-    """Measure kNN and the linear probe of a pre-trained backbone, and of an untrained one if wanted."""
+    """Measure a pre-trained backbone by kNN and a linear probe; with `untrained`, also an untrained one."""
     run = bench.out / run_name(name, seed)
     arguments = ("--run", run, "--pack", bench.pack, "--labels-per-class", probe_labels)
     flags = ("--untrained" if untrained else "--no-untrained", "--untrained-seed", seed)
@@ -110,12 +110,12 @@ def frozen(bench: Bench, name: str, seed: int, probe_labels: int, untrained: boo
 
 
 def fine_tuned(bench: Bench, name: str, seed: int, labels_per_class: Sequence[int], scratch: bool) -> None:
-    """Fine-tune a pre-trained backbone for every number of labels, and train from scratch if wanted."""
+    """Fine-tune a pre-trained backbone on every number of labels; with `scratch`, also train from scratch."""
     run = bench.out / run_name(name, seed)
     out = bench.out / f"{run.name}-transfer"
     counts = ("--labels-per-class", *labels_per_class, "--seeds", seed)
     arguments = ("--pack", bench.pack, "--init", run, "--out", out, *counts)
-    # The protocol of the records: a new classifier, and as many steps whatever the labels.
+    # The protocol of the existing records: a new classifier, and the same steps for any number of labels.
     protocol = (
         "--pretrained.classifier-start",
         "random",

@@ -1,4 +1,4 @@
-"""The family with labels: train on a few labels per class, and test."""
+"""The semi-supervised family: train on a few labels per class, and test."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def measure_all(
     Args:
         bench: settings and records of the comparison.
         names: names of the methods.
-        labels_per_class: true labels of each class; the active method ends with so many too.
-        seeds: seeds of everything.
-        failures: takes note of failures.
+        labels_per_class: numbers of true labels per class; the active method has as many at its end.
+        seeds: seeds of the choice of labels, of weights, order and views.
+        failures: counts and prints failures.
     """
     for seed in seeds:
         for per_class in labels_per_class:
@@ -40,7 +40,7 @@ def measure_all(
 
 
 def train(bench: Bench, name: str, labels: Labels, stage: str) -> Record:
-    """Train with one method for its budget and test its classifier (the average, if it has one)."""
+    """Train with one method for the budget and test its classifier; return the record."""
     method = TRAININGS[name]
     cost = cost_of(bench, name)
     steps, out = bench.steps(cost), bench.empty(stage)
@@ -63,7 +63,7 @@ def train(bench: Bench, name: str, labels: Labels, stage: str) -> Record:
 
 
 def cost_of(bench: Bench, name: str) -> Cost:
-    """Return the time of a method's steps, with the fewest labels that make up a step."""
+    """Return the CPU time of a method by steps; it is calibrated with just enough labels to fill a batch."""
     method = TRAININGS[name]
     labels = Labels(calibration_labels(bench.num_classes), 0, bench.num_classes)
 

@@ -1,4 +1,4 @@
-"""From the records of a comparison to its markdown table and its plot."""
+"""The markdown table and the plot of a comparison, made from its records."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Row:
     Attributes:
         title: title of the method.
         facts: cells other than accuracies.
-        shares: accuracies in [0, 1] of all seeds; empty where nothing was measured.
-        baseline: whether other methods are compared with it.
+        shares: for each column, the accuracies in [0, 1] of all seeds; empty if nothing was measured.
+        baseline: whether the other methods are compared with this one.
     """
 
     title: str
@@ -39,7 +39,14 @@ class Row:
 
 @dataclass(frozen=True)
 class AccuracyTable:
-    """A comparison: the columns of facts, the columns of accuracies, a row per method, and all seeds."""
+    """A table of methods.
+
+    Attributes:
+        facts: headings of the columns before the accuracies.
+        columns: headings of the columns of accuracies.
+        rows: one row per method.
+        seeds: all seeds.
+    """
 
     facts: tuple[str, ...]
     columns: tuple[str, ...]
@@ -47,12 +54,12 @@ class AccuracyTable:
     seeds: tuple[int, ...]
 
     def best(self, column: int) -> float:
-        """Return the highest mean of a column."""
+        """Return the highest mean accuracy of a column."""
         return max((statistics.fmean(r.shares[column]) for r in self.rows if r.shares[column]), default=0.0)
 
 
 def selfsup_table(records: Sequence[Record]) -> AccuracyTable:
-    """Return a row per self-supervised method, then the untrained backbone and training from scratch."""
+    """Return the table of self-supervised methods; its last row is the baseline without pre-training."""
     measured = sorted((r for r in records if r["kind"] in _SELFSUP), key=lambda r: r["seed"])
     frozen = [r for r in measured if r["kind"] == "frozen"]
     tuned: dict[tuple[str, int], dict[int, float]] = {}
@@ -80,7 +87,7 @@ def selfsup_table(records: Sequence[Record]) -> AccuracyTable:
 
 
 def semisup_table(records: Sequence[Record]) -> AccuracyTable:
-    """Return a row per method with labels, the supervised one first."""
+    """Return the table of semi-supervised methods; its first row is the supervised baseline."""
     trained = [r for r in records if r["kind"] == "trained"]
     counts = sorted({r["labels_per_class"] for r in trained})
     rows = []
@@ -109,9 +116,10 @@ def _metric(records: Sequence[Record]) -> str:
 
 
 def markdown(table: AccuracyTable) -> str:
-    """Return the table in markdown: accuracies in per cent, the best of each column in bold.
+    """Return the table in markdown: accuracies in per cent, the best one of each column in bold.
 
-    With several seeds: mean ± sample standard deviation, and the number of seeds if some are missing.
+    With several seeds, a cell has the mean ± sample standard deviation, and the number of seeds if some are
+    missing.
     """
     heading = ("method", *table.facts, *table.columns)
     rule = ("---", *("--:" for _ in heading[1:]))
@@ -134,7 +142,7 @@ def _cell(shares: Sequence[float], best: float, num_seeds: int) -> str:
 
 
 def draw(table: AccuracyTable) -> Picture:
-    """Draw a panel per column of accuracies, a bar per method, and a line where the baseline is."""
+    """Draw a panel per column of accuracies, with a bar per method and a dashed line at the baseline."""
     names = [row.title for row in table.rows]
 
     def panels(figure: Any, palette: Palette) -> None:
@@ -165,11 +173,11 @@ def write_page(path: Path, table: AccuracyTable) -> None:
     """Write the table and the plot of a comparison beside its records.
 
     Args:
-        path: path of the records; the table and the plot get its name with .md and .png.
+        path: path of the records; the table and the plot have the same name with .md and .png.
         table: the comparison.
 
     Raises:
-        UserError: there are no results.
+        UserError: the table has no rows.
     """
     if not table.rows:
         raise UserError(

@@ -1,9 +1,10 @@
-"""Writes the cases for a bare GPU machine: images, drawn numbers, and the cpu backend's views.
+"""Write the cases for a bare GPU machine: images, drawn numbers, and the cpu backend's views.
 
     python tools/gpu/cases.py CASES.npz
 
-Copy the file to the machine together with the checkout. There `tools/gpu/suite.py` reads it with only torch,
-Triton and numpy. Without a file the suite writes one, if Sluice's other libraries are installed.
+Copy the file to the machine together with the checkout. There, `tools/gpu/suite.py` needs only torch, Triton
+and numpy to read it. Without a file, tools/gpu_suite.sh writes one, if Sluice's other libraries are
+installed.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from loaders.views.policy import Standardize, ViewPolicy
 
 SPEED_BATCH = 256
 SPEED = {32: 32, 96: 128, 224: 256}
-"""Side of the views in measurements of speed, and of their images."""
+"""In measurements of speed: side of the views -> side of the images, in pixels."""
 
 
 def images_of(count: int, sides: tuple[int, int] = (24, 120)) -> list[NDArray[np.uint8]]:
-    """Return images of waves and noise whose sides lie in a range of pixels, uint8 [H, W, 3]."""
+    """Return images of waves and noise, uint8 [H, W, 3], with random H and W in [sides[0], sides[1])."""
     rng = np.random.default_rng(0)
     found = []
     for _ in range(count):
@@ -48,7 +49,7 @@ def images_of(count: int, sides: tuple[int, int] = (24, 120)) -> list[NDArray[np
 
 
 def policies(side: int) -> list[ViewPolicy]:
-    """Return every preset at a side; only one of the tiles and one of the turns."""
+    """Return every preset at a resolution, but only one of the tiles and one of the rotations."""
     return [
         presets.crop_flip(side), presets.weak(side), presets.barlow_a(side), presets.barlow_b(side),
         presets.simclr(side), presets.fixmatch_strong(side), presets.fixmatch_strong_gentle(side),
@@ -80,7 +81,7 @@ def _views(images: list[NDArray[np.uint8]], view: ViewPolicy, drawn: ViewParamet
 
 
 def write(path: Path, side: int = 40, count: int = 24) -> None:
-    """Write cases of `count` images at a side of `side` pixels."""
+    """Write the cases for parity, `count` images with views of `side` pixels, and for speed, see SPEED."""
     images = images_of(count)
     rows = np.arange(count)
     content: dict[str, Any] = {"pixels": np.concatenate([image.ravel() for image in images])}

@@ -1,4 +1,4 @@
-"""The group of the GPU suite that measures other libraries' views of images on the device beside ours."""
+"""The group of the GPU suite that compares other libraries' views on the device with ours in speed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tools.bench.workload import Workload
 from tools.gpu.shared import Cases, Engine, clocked, missing, say
 
 ROUNDS = 3
-TURN_S = 0.4  # of a contender in a round
-DTYPE = torch.float16  # which all of them can deliver
+TURN_S = 0.4  # seconds per contender and round
+DTYPE = torch.float16  # all contenders can deliver it
 PER_IMAGE = "of each image"
 
 
@@ -25,9 +25,9 @@ class Contender(NamedTuple):
     """A library in one set-up.
 
     Attributes:
-        name: name of the library, and of its set-up where it has several.
+        name: name of the library, and of the set-up if the library has several.
         needs: packages that must be installed.
-        draws: text that says what random numbers are drawn for, such as each image or the whole batch.
+        draws: whether random numbers are drawn for each image or for the whole batch, as a text.
         build: takes the pixels, uint8 [B, 3, H, W], and the workload; returns a function that draws a batch
             of all views, float16 [B, 3, R, R] each.
     """
@@ -39,7 +39,7 @@ class Contender(NamedTuple):
 
 
 def ours(cases: Cases, side: int, device: str) -> tuple[torch.Tensor, Callable[[], Any], str]:
-    """Return the pixels that all contenders read, our function that draws the views, and how it draws."""
+    """Return the pixels that all contenders read, our function that draws the views, and its `draws` text."""
     first = Engine(cases, f"barlow_a@{side}", device, None, DTYPE, False)
     engines = [first, Engine(cases, f"barlow_b@{side}", device, first.pixels, DTYPE, False)]
     numbers, draws = _numbers(cases, side, first)
@@ -54,7 +54,10 @@ def ours(cases: Cases, side: int, device: str) -> tuple[torch.Tensor, Callable[[
 
 
 def _numbers(cases: Cases, side: int, engine: Engine) -> tuple[Iterator[tuple[Any, ...]], str]:
-    """Return the drawn numbers of batch after batch; those of the cases again and again without numba."""
+    """Return the drawn numbers of each batch, and their `draws` text.
+
+    Without numba, the numbers stored in the cases are repeated for every batch.
+    """
     names = (f"barlow_a@{side}", f"barlow_b@{side}")
     if missing("numba"):
         stored = tuple(cases.drawn(name) for name in names)
@@ -99,7 +102,7 @@ def _kornia(mode: Any) -> Callable[[torch.Tensor, Workload], Callable[[], Any]]:
 
 
 def _dali(pixels: torch.Tensor, workload: Workload) -> Callable[[], Any]:
-    """Build a pipeline whose images lie on the device as DALI wants them, [H, W, 3]."""
+    """Build a pipeline whose images are already on the device, in DALI's layout [H, W, 3]."""
     from nvidia.dali import fn, pipeline_def, types
 
     from tools.peers.dali_views import dali_view
@@ -135,7 +138,7 @@ CONTENDERS = (
 
 
 def peers(cases: Cases, device: str = "cuda", sides: tuple[int, ...] = (96, 224)) -> None:
-    """Two Barlow views of the same images on the device: ours beside each library's, in turns."""
+    """Measure two Barlow views of the same images on the device: ours and each library's, taking turns."""
     for contender in CONTENDERS:
         if missing(*contender.needs):
             say(library=contender.name, skipped=missing(*contender.needs))
@@ -148,13 +151,13 @@ def peers(cases: Cases, device: str = "cuda", sides: tuple[int, ...] = (96, 224)
 
 
 def beside(contender: Contender, cases: Cases, side: int, device: str) -> dict[str, Any]:
-    """Return views per second of a library and of ours: medians of turns that alternate."""
+    """Return the views per second of a library and of ours, as medians over alternating turns."""
     pixels, our_views, our_draws = ours(cases, side, device)
     workload = Workload("barlow", side, len(pixels), os.cpu_count() or 1)
     calls = {"ours": our_views, "theirs": contender.build(pixels, workload)}
     times = {}
     for name, call in calls.items():
-        clocked(call, 3, device)  # compiles, allocates and fills queues
+        clocked(call, 3, device)  # not timed: compiles, allocates and fills queues
         times[name] = max(1, round(TURN_S / clocked(call, 1, device)))
     turns = [(name, clocked(calls[name], times[name], device)) for _ in range(ROUNDS) for name in calls]
     seconds = {name: median(took for who, took in turns if who == name) for name in calls}

@@ -1,4 +1,4 @@
-"""What the groups of the GPU suite share: their lines, the cases, clocks, and the batch that they draw."""
+"""Parts that the groups of the GPU suite share: output, cases, clocks, and the batch that they draw."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ from tools.bench.workload import MEAN, STD
 
 
 def say(**found: Any) -> None:
-    """Print a line at once."""
+    """Print a result as a line of JSON, at once."""
     print(json.dumps({"group": sys.argv[1], **found}), flush=True)
 
 
 def missing(*names: str) -> str:
-    """Return which of these packages are not installed, in words; empty for none."""
+    """Return a text that names the packages that are not installed; empty if all are."""
     found = []
     for name in names:
         try:
             found += [] if importlib.util.find_spec(name) else [name]
-        except ModuleNotFoundError:  # the package around it
+        except ModuleNotFoundError:  # the parent package is missing
             found.append(name)
     return f"{', '.join(found)}: not installed" if found else ""
 
 
 def installed(pattern: str) -> str | None:
-    """Return the version of the installed package whose name fits a pattern; None where there is none."""
+    """Return the version of the installed package whose name matches a pattern, or None."""
     found = {one.name: one.version for one in distributions() if fnmatch(one.name or "", pattern)}
     return found[min(found)] if found else None
 
 
 def clocked(call: Callable[[], Any], times: int, device: str) -> float:
-    """Return seconds a call takes by the host's clock, until every stream of the device is done."""
+    """Return the seconds per call by the host's clock; the device finishes all its work before it is read."""
 
     def wait() -> None:
         if device == "cuda":
@@ -68,7 +68,7 @@ def clocked(call: Callable[[], Any], times: int, device: str) -> float:
 
 
 def timed(call: Callable[[], Any], times: int, device: str = "cuda") -> float:
-    """Return seconds a call takes by the device's clock, after one that is not counted."""
+    """Return the seconds per call by the device's clock, after a first call that is not timed."""
     call()
     if device != "cuda":
         return clocked(call, times, device)
@@ -84,19 +84,19 @@ def timed(call: Callable[[], Any], times: int, device: str = "cuda") -> float:
 
 
 class Cases:
-    """The cases that `cases.py` has written."""
+    """The cases in a file that `cases.py` wrote."""
 
     def __init__(self, path: str) -> None:
         self.content = np.load(path, allow_pickle=False)
         self.about = parse_json(self.content["about"].tobytes())
 
     def drawn(self, name: str, count: int | None = None) -> SimpleNamespace:
-        """Return the drawn numbers of a view, of its first `count` images."""
+        """Return the drawn numbers of a view for the first `count` images; None for all images."""
         names = ("box", "window", "shift", "flip", "codes", "args")
         return SimpleNamespace(**{one: self.content[f"{name}.{one}"][:count] for one in names})
 
     def images(self, device: str) -> tuple[list[torch.Tensor], NDArray[Any]]:
-        """Return the images, uint8 [H, W, 3] each, and int64 [B, 2] sizes."""
+        """Return the images, uint8 [H, W, 3] each, and their heights and widths, int64 [B, 2]."""
         sizes, at, found = self.content["sizes"], 0, []
         for height, width in sizes.tolist():
             part = self.content["pixels"][at : at + 3 * height * width].reshape(height, width, 3)
@@ -105,13 +105,13 @@ class Cases:
         return found, sizes
 
     def speed(self, name: str) -> list[Any]:
-        """Return a view's name, its side, that of the images, and whether it is bicubic."""
+        """Return a view's name, its side, the side of its images, and whether it is bicubic."""
         found: list[Any] = next(one for one in self.about["speed"] if one[0] == name)
         return found
 
 
 class Engine:
-    """The batch of views that the groups on speed draw repeatedly, from random pixels on the device."""
+    """A batch of views that is drawn repeatedly to measure speed, from pixels on the device."""
 
     def __init__(
         self,
@@ -122,15 +122,15 @@ class Engine:
         dtype: torch.dtype = torch.bfloat16,
         channels_last: bool = True,
     ) -> None:
-        """Make a batch.
+        """Allocate the batch and plan its launches.
 
         Args:
-            cases: views, with the drawn numbers that are used.
-            name: name of a view in the cases on speed.
-            device: where pixels and views lie.
-            pixels: uint8 [B, 3, H, W]; random ones by default.
+            cases: cases with the drawn numbers.
+            name: name of a view in the cases for speed.
+            device: device of pixels and views.
+            pixels: uint8 [B, 3, H, W]; None takes random pixels.
             dtype: dtype of the views.
-            channels_last: the views' layout.
+            channels_last: whether the views' memory has the channels last.
         """
         _, side, self.image_side, cubic = cases.speed(name)
         drawn = cases.drawn(name)
@@ -147,7 +147,7 @@ class Engine:
         self.plan(drawn)
 
     def plan(self, drawn: Any) -> None:
-        """Plan the launches of drawn numbers, and queue their copy to the device, as the loaders do."""
+        """Plan the launches for drawn numbers, and queue their copy to the device, as the loaders do."""
         sides = np.full(self.batch, self.image_side)
         address = self.pixels.data_ptr() + np.arange(self.batch) * self.pixels[0].nbytes
         host = parameters_of(address, sides, sides, drawn, self.layout.resolution, self.layout.cubic)
@@ -158,7 +158,7 @@ class Engine:
         self.numbers = Parameters(*block.parts(memory.to(self.device, non_blocking=True)))
 
     def draw(self) -> int:
-        """Queue the launches of the batch."""
+        """Queue the launches of the batch; return their number."""
         return draw_views(
             self.numbers, self.extent, self.layout, self.gain, self.bias, self.out, self.kernels
         )

@@ -1,4 +1,4 @@
-"""One group of the GPU suite: prints a line of JSON per finding; needs only torch, Triton and numpy.
+"""Run one group of the GPU suite and print each result as a line of JSON; needs only torch, Triton and numpy.
 
 usage: suite.py GROUP CASES.npz      see tools/gpu_suite.sh
 """
@@ -64,12 +64,12 @@ def _parity(cases: Cases, device: str, count: int | None = None, wanted: tuple[s
 
 
 def interpreter(cases: Cases) -> None:
-    """Two presets in Triton's interpreter: the part of the parity that needs no GPU."""
+    """Compare two presets in Triton's interpreter with the cpu backend; this needs no GPU."""
     _parity(cases, "cpu", 2, ("weak", "barlow_a"))
 
 
 def machine(_: Cases) -> None:
-    """The device, and its speed of copying."""
+    """Report the device, its copying speed, and the versions of libraries."""
     import triton
 
     say(
@@ -86,12 +86,12 @@ def machine(_: Cases) -> None:
 
 
 def parity(cases: Cases) -> None:
-    """Every preset on the GPU against the cpu backend."""
+    """Compare every preset on the GPU with the cpu backend."""
     _parity(cases, "cuda")
 
 
 def sanitizer(_: Cases) -> None:
-    """One batch under compute-sanitizer."""
+    """Run the group `parity` under compute-sanitizer."""
     tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     if not Path(tool).exists():
         say(skipped="compute-sanitizer is not installed")
@@ -109,12 +109,12 @@ def _host_batches(count: int) -> Iterator[Batch]:
 
 
 def lifetime(cases: Cases) -> None:
-    """200 steps with queued work: the checksums of a run that waits for each."""
+    """Run 200 steps without waiting; the batches' checksums show whether memory was reused too early."""
     weight = torch.randn(2048, 2048, device="cuda")
     sums = []
     for batch in Placer(CudaStreams(torch.device("cuda"))).ahead(_host_batches(200)):
         for _ in range(4):
-            weight @ weight  # the stream is busy while later batches are copied
+            weight @ weight  # keeps the stream busy while later batches are copied
         sums.append((batch.views[0].double().sum() + batch.index.sum(), batch.valid.sum()))
         del batch
     expected = [64 * 3 * 64 * 64 * n + sum(range(n, n + 64)) for n in range(200)]
@@ -123,7 +123,7 @@ def lifetime(cases: Cases) -> None:
 
 
 def no_sync(cases: Cases) -> None:
-    """No wait between log steps: torch raises at the first call that waits for the device."""
+    """Check that taking batches never waits for the device: torch raises at the first call that does."""
     placed = Placer(CudaStreams(torch.device("cuda"))).ahead(_host_batches(60))
     for _ in range(5):
         next(placed)
@@ -138,7 +138,7 @@ def no_sync(cases: Cases) -> None:
 
 
 def engine(cases: Cases) -> None:
-    """Views per second of the kernels alone, with and without a graph."""
+    """Measure the views per second of the kernels alone, with and without a CUDA graph."""
     for name, *_ in cases.about["speed"]:
         one = Engine(cases, name)
         launches = one.draw()
@@ -151,14 +151,17 @@ def engine(cases: Cases) -> None:
 
 
 def _batchnorm_of_views() -> None:
-    """Time BatchNorm over ranks on two views, joined and apart. One rank shows kernels, and no messages."""
+    """Compare BatchNorm over ranks on two joined views with BatchNorm on each view: results and time.
+
+    A single rank exercises the kernels, but sends no messages.
+    """
     from torch import nn
 
     from engine.train.batchnorm import GlobalBatchNorm
 
     torch.manual_seed(0)
     x = torch.randn(2, 128, 64, 56, 56, device="cuda", dtype=torch.bfloat16)
-    x[1].mul_(3).add_(1)  # statistics of the other view, or of both, would show
+    x[1].mul_(3).add_(1)  # different statistics per view, so that a mix-up of views shows in the results
     x = x.flatten(0, 1).to(memory_format=torch.channels_last).requires_grad_()
     target = (x.detach() + torch.randn_like(x)).to(memory_format=torch.channels_last)
     ours, theirs = GlobalBatchNorm(nn.BatchNorm2d(64).cuda()), nn.BatchNorm2d(64).cuda()
@@ -181,7 +184,7 @@ def _batchnorm_of_views() -> None:
 
 
 def nccl(_: Cases) -> None:
-    """A group of one rank over NCCL: a sum, and BatchNorm of two views."""
+    """Run a process group of one rank over NCCL: a sum, and BatchNorm of two views."""
     import torch.distributed as dist
 
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511", "RANK": "0", "WORLD_SIZE": "1"}
@@ -203,11 +206,11 @@ ON_GPU: dict[str, Callable[[Cases], None]] = {
     "peers": peers, "fed_others": partial(fed, networks=OTHERS),
 }  # fmt: skip
 EXPECTED_S = {"resume": 40, "fed": 150, "peers": 60, "fed_others": 150}
-"""Estimates for one H200 with 16 cores, of which `fed` and `resume` compile the processor's kernels once."""
+"""Estimated seconds on one H200 with 16 cores; `fed` and `resume` include compiling the CPU kernels once."""
 
 
 def main() -> int:
-    """Run the group of the command line; exit code 3 means that a GPU is needed."""
+    """Run the group of the command line; return 0, 1 if the group failed, or 3 if it needs a GPU."""
     group, cases = sys.argv[1], Cases(sys.argv[2])
     if group in ON_GPU and not torch.cuda.is_available():
         say(needs="a CUDA device")

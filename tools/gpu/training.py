@@ -1,4 +1,4 @@
-"""Groups of the GPU suite that train: stalls, a compiled network, a resume."""
+"""Groups of the GPU suite that train: time lost to drawing and loading, a compiled network, a resume."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
     from loaders.epochs import EpochLoader
 
 End = dict[str, dict[str, torch.Tensor]]
-"""Losses, weights and the optimizer's moments at the end of a training, by name."""
+"""Losses, weights and the optimizer's moments after a training: kind -> name -> tensor."""
 
 STALL_STEPS = 50
-NETWORKS = (("wrn_28_2", 32), ("resnet18", 96), ("resnet50", 96), ("resnet50", 224))  # those of the goals
+NETWORKS = (("wrn_28_2", 32), ("resnet18", 96), ("resnet50", 96), ("resnet50", 224))  # with a goal for speed
 OTHERS = (("resnet18", 32), ("resnet50", 32), ("wrn_28_2", 96), ("resnet18", 224), ("wrn_28_2", 224))
 FEEDS: tuple[BackendName, ...] = ("cpu", "dali", "resident")
 OF_THE_LOADERS = ("tyro", "rich", "numba", "accelerate", "timm", "simplejpeg", "PIL")
 NUM_IMAGES = 256
-OPTIMIZERS = ("paper", "adamw")  # LARS, and torch's fused form on a GPU
-SAME_BITS = (True, False)  # algorithms that always give the same bits; those of a usual run
-STOPPED_AT = 3  # inside the first of two epochs of four steps
+OPTIMIZERS = ("paper", "adamw")  # "paper" is LARS; "adamw" takes torch's fused form on a GPU
+SAME_BITS = (True, False)  # with deterministic algorithms, and with those of a usual run
+STOPPED_AT = 3  # step within the first of two epochs, which have four steps each
 
 
 def network_of(name: str, device: str) -> torch.nn.Module:
-    """Return a network on a device, channels last."""
+    """Return a network on a device, with channels-last weights."""
     network: torch.nn.Module
     if name == "wrn_28_2":
         from engine.nets.wide_resnet import WideResNet
@@ -53,7 +53,7 @@ def network_of(name: str, device: str) -> torch.nn.Module:
 
 
 def step(network: torch.nn.Module, views: torch.Tensor) -> None:
-    """Train on a batch, without an optimizer."""
+    """Run the forward and backward pass of a batch, and drop the gradients."""
     with torch.autocast(views.device.type, torch.bfloat16):
         loss = network(views).float().square().mean()
     loss.backward()
@@ -62,7 +62,7 @@ def step(network: torch.nn.Module, views: torch.Tensor) -> None:
 
 
 def stall(cases: Cases) -> None:
-    """The time that drawing on the device adds to training: 50 fresh steps against steps on one batch."""
+    """Measure the time that drawing on the device adds: 50 steps on fresh views against 50 on one batch."""
     for name, side in NETWORKS:
         try:
             network = network_of(name, "cuda")
@@ -75,8 +75,8 @@ def stall(cases: Cases) -> None:
                 turns: list[Engine] = turns, network: torch.nn.Module = network, ahead: Any = ahead
             ) -> None:
                 current: Any = torch.cuda.current_stream()
-                current.wait_stream(ahead)  # for the views of this step, drawn during the last one
-                ahead.wait_stream(current)  # until the last step is done with the memory of the next views
+                current.wait_stream(ahead)  # the views of this step, which were drawn during the last step
+                ahead.wait_stream(current)  # the last step, whose memory the next views overwrite
                 with torch.cuda.stream(ahead):
                     turns[1].draw()
                 step(network, turns[0].views)
@@ -91,7 +91,7 @@ def stall(cases: Cases) -> None:
 
 
 def compiled(cases: Cases) -> None:
-    """A network: eager against compiled."""
+    """Time the training steps of a network, eager and compiled."""
     network = network_of("resnet18", "cuda")
     views = torch.randn(256, 3, 96, 96, device="cuda").to(memory_format=torch.channels_last)
     eager = timed(lambda: step(network, views), 20)
@@ -101,7 +101,13 @@ def compiled(cases: Cases) -> None:
 
 
 def packed(side: int, folder: Path) -> Path:
-    """Pack a few of the user's JPEG files (SUITE_IMAGES), or drawn ones of `side` pixels; return the pack."""
+    """Pack the user's JPEG files (SUITE_IMAGES), or drawn images of `side` pixels; return the pack's folder.
+
+    The pack has `NUM_IMAGES` images; fewer files are repeated.
+
+    Raises:
+        UserError: SUITE_IMAGES names a folder without JPEG files.
+    """
     from PIL import Image
 
     from loaders.packs.packer import PackOptions, pack_dataset
@@ -126,7 +132,7 @@ def packed(side: int, folder: Path) -> Path:
 
 
 def fed(cases: Cases, device: str = "cuda", networks: Any = NETWORKS, batch: int = 256) -> None:
-    """The time that loaders add to training: 50 fresh steps against steps on one batch."""
+    """Measure the time that loaders add to training: 50 steps on fresh batches against 50 on one batch."""
     if missing(*OF_THE_LOADERS):
         say(skipped=missing(*OF_THE_LOADERS))
         return
@@ -148,7 +154,10 @@ def fed(cases: Cases, device: str = "cuda", networks: Any = NETWORKS, batch: int
 
 
 def loader_of(pack: Path, feed: BackendName, side: int, batch: int, device: str) -> EpochLoader:
-    """Build a backend's loader of one Barlow view; one epoch holds all steps, since a new one begins cold."""
+    """Build a backend's loader of one Barlow view.
+
+    All steps fit into one epoch, since at the start of a new epoch no batch would be ready.
+    """
     from loaders import LoaderOptions, build_loader
     from loaders.packs import Split, open_pack
     from loaders.views import presets
@@ -163,9 +172,9 @@ def loader_of(pack: Path, feed: BackendName, side: int, batch: int, device: str)
 
 
 def stall_of(loader: EpochLoader, network: torch.nn.Module, device: str) -> dict[str, float]:
-    """Return what a network trains with a loader's batches, and the share of time that it waits for them.
+    """Return the images per second on a loader's batches, and the share of time spent waiting for them.
 
-    The loader has a few batches ready when the clock starts, three of 50 with the usual options.
+    When the clock starts, the loader has a few batches ready: three of 50 with the usual options.
     """
     batches = loader.epoch(0)
     held = next(batches).views[0]
@@ -180,7 +189,7 @@ def stall_of(loader: EpochLoader, network: torch.nn.Module, device: str) -> dict
 
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """Let torch take the algorithms that always give the same bits, inside the block."""
+    """Inside the block, make torch use deterministic algorithms, or its usual ones if `wanted` is False."""
     before = torch.are_deterministic_algorithms_enabled()
     warned = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(wanted, warn_only=True)
@@ -191,7 +200,10 @@ def deterministic(wanted: bool) -> Iterator[None]:
 
 
 def trained(optimizer: str, pack: Path, out: Path, stops: tuple[int | None, ...]) -> End:
-    """Train Barlow Twins up to each of these steps in turn, None for the last; return what it ends with."""
+    """Train Barlow Twins in one or more runs, each resuming the one before; return the final state.
+
+    `stops` has the step at which each run stops; None lets a run go on to the end.
+    """
     from safetensors.torch import load_file
 
     from engine.train.checkpoint import list_checkpoints
@@ -209,7 +221,7 @@ def trained(optimizer: str, pack: Path, out: Path, stops: tuple[int | None, ...]
 
         def recipe(config: Any = config) -> Any:
             made = barlow.BarlowTwins(config)
-            # The device's random numbers decide too, of which a checkpoint keeps the state.
+            # Dropout uses the device's random numbers, so the state that a checkpoint keeps of them matters.
             made.projector = torch.nn.Sequential(torch.nn.Dropout(0.1), made.projector)
             return made
 
@@ -225,7 +237,7 @@ def trained(optimizer: str, pack: Path, out: Path, stops: tuple[int | None, ...]
 
 
 def apart(one: End, other: End) -> dict[str, float]:
-    """Return the largest difference between the losses, weights and moments of two trainings; NaN is kept."""
+    """Return the largest difference of losses, weights and moments of two trainings; NaN if one has a NaN."""
     return {
         kind: float(
             torch.stack([(one[kind][n] - other[kind][n]).abs().max().double() for n in one[kind]]).max()
@@ -235,11 +247,11 @@ def apart(one: End, other: End) -> dict[str, float]:
 
 
 def resume(_: Cases) -> None:
-    """A training that is stopped half way and resumed, and one that is repeated, beside one that is not."""
+    """Compare a resumed training, and a repeated one, with a training that ran without a stop."""
     if missing(*OF_THE_LOADERS):
         say(skipped=missing(*OF_THE_LOADERS))
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for equal bits
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it to be deterministic
     with tempfile.TemporaryDirectory() as folder:
         pack = packed(32, Path(folder))
         for optimizer in OPTIMIZERS:

@@ -1,15 +1,15 @@
-r"""Train airbench94 (Jordan 2024, arXiv 2404.00498) as its author wrote it, on a processor and on a pack.
+r"""Train airbench94 (Jordan 2024, arXiv 2404.00498) as its author wrote it, but on a CPU and on a pack.
 
 Example:
     git clone https://github.com/KellerJordan/cifar10-airbench
     python tools/peers/airbench.py --source cifar10-airbench/legacy/airbench94.py --pack packs/cifar10 \
         --out runs/airbench --epochs 9.9
 
-The file is read where it lies; network, schedule, views, look-ahead and test-time views are its own. What
-asks for a GPU is turned into its like for processors: half precision into float32, with bfloat16 autocast of
-the network where the processor has it in hardware.
+The author's file is run unchanged: network, schedule, views, look-ahead and test-time views are its own.
+Calls that need a GPU are replaced by their CPU counterparts: half precision becomes float32, with bfloat16
+autocast of the network if the CPU supports bfloat16 in hardware.
 
-Leaves peer.json: test accuracy with and without test-time views, and core seconds of training alone.
+OUT/peer.json has the test accuracy with and without test-time views, and the core seconds of training alone.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ class Config:
     """Train the peer for some epochs and test it."""
 
     source: Path
-    """legacy/airbench94.py of a checkout."""
+    """The file legacy/airbench94.py of a checkout."""
     pack: Path
     """Pack with the labelled splits train and test, of 10 classes."""
     out: Path
-    """Folder of peer.json and of the pixels as the peer reads them."""
+    """Folder of peer.json; while the peer trains, also of the pixels that it reads."""
     epochs: Positive = 9.9
-    """Its training epochs; 9.9 is its own."""
+    """Training epochs; the author's value is 9.9."""
     seed: int = 0
-    """Of torch."""
+    """Seed of torch."""
     num_threads: Count = 1
-    """Of torch."""
+    """Threads of torch."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained."""
+        """Refuse numbers out of range and a missing source."""
         check_numbers(self)
         if not self.source.is_file():
             raise UserError(f"source: expected airbench94.py, found no file {self.source}; see --help")
@@ -85,7 +85,7 @@ def pixels_of(pack: Pack, split: str, num_threads: int) -> tuple[Tensor, Tensor]
 
 
 def load_peer(source: Path) -> Any:
-    """Run the peer's file up to, and without, its own start; return its names."""
+    """Import the peer's file as a module, changed to run on the CPU, without starting its training."""
     spec = spec_from_file_location("airbench94", source)
     assert spec is not None
     assert spec.loader is not None
@@ -100,7 +100,10 @@ def load_peer(source: Path) -> Any:
 
 
 def _autocast(network: Any) -> Any:
-    """Let a network's own products be bfloat16; whitening in it has eigenvalues below zero, and no roots."""
+    """Run a network's forward pass under bfloat16 autocast, if the CPU supports bfloat16 in hardware.
+
+    Whitening stays in float32: in bfloat16, its covariance has negative eigenvalues, which have no root.
+    """
     forward, enabled = network.forward, of_hardware() == "bf16"
 
     def in_bf16(x: Tensor) -> Tensor:
@@ -114,7 +117,7 @@ def _autocast(network: Any) -> Any:
 
 @contextmanager
 def on_processor() -> Iterator[None]:
-    """Let what is written for a GPU run on a processor."""
+    """Inside the block, replace torch's GPU calls so that code for a GPU runs on the CPU."""
 
     def event(**_: Any) -> Any:
         return SimpleNamespace(record=lambda: None, elapsed_time=lambda other: 0.0)
@@ -130,7 +133,7 @@ def on_processor() -> Iterator[None]:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train and test; return what peer.json says."""
+    """Train and test the peer; write peer.json and return its content."""
     torch.set_num_threads(config.num_threads)
     folder = config.out / "cifar10"
     folder.mkdir(parents=True, exist_ok=True)

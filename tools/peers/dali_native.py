@@ -1,4 +1,4 @@
-"""Peer: a DALI CPU pipeline in the style of its documentation: one decode, one branch per view."""
+"""Peer: a DALI CPU pipeline as in DALI's documentation, with one decode and one branch per view."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
 
 
 def _decode_crop(encoded: Any, workload: Workload) -> Any:
-    # With a single view DALI decodes only the region it crops.
+    # With a single view, DALI can decode just the region that it crops.
     from nvidia.dali import fn, types
 
     view = CropFlip()

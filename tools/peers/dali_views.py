@@ -1,4 +1,4 @@
-"""The benchmark's views as DALI's own operators, for pipelines with conditionals on a CPU or a GPU."""
+"""The benchmark's views made of DALI's own operators, for pipelines with conditionals on a CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def dali_view(image: Any, view: View, workload: Workload, dtype: Any) -> Any:
 
     Args:
         image: node of uint8 [H, W, 3], on the host or the GPU.
-        view: which view.
-        workload: the work; its resolution and filter matter.
+        view: definition of the view.
+        workload: gives the resolution and the filter of the resize.
         dtype: DALI's dtype of the view.
     """
     from nvidia.dali import fn, types
@@ -28,14 +28,14 @@ def dali_view(image: Any, view: View, workload: Workload, dtype: Any) -> Any:
 
 
 def interpolation(workload: Workload) -> Any:
-    """Return DALI's name of the filter."""
+    """Return DALI's constant for the workload's filter."""
     from nvidia.dali import types
 
     return types.INTERP_CUBIC if workload.interpolation == "bicubic" else types.INTERP_LINEAR
 
 
 def flip(pixels: Any, probability: float) -> Any:
-    """Flip some images horizontally."""
+    """Flip each image horizontally with a probability."""
     from nvidia.dali import fn
 
     return fn.flip(pixels, horizontal=fn.random.coin_flip(probability=probability))

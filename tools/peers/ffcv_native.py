@@ -1,4 +1,4 @@
-"""Peer: FFCV's own Loader on a .beton of JPEG images, which has little besides a resized crop and a flip."""
+"""Peer: FFCV's own Loader on a .beton of JPEG images or pixels, with a resized crop and a flip."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tools.bench.workload import CropFlip, Workload
 
 
 def refuses(workload: Workload) -> str | None:
-    """Return the operations that FFCV 1.0 lacks."""
+    """Return the operations that FFCV 1.0 lacks, or None."""
     match workload.views:
         case "barlow":
             return "no hue, grayscale, Gaussian blur or solarize"
@@ -21,7 +21,7 @@ def refuses(workload: Workload) -> str | None:
 
 
 def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
-    """Yield batches of views; a second view is a second pass, since one decode gives one view."""
+    """Yield batches of views; a second view comes from a second batch, since FFCV decodes once per view."""
     from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
     from ffcv.transforms import RandomHorizontalFlip, ToTensor

@@ -1,4 +1,4 @@
-"""Peer: kornia's batched augmentations after a DataLoader that decodes."""
+"""Peer: kornia's augmentations on batches from a DataLoader that decodes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from tools.peers.torchvision_views import Transform, resized_crop
 
 
 def crop_all(crops: tuple[Transform, ...], image: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return one crop per view where sizes differ, since images could not be batched, or else the image."""
+    """Return one crop of the image per view, or the image itself if there are no crops.
+
+    Images of different sizes must be cropped before they can form a batch.
+    """
     image = image.contiguous()
     return tuple(crop(image) for crop in crops) or (image,)
 
 
 def refuses(workload: Workload) -> str | None:
-    """Return the operations that kornia lacks."""
+    """Return the operations that kornia lacks, or None."""
     if workload.views == "fixmatch":
         return "its RandAugment has no random magnitude and no Cutout at a fixed size"
     return None

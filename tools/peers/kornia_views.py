@@ -1,4 +1,4 @@
-"""The benchmark's views as kornia's augmentations of a batch, on any device."""
+"""The benchmark's views made of kornia's augmentations of a batch, on any device."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def kornia_view(
     """Return the augmentation of one view.
 
     Args:
-        view: a crop and flip, or one of Barlow Twins.
-        workload: work, of which resolution, filter and dtype count.
-        crop: crop and resize too; without it, the images are crops.
-        cropping_mode: kornia's way to crop, image by image or all in one warp.
+        view: a view of crop and flip, or a view of Barlow Twins.
+        workload: gives the resolution, the filter of the resize and the dtype.
+        crop: whether to crop and resize; False if the images are crops already.
+        cropping_mode: how kornia crops: "slice" image by image, "resample" all images in one warp.
 
     Returns:
-        A function from uint8 [B, 3, H, W] to [B, 3, R, R]; every image has random numbers of its own.
+        A function from uint8 [B, 3, H, W] to [B, 3, R, R]; random numbers are drawn for each image.
     """
     from kornia import augmentation as K
 

@@ -1,4 +1,4 @@
-"""The limits of a loader: decoding alone, and writing batches alone."""
+"""Upper limits of a loader's speed: decoding alone, and writing batches alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _GROUP = 8  # images that are decoded in one call
 
 
 def decode_batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
-    """Decode every image once from memory in threads, as the cpu backend does, and drop the pixels."""
+    """Decode the images from memory in threads, as the cpu backend does, and drop the pixels."""
     paths = corpus.paths
     groups = [_encoded(paths[first : first + _GROUP]) for first in range(0, len(paths), _GROUP)]
     most = max(int(rows.pixel_bytes.sum()) for rows in groups)
@@ -45,7 +45,7 @@ def _encoded(paths: Sequence[Path]) -> EncodedRows:
 
 
 def copy_batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
-    """Write the bytes of every view once into a batch, in threads: the time of memory alone."""
+    """Copy the bytes of every view into a batch, in threads, which takes only the time of memory."""
     shape = (len(workload.view_list), workload.batch_size, 3, workload.side, workload.side)
     dtype = np.uint8 if workload.is_uint8 else np.float32
     source = np.ones(shape, dtype)

@@ -16,13 +16,13 @@ from tools.peers.torchvision_views import ViewsOf, tensor_views
 
 
 def read_image(path: str) -> bytes:
-    """Return the bytes of one file, as one sample of the optimized dataset."""
+    """Return the bytes of one file, which become a sample of the dataset."""
     with open(path, "rb") as file:
         return file.read()
 
 
 def prepare(workload: Workload, corpus: Corpus) -> None:
-    """Write the epoch as LitData chunks of 64 MB."""
+    """Write the epoch as LitData chunks of 64 MB, unless they exist."""
     if corpus.litdata.exists():
         return
     import litdata

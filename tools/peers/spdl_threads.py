@@ -1,4 +1,4 @@
-"""Peer: SPDL's thread pipeline around operations that release the interpreter lock."""
+"""Peer: SPDL's pipeline of threads, with operations that release Python's global interpreter lock."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
     """Yield batches of views."""
     from spdl.pipeline import PipelineBuilder
 
-    torch.set_num_threads(1)  # only the pipeline's own threads run in parallel
+    torch.set_num_threads(1)  # only the pipeline's own threads work in parallel
     views = tensor_views(workload)
     order = random.Random(workload.seed)
     paths = [str(path) for path in corpus.paths]
@@ -37,7 +37,7 @@ def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
     pipeline = (
         PipelineBuilder()
         .add_source(source())
-        .aggregate(workload.batch_size)  # a task per image takes a third more processor time
+        .aggregate(workload.batch_size)  # a task per image would take a third more CPU time
         .pipe(load_batch, concurrency=workload.threads)
         .add_sink(4)
         .build(num_threads=workload.threads)

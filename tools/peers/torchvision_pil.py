@@ -1,4 +1,4 @@
-"""Peer: torchvision transforms on PIL images in a DataLoader, the common set-up of published code."""
+"""Peer: torchvision transforms on PIL images in a DataLoader, the usual set-up of published code."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tools.peers.torchvision_views import ViewsOf, pil_views
 
 
 class Files(Dataset[tuple[torch.Tensor, ...]]):
-    """Image files, each decoded once for all views."""
+    """Dataset of image files; each image is decoded once for all its views."""
 
     def __init__(self, paths: list[Path], decode: Callable[[str], Any], views: ViewsOf) -> None:
         self.paths = [str(path) for path in paths]
         self.decode, self.views = decode, views
 
     def __len__(self) -> int:
-        """Return the number of images of an epoch."""
+        """Return the number of images in an epoch."""
         return len(self.paths)
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, ...]:

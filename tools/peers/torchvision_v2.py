@@ -19,7 +19,7 @@ def decode(encoded: bytes) -> torch.Tensor:
     from torchvision.io import ImageReadMode, decode_jpeg
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecated in favour of torchcodec, and still its fastest here
+        warnings.simplefilter("ignore")  # deprecated in favour of torchcodec, but still the fastest here
         data = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
         pixels: torch.Tensor = decode_jpeg(data, mode=ImageReadMode.RGB)
     return pixels

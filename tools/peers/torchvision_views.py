@@ -1,4 +1,4 @@
-"""The benchmark's views as torchvision transforms, on PIL images and on tensors; shared by several peers."""
+"""The benchmark's views made of torchvision transforms, on PIL images and on tensors, for several peers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ViewsOf = Callable[[Any], tuple[torch.Tensor, ...]]
 
 
 class PilBlur:
-    """Gaussian blur of a PIL image with a random sigma, as the Barlow Twins authors do it."""
+    """Gaussian blur of a PIL image with a random sigma, as in the code of the Barlow Twins authors."""
 
     def __init__(self, sigma: tuple[float, float]) -> None:
         self.sigma = sigma
@@ -39,7 +39,7 @@ class PilSolarize:
 
 
 class RandomMagnitudes:
-    """RandAugment in which each operation draws its magnitude; torchvision's has one for all."""
+    """RandAugment that draws a magnitude for each operation; torchvision's has one magnitude for all."""
 
     def __init__(self, num_ops: int, num_magnitudes: int) -> None:
         bins = num_magnitudes + 1
@@ -54,7 +54,7 @@ class RandomMagnitudes:
 
 
 class EachView:
-    """All views of an image, each by a transform of its own."""
+    """Makes each view of an image by its own transform."""
 
     def __init__(self, transforms: tuple[Transform, ...]) -> None:
         self.transforms = transforms
@@ -65,7 +65,7 @@ class EachView:
 
 
 class FourTurns:
-    """One view, turned by 0 to 3 quarters."""
+    """Makes one view and rotates it by 0, 1, 2 and 3 quarter turns."""
 
     def __init__(self, transform: Transform) -> None:
         self.transform = transform
@@ -77,7 +77,7 @@ class FourTurns:
 
 
 class GridOfTiles:
-    """A resized crop, cut into tiles at random places in their cells, each standardised."""
+    """Makes a resized crop and cuts standardised tiles from it, each at a random place in its cell."""
 
     def __init__(self, transform: Transform, tile: TileView, cell: int, side: int) -> None:
         self.transform, self.tile, self.cell, self.side = transform, tile, cell, side
@@ -98,12 +98,12 @@ class GridOfTiles:
 
 
 def pil_views(workload: Workload) -> ViewsOf:
-    """Return the transform from an RGB PIL image to all views, [3, R, R] each."""
+    """Return a transform from an RGB PIL image to all its views, [3, R, R] each."""
     return _views(workload, on_pil=True)
 
 
 def tensor_views(workload: Workload) -> ViewsOf:
-    """Return the transform from a uint8 tensor [3, H, W] to all views, [3, R, R] each."""
+    """Return a transform from an image, uint8 [3, H, W], to all its views, [3, R, R] each."""
     return _views(workload, on_pil=False)
 
 

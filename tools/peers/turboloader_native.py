@@ -1,4 +1,4 @@
-"""Peer: TurboLoader's fused C++ pass, resized crop and flip, on a tar or on its own file of stored pixels."""
+"""Peer: TurboLoader's fused C++ crop and flip, on a tar of JPEG files or on its own file of stored pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tools.bench.workload import Workload
 
 
 def refuses(workload: Workload) -> str | None:
-    """Return the operations that TurboLoader lacks."""
+    """Return the operations that TurboLoader lacks, or None."""
     match workload.views:
         case "barlow":
             return "no random grayscale, and jitter and blur cannot be drawn per image (probability, sigma)"
@@ -24,7 +24,7 @@ def refuses(workload: Workload) -> str | None:
 
 
 def prepare(workload: Workload, corpus: Corpus) -> None:
-    """Write the epoch as one tar, and from it the stored pixels if wanted, unless they exist."""
+    """Write the epoch as one tar, and for workloads on pixels as a file of pixels, unless these exist."""
     write_tar(workload, corpus)
     pixels = _pixels(workload, corpus)
     if workload.encoding == "jpeg" or pixels.exists():
@@ -33,7 +33,7 @@ def prepare(workload: Workload, corpus: Corpus) -> None:
 
     size: int | tuple[int, int] = (
         workload.resolution * 6 // 5
-    )  # larger than the views, as its documents advise
+    )  # larger than the views, as its documentation advises
     if corpus.uniform:
         with Image.open(corpus.paths[0]) as image:
             size = (image.height, image.width)
@@ -47,7 +47,7 @@ def _pixels(workload: Workload, corpus: Corpus) -> Path:
 
 
 def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
-    """Yield batches of views; each view is a loader of its own, since one decode gives one view."""
+    """Yield batches of views; each view has its own loader, since TurboLoader decodes once per view."""
     import turboloader
 
     source = corpus.tar if workload.encoding == "jpeg" else _pixels(workload, corpus)

@@ -1,4 +1,4 @@
-"""One view by torchvision from parameters that we drew, for a comparison with our kernels."""
+"""Views rendered by torchvision from parameters that we drew, to compare our kernels with."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def torchvision_view(image: NDArray[np.uint8], policy: ViewPolicy, drawn: ViewPa
         i: number of the image in the batch.
 
     Returns:
-        float32 [3, R, R] in [0, 1], before normalisation. A box that begins between two pixels is moved to
-        the nearest one: torchvision crops whole pixels. Pillow, which makes rounded views, does not.
+        float32 [3, R, R] in [0, 1], before normalisation. A box that begins between two pixels is rounded to
+        whole pixels, because torchvision crops at whole pixels. Rounded views are made by Pillow instead.
     """
     box = drawn.box[i]
     x = _by_pillow(image, policy, box) if policy.rounded else _by_torchvision(image, policy, box)
@@ -58,7 +58,10 @@ def _by_torchvision(image: NDArray[np.uint8], policy: ViewPolicy, box: NDArray[n
 
 
 def _by_pillow(image: NDArray[np.uint8], policy: ViewPolicy, box: NDArray[np.float64]) -> Tensor:
-    """Resize the whole image, rows before columns, then cut: Pillow's own boxes are float32."""
+    """Resize the whole image, first in width and then in height, and crop the view from it.
+
+    Pillow could resize a box directly, but its boxes are float32.
+    """
     mode = Resampling.BICUBIC if policy.interpolation == "bicubic" else Resampling.BILINEAR
     side = policy.resolution
     height, width = (round(image.shape[axis] * side / box[2 + axis]) for axis in (0, 1))
@@ -78,7 +81,7 @@ def _shift(x: Tensor, shift: NDArray[np.int32], padding: float) -> Tensor:
 
 
 def _apply(code: int, x: Tensor, args: NDArray[np.float32]) -> Tensor:
-    """Apply one operation to float [3, R, R] in [0, 1]; `args` begins with its first argument."""
+    """Apply one operation to float [3, R, R] in [0, 1]; `args` begins with the operation's first argument."""
     value = float(args[0])
     match code:
         case codes.BRIGHTNESS:
@@ -121,7 +124,7 @@ def _erase(x: Tensor, args: NDArray[np.float32], value: Tensor) -> Tensor:
 
 
 def _noise(args: NDArray[np.float32], side: int) -> Tensor:
-    """Return float32 [3, h, w] in [0, 1], the values of `NOISE` in its box: a draw for each pixel."""
+    """Return the noise in the box of `NOISE`, float32 [3, h, w] in [0, 1], drawn for each pixel."""
     top, left, bottom, right, *keys = (int(value) for value in args[:6])
     places = (np.arange(top, bottom)[:, None] * side + np.arange(left, right)).ravel()
     words = [philox(*map(np.uint64, (int(place), 0, 0, 0, *keys)))[:3] for place in places]
@@ -139,7 +142,7 @@ def _bytes(x: Tensor) -> Tensor:
 
 
 def _warp(x: Tensor, args: NDArray[np.float32]) -> Tensor:
-    """Warp like the inside of torchvision's `affine`: a grid, sampled at the nearest pixel."""
+    """Warp as torchvision's `affine` does internally: sample a grid at the nearest pixels."""
     a, b, c, d, e, f, fill = (float(value) for value in args[:7])
     half = x.shape[-1] / 2
     matrix = torch.tensor([[[a, b, c / half], [d, e, f / half]]])

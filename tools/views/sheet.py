@@ -1,4 +1,4 @@
-"""A contact sheet: labelled columns of square tiles, as one picture."""
+"""A contact sheet: one picture with labelled columns of square tiles."""
 
 from __future__ import annotations
 
@@ -30,9 +30,11 @@ def draw_sheet(
         title: first line.
         subtitle: second line.
         headings: one per column.
-        rows: per row its pictures, float [3, h, w] in [0, 1], and a note for the first and for each group.
-        tile: side of a tile in pixels; smaller pictures are enlarged by whole factors if they fit.
-        group: columns after the first that belong together; a wider gap stands between groups.
+        rows: for each row, a picture per column, float [3, h, w] in [0, 1], and the notes: one below the
+            first picture and one below each group.
+        tile: side of a tile in pixels; smaller pictures are enlarged by the largest whole factor that fits.
+        group: number of columns in a group; the columns after the first form groups with wider gaps between
+            them.
 
     Returns:
         An RGB picture.
@@ -66,7 +68,7 @@ def draw_sheet(
 
 
 def _fit(picture: Tensor, tile: int) -> Image.Image:
-    """Scale a picture into a tile: pixels stay square blocks when enlarged."""
+    """Scale a picture to fit into a tile; an enlarged picture shows each pixel as a square."""
     pixels = (picture * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
     image = Image.fromarray(np.asarray(pixels))
     scale = tile / max(image.size)
@@ -78,13 +80,13 @@ def _fit(picture: Tensor, tile: int) -> Image.Image:
 
 
 def fit_text(pen: ImageDraw.ImageDraw, text: str, width: int, points: Sequence[int]) -> tuple[str, Any]:
-    """Return a text and its font, so that it takes at most `width` pixels.
+    """Return a text and a font in which the text is at most `width` pixels wide.
 
     Args:
         pen: pen that will draw the text.
         text: one line.
         width: width in pixels.
-        points: sizes of the font, the best first; a text too long for the last ends in an ellipsis.
+        points: font sizes to try in turn; a text that is too wide in the last one is cut and ends in "...".
     """
     for size in points:
         font = ImageFont.load_default(size)
