@@ -78,12 +78,10 @@ class Measured:
     """The measurements of one network.
 
     Attributes:
-        network: name of the network.
         img_per_core_s: images trained on per second of CPU time, median over the rounds.
         slowest: images per second of CPU time in the slowest round.
         fastest: images per second of CPU time in the fastest round.
         mflop: 10^6 operations per image, forward and backward; a multiply-add counts as two.
-        parameters: number of trainable parameters.
     """
 
     network: str

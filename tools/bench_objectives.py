@@ -70,7 +70,6 @@ class Case:
     """One objective in two versions, ours and the plain one, with inputs for both.
 
     Attributes:
-        name: name of the objective.
         ours: maps the inputs to a loss or to images.
         plain: computes the same row by row.
         inputs: tensors; gradients are computed for the floating-point ones.

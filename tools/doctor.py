@@ -101,7 +101,6 @@ class Diagnosis:
         views: drawing views, in all threads.
         copy: copying to the device; 0 on the CPU.
         network: forward pass, backward pass and optimizer step.
-        together: all stages at once.
         shares_cores: whether loader and network share the CPU.
         is_cached: whether the pack fits in memory, so that a run reads from storage only once.
     """

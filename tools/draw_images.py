@@ -136,7 +136,6 @@ def damage(data: bytes, way: int) -> bytes:
     """Return a damaged copy of a baseline JPEG.
 
     Args:
-        data: the JPEG.
         way: number of the damage, 0 to 9.
     """
     frame = data.index(b"\xff\xc0")

@@ -117,13 +117,10 @@ def classify(
     """Return one method's class scores [M, C] of the test images.
 
     Args:
-        config: options of the command.
-        method: the method.
         h: [N, D], features of the labelled images.
         labels: int64 [N].
         others: [U, D], features of the unlabelled images, which only `pseudo` uses.
         query: [M, D], features of the test images.
-        num_classes: C.
     """
     if method == "knn":
         return knn_scores(h, labels, query, num_classes, min(config.neighbours, len(h)))

@@ -23,10 +23,7 @@ def frozen_features(
     """Return the features of a split's images; every rank computes a part of them.
 
     Args:
-        config: options of the command.
         network: maps views to representations; on the device of this process.
-        view: view of an image that the network gets.
-        split: images whose features are computed.
         folder: folder whose subfolder `features` stores the features.
         out: folder for the list of images that could not be read.
     """
@@ -43,7 +40,6 @@ def say_next_of_start(config: FrozenConfig, start: Path, train_split: str, test_
     """Print the command that fine-tunes a measured start, with the options that determine the start.
 
     Args:
-        config: options of the command that measured the start.
         start: the start as the user named it.
         train_split, test_split: splits of the measurement.
     """

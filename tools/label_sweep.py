@@ -102,7 +102,6 @@ class Method:
     """One method of the sweep: a recipe and its options.
 
     Attributes:
-        name: name in the table.
         recipe: name of the recipe's file, without the suffix.
         options: command-line options of the recipe.
         beside_scratch: whether the method also trains the same network from scratch.

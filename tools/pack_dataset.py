@@ -182,9 +182,7 @@ def print_summary(console: Console, out: str, manifest: Manifest, seconds: float
     """Print the splits of a pack, what was done to its images, and how long packing took.
 
     Args:
-        console: console to print on.
         out: place of the pack, as the user gave it.
-        manifest: manifest of the pack.
         seconds: time of packing; None if the pack was finished before.
     """
     table = Table("split", "images", "labelled", "quarantined", "source")

@@ -64,7 +64,6 @@ class Panel:
     """The chart of one workload from one file and machine.
 
     Attributes:
-        file: name of the file, without its suffix.
         records: records of the latest benchmark.
     """
 

@@ -126,7 +126,6 @@ class Comparison:
     Attributes:
         originals: the images, float [3, H, W] in [0, 1] each.
         ours: our views, float [N, D, 3, R, R] in [0, 1], D draws of each image.
-        theirs: torchvision's views, of the same shape.
         notes: [N][D], what was drawn, in words.
     """
 
@@ -142,12 +141,10 @@ def compare(
     """Render randomly chosen images with a backend and, from the same drawn numbers, with torchvision.
 
     Args:
-        split: split to choose images from.
         policy: policy of the view; its normalisation is left out.
         num_images: N, at most the number of images in the split.
         draws: D; each draw is an epoch.
         seed: seed of the choice of images and of the views.
-        backend: backend that renders our views.
     """
     policy = replace(policy, normalize=None)
     rng = np.random.default_rng(seed)

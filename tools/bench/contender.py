@@ -28,7 +28,6 @@ class Contender:
     """One loader to measure, in its best reasonable set-up.
 
     Attributes:
-        name: name of the contender in records.
         libraries: installed distributions whose versions are recorded.
         setup: how the contender is set up, in one line.
         differences: where its pixels differ from the definition of the views; empty if nowhere.

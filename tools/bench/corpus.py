@@ -35,8 +35,6 @@ class Corpus:
 
     Attributes:
         root: folder for the copies in other formats, which are written once and reused.
-        pack: pack that holds the images.
-        split: name of the split that is read.
         num_images: images of the split, and so of an epoch.
         uniform: whether all images have the same height and width.
     """
@@ -76,7 +74,6 @@ def pack_images(images: Path, cache: Path, batch_size: int, num_images: int = 0)
 
     Args:
         images: folder that is searched recursively for JPEG files.
-        cache: folder for the pack.
         batch_size: images per batch; with `num_images` 0, an epoch has at least 4 batches.
         num_images: images per epoch; 0 repeats the files to about 256 MiB.
 
@@ -110,7 +107,6 @@ def open_corpus(pack_path: Path, split_name: str, cache: Path, batch_size: int) 
     The corpus is also written to its root, where the contenders' processes read it.
 
     Args:
-        pack_path: folder of the pack.
         split_name: name of the split; an empty name takes the first split.
         cache: folder for the files.
         batch_size: images per batch; the split must have at least 4 batches.

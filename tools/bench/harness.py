@@ -30,7 +30,6 @@ class Benchmark:
         contenders: contenders in the order of the first round. Each round starts one contender later than the
             round before.
         runs: number of rounds; every contender runs once in each.
-        seconds: timed seconds per run.
         warmup_s: untimed seconds before the timed part of each run.
         limit_s: seconds after which a run is stopped and counts as failed.
         started: UTC time at which the benchmark started. Every record has it, so that records of several

@@ -27,11 +27,7 @@ class Run:
     """The task of one process, for one contender of a `Benchmark`.
 
     Attributes:
-        contender: name of the contender.
-        corpus: folder of the corpus.
         out: file for the result, as JSON.
-        seconds: timed seconds.
-        warmup_s: untimed seconds before them.
         prepare: write the images in the contender's format instead of measuring.
     """
 
@@ -50,7 +46,6 @@ class Timing:
 
     Attributes:
         images: source images delivered in the timed part.
-        seconds: length of the timed part.
         cpu_s: CPU seconds spent in the timed part, summed over all processes.
         first_batch_s: seconds from the import of the contender to its first batch; torch is imported before.
         num_processes: processes alive at the end, including this one.

@@ -68,14 +68,11 @@ def watched(
     """Run a command until it ends or a time limit passes, then end all processes that it started.
 
     Args:
-        command: program and arguments.
-        environ: environment of the command.
-        log: file for its output and errors; a pipe that nobody reads would block it once full. None drops the
+        log: file for output and errors; a pipe that nobody reads would block the command. None drops the
             output and shows the errors.
         limit_s: seconds after which the command is killed.
         sample_s: shortest time between two samples of memory and CPU time.
         memory: returns resident bytes, and bytes without mapped files, of one process.
-        cwd: working directory.
     """
     start = time.monotonic()
     with open(log or os.devnull, "w") as stream:

@@ -36,11 +36,7 @@ class Work:
     """The training whose stages are measured.
 
     Attributes:
-        split: images to train on.
         views: policy of each view of an image.
-        backbone: name of the network.
-        batch_size: images per step.
-        options: options of the loader.
         seconds: duration after which the measurement of a stage stops.
     """
 

@@ -17,7 +17,6 @@ class Row:
     """Summary of one contender's runs.
 
     Attributes:
-        contender: name of the loader.
         kind: peer, backend or limit.
         images_per_s: median over runs.
         low: images per second of the slowest run.
@@ -26,7 +25,6 @@ class Row:
         peak_anonymous_bytes: largest memory of any run, without the page cache.
         peak_rss_bytes: largest resident memory of any run.
         first_batch_s: median of the seconds to the first batch.
-        runs: number of runs.
     """
 
     contender: str

@@ -96,12 +96,9 @@ class Workload:
     """The work that is measured.
 
     Attributes:
-        views: which views are made of each image.
         resolution: side of a view in pixels; for tiles, the side of a cell.
-        batch_size: images per batch.
         threads: threads or worker processes of a contender, and the number of cores it is pinned to.
         interpolation: filter of the resized crop, antialiased if the contender can do that.
-        seed: seed of the order and the views.
         encoding: how the images are stored: as JPEG, or as pixels, which some contenders read.
     """
 

@@ -24,7 +24,6 @@ def say_training(pack: Pack, shown: Path) -> None:
     writes the weights is printed instead.
 
     Args:
-        pack: the pack.
         shown: path of the pack as the user gave it.
     """
     labelled = _labelled(pack)
@@ -59,13 +58,9 @@ def say_training_on(
     """Print the command of a first training whose only labels are those of a label table.
 
     Args:
-        pack: the pack.
         shown: path of the pack as the user gave it.
-        name: name of the table.
-        table: the table.
         measured: split to test on; it is left out if it has no labels, or if the table labels some of its
             images.
-        more: further options of the command.
     """
     place = shown if shown.is_dir() else Path(pack.path)
     apart = measured in _labelled(pack) and find_leak(pack, table.row, pack.split(measured)) is None

@@ -25,14 +25,9 @@ class Bench:
     """Settings and records of one comparison.
 
     Attributes:
-        pack: folder of the pack.
         out: folder of all runs and records.
         budget_s: CPU seconds of a training, without start-up.
         lengths: steps of the two calibration runs.
-        num_threads: threads of every command.
-        num_train: number of images in the split `train`.
-        num_classes: number of classes.
-        console: console for progress.
     """
 
     pack: Path
@@ -126,7 +121,6 @@ class Bench:
         """Return the CPU time of a method by steps, measured by two short runs unless it has a record.
 
         Args:
-            name: name of the method.
             run: (folder, steps) -> CPU seconds.
             steps_per_epoch: see `Cost`.
             epochwise: see `calibrate`.

@@ -34,8 +34,6 @@ class Pretraining:
 
     Attributes:
         recipe: file name in recipes/, without suffix.
-        title: title in the table.
-        batch_size: images per step.
         metric: metric of the pretext task: its key in metrics.jsonl and its name in the table.
         settings: arguments that do not depend on the length of the run.
         paced: returns the arguments that depend on the length of the run, given its epochs.
@@ -155,7 +153,6 @@ class Labels:
     Attributes:
         per_class: true labels of each class.
         seed: seed of the choice of labels, of weights, order and views.
-        num_classes: number of classes.
     """
 
     per_class: int
@@ -168,7 +165,6 @@ class Training:
     """A method with labels.
 
     Attributes:
-        title: title in the table.
         commands: (common arguments, labels, folder, steps) -> commands to run in this order.
         run: folder of the last classifier, below the folder of the method.
         calibration: more arguments for the first command in calibration, so that a short run includes all

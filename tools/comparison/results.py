@@ -41,8 +41,6 @@ def once(folder: Path, identity: Record, work: Callable[[], Record]) -> Record:
     """Return the stored record of a stage; if there is none, call `work` and store its result.
 
     Args:
-        folder: folder of all records.
-        identity: identity of the stage.
         work: measures the stage and returns its result.
     """
     path = folder / f"{stage_of(identity)}.json"

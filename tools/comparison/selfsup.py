@@ -27,12 +27,9 @@ def measure_all(
     """Measure every method, one seed after the other, and for comparison an untrained backbone and scratch.
 
     Args:
-        bench: settings and records of the comparison.
-        names: names of the methods.
         labels_per_class: numbers of labels per class to fine-tune on.
         seeds: seeds of everything except the choice of labels for kNN and the probe.
         probe_labels: labels per class for kNN and the linear probe.
-        failures: counts and prints failures.
     """
     for seed in seeds:
         beside = True  # the baselines depend on no method: measure them with the first one that succeeds

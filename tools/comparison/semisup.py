@@ -22,11 +22,8 @@ def measure_all(
     """Measure every method at every number of labels, one seed after the other.
 
     Args:
-        bench: settings and records of the comparison.
-        names: names of the methods.
         labels_per_class: numbers of true labels per class; the active method has as many at its end.
         seeds: seeds of the choice of labels, of weights, order and views.
-        failures: counts and prints failures.
     """
     for seed in seeds:
         for per_class in labels_per_class:

@@ -25,7 +25,6 @@ class Row:
     """One method of a table.
 
     Attributes:
-        title: title of the method.
         facts: cells other than accuracies.
         shares: for each column, the accuracies in [0, 1] of all seeds; empty if nothing was measured.
         baseline: whether the other methods are compared with this one.
@@ -44,8 +43,6 @@ class AccuracyTable:
     Attributes:
         facts: headings of the columns before the accuracies.
         columns: headings of the columns of accuracies.
-        rows: one row per method.
-        seeds: all seeds.
     """
 
     facts: tuple[str, ...]
@@ -174,7 +171,6 @@ def write_page(path: Path, table: AccuracyTable) -> None:
 
     Args:
         path: path of the records; the table and the plot have the same name with .md and .png.
-        table: the comparison.
 
     Raises:
         UserError: the table has no rows.

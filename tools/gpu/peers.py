@@ -26,7 +26,6 @@ class Contender(NamedTuple):
 
     Attributes:
         name: name of the library, and of the set-up if the library has several.
-        needs: packages that must be installed.
         draws: whether random numbers are drawn for each image or for the whole batch, as a text.
         build: takes the pixels, uint8 [B, 3, H, W], and the workload; returns a function that draws a batch
             of all views, float16 [B, 3, R, R] each.

@@ -125,11 +125,8 @@ class Engine:
         """Allocate the batch and plan its launches.
 
         Args:
-            cases: cases with the drawn numbers.
             name: name of a view in the cases for speed.
-            device: device of pixels and views.
             pixels: uint8 [B, 3, H, W]; None takes random pixels.
-            dtype: dtype of the views.
             channels_last: whether the views' memory has the channels last.
         """
         _, side, self.image_side, cubic = cases.speed(name)

@@ -53,10 +53,8 @@ def inspect_pack(
     """Find copies and leaks, print the findings, and write the page.
 
     Args:
-        pack: the pack.
         near: also search for images that look the same but have different bytes.
         workers: threads that decode, 0 for one per core.
-        console: console to print on.
         page: file of the page; None writes `report.html` into the pack.
         features: folders with features of the pack's images, by which labels are judged.
     """

@@ -67,7 +67,6 @@ def judge(pack: Pack, folders: Sequence[Path]) -> Judged | None:
     """Judge the images of a pack by stored features; return None if no folder is given.
 
     Args:
-        pack: the pack.
         folders: folders of runs or results that may hold features; the first one with features of this pack
             is used.
 

@@ -42,11 +42,7 @@ def write_page(
     """Write the page about a pack; the same pack gives the same page.
 
     Args:
-        pack: the pack.
-        findings: the copies in the pack.
         reasons: number of quarantined inputs per reason.
-        warnings: the decoders' warnings.
-        path: file of the page.
         judged: doubtful labels and unusual images; None if there are no features to find them by.
     """
     labels = pack.labels.dense(len(pack))

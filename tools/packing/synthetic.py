@@ -81,8 +81,6 @@ def draw_jpegs(textures: Textures, pictures: Pictures, chosen: NDArray[np.int64]
     """Draw and encode some of the pictures.
 
     Args:
-        textures: textures to blend.
-        pictures: all pictures.
         chosen: int64 [B], numbers of the pictures to draw.
 
     Returns:

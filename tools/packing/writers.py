@@ -19,8 +19,6 @@ class Job(NamedTuple):
     """Files to pack.
 
     Attributes:
-        source: class-folder tree.
-        out: empty folder for the result.
         max_side: longer side in pixels to which images are shrunk, then encoded with quality 90.
         short_side: shorter side in pixels to which images are shrunk, then encoded with quality 90. If both
             limits are None, bytes are copied.

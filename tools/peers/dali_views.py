@@ -14,7 +14,6 @@ def dali_view(image: Any, view: View, workload: Workload, dtype: Any) -> Any:
 
     Args:
         image: node of uint8 [H, W, 3], on the host or the GPU.
-        view: definition of the view.
         workload: gives the resolution and the filter of the resize.
         dtype: DALI's dtype of the view.
     """

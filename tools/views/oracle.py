@@ -26,8 +26,6 @@ def torchvision_view(image: NDArray[np.uint8], policy: ViewPolicy, drawn: ViewPa
 
     Args:
         image: uint8 [H, W, 3], decoded.
-        policy: policy of the view.
-        drawn: parameters of a batch.
         i: number of the image in the batch.
 
     Returns:

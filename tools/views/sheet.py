@@ -27,9 +27,6 @@ def draw_sheet(
     """Draw rows of tiles under headings.
 
     Args:
-        title: first line.
-        subtitle: second line.
-        headings: one per column.
         rows: for each row, a picture per column, float [3, h, w] in [0, 1], and the notes: one below the
             first picture and one below each group.
         tile: side of a tile in pixels; smaller pictures are enlarged by the largest whole factor that fits.
@@ -83,9 +80,6 @@ def fit_text(pen: ImageDraw.ImageDraw, text: str, width: int, points: Sequence[i
     """Return a text and a font in which the text is at most `width` pixels wide.
 
     Args:
-        pen: pen that will draw the text.
-        text: one line.
-        width: width in pixels.
         points: font sizes to try in turn; a text that is too wide in the last one is cut and ends in "...".
     """
     for size in points:
