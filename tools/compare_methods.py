@@ -82,7 +82,7 @@ class Config:
 
     @property
     def batch_sizes(self) -> dict[str, int]:
-        """Batch size of each method of the family."""
+        """Methods of the family, each with the batch size by which its epochs are counted."""
         if self.family == "selfsup":
             return {name: method.batch_size for name, method in PRETRAININGS.items()}
         return dict.fromkeys(TRAININGS, BATCH_SIZE)

@@ -86,7 +86,7 @@ from tools.bench import stages
 from tools.command.first_training import say_training, splits_of
 
 _ROOM = 1.15  # ratio of short side to resolution above which a random crop loses no detail
-_EXCESS = 1.3  # ratio of measured to expected time above which a line points it out
+_EXCESS = 1.3  # ratio of measured to expected time above which a line says that they differ
 _WORTH = 1.1  # smallest speed-up for which a remedy is printed
 
 

@@ -1,4 +1,4 @@
-"""Count what a pack holds, find copies and images that two splits share, and write report.html into it.
+"""Count what a pack holds, find copies and images in two splits, and write report.html into the pack.
 
 Example:
     python tools/inspect_pack.py packs/mine --near --fail-on leak duplicates

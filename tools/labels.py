@@ -258,12 +258,12 @@ def _free_path(pack: Pack, name: str) -> Path:
     """Return the path for a new table.
 
     Raises:
-        UserError: the name is not plain, the pack cannot be written, or the table exists.
+        UserError: the name is not plain, the path cannot be a file, or the table exists.
     """
     if not name or "/" in name or name.startswith("."):
         raise UserError(f"--name {name!r}: expected a plain name such as few4")
     path = pack.path / label_table_path(name)
-    check_file(path, "name", writable=False)  # not for write permission: another --name would not help
+    check_file(path, "name", writable=False)  # in a read-only pack, advice to change --name would not help
     if path.exists():
         raise UserError(f"{path} exists: choose another --name, or remove it")
     return path

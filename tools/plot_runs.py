@@ -1,4 +1,4 @@
-r"""Draw one quantity of several runs over the steps; runs that differ only in their seed share a line.
+r"""Draw one quantity of several runs over the steps, with a line per run or per group of runs.
 
 Example:
     python tools/plot_runs.py --runs runs/fixmatch-* --by threshold --metric validation_top1 --out curves.png

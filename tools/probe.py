@@ -19,7 +19,7 @@ from loaders.common.program import check_command_line, command_line
 
 @dataclass(frozen=True, kw_only=True)
 class Config(FrozenConfig):
-    """Print the accuracy of kNN and of a linear probe, and write evaluation.json into the run folder."""
+    """Print the accuracy of kNN and of a linear probe, and write evaluation.json."""
 
     run: Path
     """Start to measure: a run folder, timm:NAME, hf:REPO, or another project's folder or file of weights."""
@@ -33,7 +33,7 @@ class Config(FrozenConfig):
     """Measure even if test images are also in the bank or among the labels that the run was trained on;
     evaluation.json lists them under leaks."""
     labels_per_class: int | None = None
-    """Labelled images of each class of the training split to use; all by default."""
+    """Number of labelled images per class to use from the training split; all by default."""
     neighbours: Count = 20
     """k of kNN; all labelled images if there are fewer. 20 is usual for small sets, 200 for ImageNet."""
     temperature: Positive = 0.07

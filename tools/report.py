@@ -30,7 +30,7 @@ class Config:
     run: Path
     """Folder that a recipe wrote: a training, evaluate.py's or transfer.py's results, or a pipeline."""
     beside: tuple[Path, ...] = ()
-    """Other trainings to compare with it: their figures and curves, and the options in which they differ."""
+    """Trainings to compare with --run: the page shows figures, curves, and the options that differ."""
     out: Path | None = None
     """File to write; by default report.html in the run folder, or compared.html with --beside."""
     few_labels: Path | None = None

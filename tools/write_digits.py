@@ -34,7 +34,7 @@ from loaders.common.next_step import say_next
 
 RESOLUTION = 32
 QUALITY = 95
-_TOP_VALUE = 16  # each pixel of the data set counts the black dots in a 4x4 block
+_TOP_VALUE = 16  # largest value of a pixel, which counts the black dots in a 4x4 block
 _TEST_EVERY = 4
 
 

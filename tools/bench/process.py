@@ -172,7 +172,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions(libraries: Iterable[str]) -> dict[str, str]:
-    """Return the versions of the installed ones among these libraries."""
+    """Return the versions of these libraries; libraries that are not installed are left out."""
     found = {}
     for library in libraries:
         with suppress(importlib.metadata.PackageNotFoundError):

@@ -54,7 +54,7 @@ class Bench:
 
         Args:
             records: records of a comparison with the same budget, on a pack of the same size.
-            batch_sizes: batch size of each method of this family.
+            batch_sizes: methods of this family, each with the batch size by which its epochs are counted.
 
         Raises:
             UserError: the records have another family, budget or pack, which must not be mixed in a table.

@@ -24,7 +24,7 @@ def measure_all(
     probe_labels: int,
     failures: Failures,
 ) -> None:
-    """Measure every method, one seed after the other, and for comparison an untrained backbone and scratch.
+    """Measure every method, one seed after the other, and two baselines: untrained, and from scratch.
 
     Args:
         labels_per_class: numbers of labels per class to fine-tune on.

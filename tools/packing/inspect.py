@@ -114,8 +114,8 @@ def read_quarantine(pack: Pack) -> Quarantine:
 def _is_corrupt(entry: dict[str, str]) -> bool:
     reason = Reason(entry["code"])
     if reason == Reason.NOT_AN_IMAGE:
-        # A text file beside the images is not damage. An input that should be an image is: its name has an
-        # image's suffix, or is a number, as for a row of a table.
+        # Damage only if the input should have been an image, because its name has an image's suffix or it is
+        # a row of a table, whose name is a number. Other files, such as notes beside the images, are not.
         return is_image_name(entry["name"]) or entry["name"].rpartition("/")[2].isdigit()
     return reason.is_damage
 

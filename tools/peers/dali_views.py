@@ -34,7 +34,7 @@ def interpolation(workload: Workload) -> Any:
 
 
 def flip(pixels: Any, probability: float) -> Any:
-    """Flip each image horizontally with a probability."""
+    """Flip each image horizontally with this probability."""
     from nvidia.dali import fn
 
     return fn.flip(pixels, horizontal=fn.random.coin_flip(probability=probability))

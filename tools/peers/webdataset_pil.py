@@ -32,7 +32,7 @@ def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
     """Yield batches of views."""
     import webdataset as wds
 
-    # All workers sample from one tar with replacement: without it, each worker would need its own tar.
+    # resampled: every worker reads the whole tar, since splitting by shards would need one tar per worker.
     dataset = wds.WebDataset(
         [str(corpus.tar)], resampled=True, shardshuffle=False, nodesplitter=wds.split_by_node
     )
