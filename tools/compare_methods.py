@@ -181,7 +181,7 @@ def check_labels(config: Config, pack: Pack) -> None:
 
 
 def open_bench(config: Config, pack: Pack, console: Console) -> Bench:
-    """Return the comparison of a configuration."""
+    """Return the comparison that the options describe."""
     return Bench(
         pack=config.pack.resolve(),
         out=config.out.resolve(),

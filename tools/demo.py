@@ -174,7 +174,7 @@ def make_room(folder: Path) -> None:
     """Remove an earlier demo from a folder.
 
     Raises:
-        UserError: the folder holds something else.
+        UserError: the folder holds anything but an earlier demo.
     """
     if folder.exists() and any(folder.iterdir()):
         if not is_own(folder):

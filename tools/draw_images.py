@@ -133,11 +133,7 @@ def _write(path: str, data: bytes | memoryview) -> None:
 
 
 def damage(data: bytes, way: int) -> bytes:
-    """Return a damaged copy of a baseline JPEG.
-
-    Args:
-        way: number of the damage, 0 to 9.
-    """
+    """Return a damaged copy of a baseline JPEG; `way`, 0 to 9, chooses the damage."""
     frame = data.index(b"\xff\xc0")
     table = data.index(b"\xff\xc4")
     match way:

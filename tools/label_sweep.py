@@ -99,13 +99,7 @@ TRANSFER = "transfer"
 
 @dataclass(frozen=True)
 class Method:
-    """One method of the sweep: a recipe and its options.
-
-    Attributes:
-        recipe: name of the recipe's file, without the suffix.
-        options: command-line options of the recipe.
-        beside_scratch: whether the method also trains the same network from scratch.
-    """
+    """One method of the sweep; `beside_scratch` says whether it also trains the same network from scratch."""
 
     name: str
     recipe: str

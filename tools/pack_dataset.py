@@ -181,9 +181,7 @@ def options_of(config: Config) -> PackOptions:
 def print_summary(console: Console, out: str, manifest: Manifest, seconds: float | None) -> None:
     """Print the splits of a pack, what was done to its images, and how long packing took.
 
-    Args:
-        out: place of the pack, as the user gave it.
-        seconds: time of packing; None if the pack was finished before.
+    `seconds` is None if the pack was finished by an earlier run.
     """
     table = Table("split", "images", "labelled", "quarantined", "source")
     for split in manifest.splits:

@@ -9,7 +9,8 @@ pack is first packed into OUT/pack, as the split `images`, so that its images ar
 
 Results:
     OUT/predictions.csv    file, label, confidence, then the next classes with their confidences
-    OUT/labels.parquet     a label table of the pack, for --extra-labels, if pack and network share classes
+    OUT/labels.parquet     a label table for --extra-labels, if the pack's classes include the network's or
+                           the network's include the pack's
     OUT/pack               the pack of --images, unless --images was a pack
     OUT/sheet.png          images with their guesses: the most confident ones of each class in turn
 

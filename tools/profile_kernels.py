@@ -167,10 +167,7 @@ def least_seconds(run: Callable[[int], Any], passes: int) -> float:
 
 
 def policies(resolution: int) -> dict[str, tuple[ViewPolicy, str | None]]:
-    """Return the views to profile by name, each with the name of a view whose time is subtracted, or None.
-
-    The difference is the time of a single operation.
-    """
+    """Return views to profile by name, each with the view whose time is subtracted to leave one operation."""
     whole = ViewPolicy("copy", resolution, CenterCrop(1.0))
     crop = presets.crop_flip(resolution)
     found: dict[str, tuple[ViewPolicy, str | None]] = {

@@ -1,4 +1,4 @@
-"""Check every byte of a pack against its manifest; the exit code is 0 if it is intact and 1 if it is not.
+"""Check every byte of a pack against its manifest; the exit code is 0 if the pack is intact, else 1.
 
 Example:
     python tools/verify_pack.py packs/mine

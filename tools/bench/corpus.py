@@ -108,7 +108,6 @@ def open_corpus(pack_path: Path, split_name: str, cache: Path, batch_size: int) 
 
     Args:
         split_name: name of the split; an empty name takes the first split.
-        cache: folder for the files.
         batch_size: images per batch; the split must have at least 4 batches.
 
     Raises:

@@ -49,7 +49,10 @@ def private(process: psutil.Process) -> tuple[int, int]:
 
 
 def proportional(process: psutil.Process) -> tuple[int, int]:
-    """Return resident bytes, and those without the page cache; n processes sharing a page count 1/n each."""
+    """Return resident bytes, and proportional bytes without the page cache.
+
+    In the second number, a page that n processes share counts 1/n for each of them.
+    """
     lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()[1:]
     fields = dict(line.split(":", 1) for line in lines)
     kilobytes = sum(int(fields[name].split()[0]) for name in ("Pss_Anon", "Pss_Shmem") if name in fields)

@@ -21,10 +21,6 @@ _RESULT = "seconds.npy"
 def agreement_times(num_ranks: int, num_steps: int) -> NDArray[np.float64]:
     """Time `StopSignal.agree` on several ranks of this machine, with no work between calls.
 
-    Args:
-        num_ranks: processes, at least 2; each uses one thread.
-        num_steps: timed calls.
-
     Returns:
         float64 [num_steps], seconds of each call on rank 0, including its wait for the slowest rank.
     """

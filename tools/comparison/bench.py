@@ -158,7 +158,6 @@ class Failures:
     """Counts and prints failures, so that the comparison can continue after one."""
 
     def __init__(self, console: Console) -> None:
-        """Start with no failures."""
         self.console, self.count = console, 0
 
     @contextmanager

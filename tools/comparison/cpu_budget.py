@@ -50,7 +50,6 @@ class CommandFailed(Exception):
     """
 
     def __init__(self, message: str, seconds: float = 0.0, code: int = 1) -> None:
-        """Store the message, the CPU seconds and the exit code."""
         super().__init__(message)
         self.seconds, self.code = seconds, code
 
@@ -63,7 +62,6 @@ class CommandStopped(KeyboardInterrupt):
     """
 
     def __init__(self, seconds: float) -> None:
-        """Store the CPU seconds."""
         super().__init__()
         self.seconds = seconds
 
@@ -91,7 +89,6 @@ def cpu_seconds(script: str, arguments: Sequence[str], log: Path, limit_s: float
 
     Args:
         script: path below the project's root, such as `recipes/barlow.py`.
-        arguments: command line of the script.
         log: file to which the script's output and errors are appended.
         limit_s: CPU seconds after which the system ends the script; None for no limit.
 

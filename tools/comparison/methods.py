@@ -162,7 +162,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Training:
-    """A method with labels.
+    """A method that trains with labels.
 
     Attributes:
         commands: (common arguments, labels, folder, steps) -> commands to run in this order.

@@ -38,11 +38,7 @@ def stage_of(record: Record) -> str:
 
 
 def once(folder: Path, identity: Record, work: Callable[[], Record]) -> Record:
-    """Return the stored record of a stage; if there is none, call `work` and store its result.
-
-    Args:
-        work: measures the stage and returns its result.
-    """
+    """Return the stored record of a stage; if there is none, call `work` and store its result."""
     path = folder / f"{stage_of(identity)}.json"
     if not path.is_file():
         record = {**identity, **work()}

@@ -167,10 +167,7 @@ def draw(table: AccuracyTable) -> Picture:
 
 
 def write_page(path: Path, table: AccuracyTable) -> None:
-    """Write the table and the plot of a comparison beside its records.
-
-    Args:
-        path: path of the records; the table and the plot have the same name with .md and .png.
+    """Write the table (.md) and the plot (.png) of a comparison beside its records at `path`.
 
     Raises:
         UserError: the table has no rows.

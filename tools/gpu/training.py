@@ -101,9 +101,7 @@ def compiled(cases: Cases) -> None:
 
 
 def packed(side: int, folder: Path) -> Path:
-    """Pack the user's JPEG files (SUITE_IMAGES), or drawn images of `side` pixels; return the pack's folder.
-
-    The pack has `NUM_IMAGES` images; fewer files are repeated.
+    """Pack `NUM_IMAGES` images: the user's JPEG files (SUITE_IMAGES), or drawn ones of `side` pixels.
 
     Raises:
         UserError: SUITE_IMAGES names a folder without JPEG files.

@@ -102,7 +102,7 @@ def load_peer(source: Path) -> Any:
 def _autocast(network: Any) -> Any:
     """Run a network's forward pass under bfloat16 autocast, if the CPU supports bfloat16 in hardware.
 
-    Whitening stays in float32: in bfloat16, its covariance has negative eigenvalues, which have no root.
+    The whitening is computed in float32: in bfloat16, its covariance has negative eigenvalues, without roots.
     """
     forward, enabled = network.forward, of_hardware() == "bf16"
 
