@@ -112,7 +112,7 @@ def workload_of(config: Config) -> Workload:
 
 
 def main() -> int:
-    """Run the benchmark of the command line."""
+    """Run the benchmark that the options describe."""
     config = command_line(Config, __doc__)
     config.check_places()
     console = Console(width=None if sys.stdout.isatty() else 130)

@@ -126,7 +126,7 @@ def measure(config: Config, dtype: DTypeName) -> Memory:
 
 
 def main() -> None:
-    """Measure each dtype of the command line."""
+    """Measure each of the dtypes that --dtypes names."""
     config = command_line(Config, __doc__)
     for dtype in config.dtypes:
         memory = measure(config, dtype)

@@ -140,7 +140,7 @@ def measure(config: Config) -> list[Measured]:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run."""
     config = command_line(Config, __doc__)
     check_records(config.json)
     found = measure(config)

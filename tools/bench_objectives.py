@@ -227,7 +227,7 @@ def render(records: list[dict[str, Any]]) -> Table:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run."""
     print_table(Console(), render(run(command_line(Config, __doc__))))
 
 

@@ -66,7 +66,7 @@ def time_once(config: Config, seed: int) -> float:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run."""
     config = command_line(Config, __doc__)
     torch.set_num_threads(1)
     seconds = [time_once(config, seed) for seed in range(config.runs)]

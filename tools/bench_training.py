@@ -244,7 +244,7 @@ def render(records: list[dict[str, Any]]) -> Table:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run."""
     console = Console(stderr=True)
     print_table(Console(), render(run(command_line(Config, __doc__), console)))
 

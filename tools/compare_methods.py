@@ -212,7 +212,7 @@ def measure(config: Config, bench: Bench, failures: Failures) -> None:
 
 
 def main() -> int:
-    """Run the command line."""
+    """Parse the command line and run."""
     return 1 if run(command_line(Config, __doc__), Console()) else 0
 
 

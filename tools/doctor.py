@@ -255,7 +255,7 @@ def print_diagnosis(console: Console, found: Diagnosis, work: stages.Work) -> No
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run."""
     config, start = command_line(Config, __doc__), time.perf_counter()
     work = make_work(config)
     print_diagnosis(Console(), diagnose(work), work)

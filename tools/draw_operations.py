@@ -121,7 +121,7 @@ def draw(config: Config, pack: Pack, name: str) -> bytes:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run."""
     config = command_line(Config, __doc__)
     config.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:

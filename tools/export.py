@@ -129,7 +129,7 @@ def export(config: Config) -> Path:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run."""
     config = command_line(Config, __doc__)
     print(f"export: {config.form} -> {export(config)}")
     if not config.backbone_only:

@@ -112,7 +112,7 @@ def chosen_rows(config: Config, pack: Pack) -> list[int]:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run."""
     config = command_line(Config, __doc__)
     with TemporaryDirectory() as folder:
         pack = open_images(config, Path(folder))

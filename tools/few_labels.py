@@ -197,7 +197,7 @@ def run(config: Config) -> list[FewLabelResult]:
 
 
 def main() -> None:
-    """Run the command line; rank 0 prints."""
+    """Parse the command line and run; only rank 0 prints."""
     config = command_line(Config, __doc__)
     results = run(config)
     if rank() == 0:

@@ -315,7 +315,7 @@ def _without_threads(command: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run."""
     config = command_line(Config, __doc__)
     pack = open_pack(config.pack)  # opened here, so that a missing pack is reported once and not by every run
     read_methods(config.methods)  # parsed here for the same reason

@@ -86,7 +86,7 @@ def convert(tensors: Mapping[str, Tensor]) -> nn.Module:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run."""
     config = command_line(Config, __doc__)
     network = convert(read_lite0())
     known = {"pretrained_cfg": {"license": "apache-2.0"}, "label_names": ImageNetInfo().label_names()}

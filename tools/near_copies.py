@@ -89,7 +89,7 @@ def run(config: Config) -> NearPairs:
 
 
 def main() -> None:
-    """Run the command line; rank 0 prints."""
+    """Parse the command line and run; only rank 0 prints."""
     config = command_line(Config, __doc__)
     pairs = run(config)
     if rank() == 0:

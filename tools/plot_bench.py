@@ -216,7 +216,7 @@ def _name(contender: str, kind: str) -> str:
 
 
 def main() -> None:
-    """Draw the chart of the command line."""
+    """Parse the command line and draw the chart."""
     config = command_line(Config, __doc__)
     if config.out.suffix not in (".svg", ".png"):
         raise UserError(f"--out {config.out}: expected a name ending in .svg or .png; change the suffix")

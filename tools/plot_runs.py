@@ -115,7 +115,7 @@ def _plain(value: Any) -> str:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run."""
     config = command_line(Config, __doc__)
     lines = lines_of(config)
     is_share = config.metric.endswith(_IN_PER_CENT)

@@ -327,7 +327,7 @@ def run(config: Config) -> Path:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run."""
     config = command_line(Config, __doc__)
     run(config)
     if (Path(config.network) / "config.json").is_file():  # a run folder; an export needs no further export

@@ -217,7 +217,7 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run."""
     config = command_line(Config, __doc__)
     evaluation = evaluate(config)
     if rank() == 0:

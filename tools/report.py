@@ -107,7 +107,7 @@ def _commands(path: Path | None) -> tuple[str, ...]:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run."""
     config = command_line(Config, __doc__)
     page = build_report(config)
     config.page.parent.mkdir(parents=True, exist_ok=True)

@@ -210,7 +210,7 @@ EXPECTED_S = {"resume": 40, "fed": 150, "peers": 60, "fed_others": 150}
 
 
 def main() -> int:
-    """Run the group of the command line; return 0, 1 if the group failed, or 3 if it needs a GPU."""
+    """Run the group that the command line names; return 0, 1 if the group failed, or 3 if it needs a GPU."""
     group, cases = sys.argv[1], Cases(sys.argv[2])
     if group in ON_GPU and not torch.cuda.is_available():
         say(needs="a CUDA device")

@@ -114,8 +114,8 @@ def read_quarantine(pack: Pack) -> Quarantine:
 def _is_corrupt(entry: dict[str, str]) -> bool:
     reason = Reason(entry["code"])
     if reason == Reason.NOT_AN_IMAGE:
-        # Damage only if the input should have been an image, because its name has an image's suffix or it is
-        # a row of a table, whose name is a number. Other files, such as notes beside the images, are not.
+        # It is damage only if the input should be an image: its name has an image's suffix, or is a number,
+        # as for a row of a table. Other files, such as notes, may lie beside the images.
         return is_image_name(entry["name"]) or entry["name"].rpartition("/")[2].isdigit()
     return reason.is_damage
 

@@ -176,7 +176,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run."""
     found = run(command_line(Config, __doc__))
     print(
         f"airbench94: {found['top1']:.2%} ({found['top1_one_view']:.2%} with one view), "
