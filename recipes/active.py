@@ -1,9 +1,9 @@
-r"""Active learning: ask for the labels that would teach most.
+r"""Active learning: choose the images whose labels would help training most, and ask for these labels.
 
 Example:
     python recipes/active.py --pack packs/mine --run runs/fixmatch --init runs/barlow --out runs/ask
 
-Open request.html, which needs no network, give each image a class by a click or a key, and save the table.
+Open request.html, which works offline, give each image a class by a click or a key, and save the table.
 Or fill in the column `label` of request.csv with class names. Then
 
     python recipes/active.py --pack packs/mine --filled runs/ask/request.csv --out runs/bought
@@ -11,14 +11,14 @@ Or fill in the column `label` of request.csv with class names. Then
 writes bought.parquet, a label table for the `--extra-labels` of every recipe. In experiments `--oracle`
 takes the labels from the pack's own table instead and writes bought.parquet at once.
 
-While no image has a label, there is no classifier. `--strategy random` then needs no network;
-`--strategy k_centre` needs any start (`--init`) and chooses images that lie far from each other.
+As long as no image has a label, there is no classifier: use `--strategy random`, which needs no network, or
+`--strategy k_centre`, which chooses images far apart in the features of any backbone (`--init`).
 
 Sources: Zhou, Wan, Li 2021, section 3.4: embeddings, k-means with cosine similarity in 200 clusters, and from
 each cluster the 64 images with the smallest margin of confidence. Sener and Savarese 2018 (arXiv 1708.00489),
 algorithm 1, for k_centre.
 
-The algorithm box is `choose`; its parts are `engine.labels.acquisition` and `engine.labels.clusters`.
+The algorithm is in `choose`, its parts in `engine.labels.acquisition` and `engine.labels.clusters`.
 """
 
 from __future__ import annotations
@@ -48,47 +48,47 @@ class Config(PackConfig, ForwardConfig):
     out: Path
     """Folder for the request and the labels."""
     run: Path | None = None
-    """Run with the classifier whose margins count; k_centre and random need none."""
+    """Run whose classifier gives the margins; k_centre and random need none."""
     init: Path | None = None
     """Run, checkpoint, timm:NAME, hf:REPO or weights file whose backbone gives the features of cluster_margin
-    and k_centre, see docs/pretrained.md; --run by default. Report: the unsupervised one."""
+    and k_centre, see docs/pretrained.md; --run by default. Report: the one of unsupervised pre-training."""
     backbone: str | None = None
-    """Network of a weights file that does not name it."""
+    """Architecture of --init, if it is a weights file that does not name its own."""
     filled: Path | None = None
     """A request.csv with its labels filled in: write bought.parquet and do nothing else."""
     new_classes: bool = False
-    """Add classes that --filled names and the pack lacks, for good, after the classes of the pack."""
+    """Append the classes that --filled names and the pack lacks to the pack, permanently."""
     oracle: bool = False
-    """Take the labels from the pack's own table, for experiments."""
+    """Take the labels from the pack's own table at once, for experiments."""
     strategy: Strategy = "cluster_margin"
-    """cluster_margin: the report's; margin: the smallest margins of all images; k_centre: images that lie
-    farthest from all labelled and chosen ones; random: images at random."""
+    """cluster_margin: the smallest margins of each cluster (report); margin: the smallest margins of all
+    images; k_centre: images farthest from all labelled and chosen ones; random: images at random."""
     clusters: Count = 200
-    """Clusters of k-means. Report: 200, for 800 classes of which many are alike."""
+    """Number of clusters of k-means. Report: 200, for 800 classes of which many are alike."""
     per_cluster: Count = 64
-    """Images from each cluster; the other strategies take clusters * per_cluster in all. Report: 64."""
+    """Images from each cluster; other strategies take --clusters x --per-cluster in all. Report: 64."""
     unlabeled_splits: tuple[str, ...] = ("unlabeled",)
     """Splits to choose from."""
     labeled_split: str = "train"
     """Split whose true labels are known already; "" for none."""
     labels_per_class: int | None = None
-    """Use only this many of those labels per class; all by default."""
+    """Regard only this many labels per class of that split as known; all by default."""
     label_seed: int = 0
-    """Seed of the choice of those labels."""
+    """Seed of the choice of labels by --labels-per-class."""
     extra_labels: tuple[Path, ...] = ()
-    """Label tables bought before: their images are not asked for again. No pseudo-labels here."""
+    """Label tables from earlier requests, whose images are not requested again; not pseudo-labels."""
     test_split: str | None = None
-    """Split to measure on: neither its images nor copies of them are asked for. By default test, where
-    the pack has such a split; "" for none."""
+    """Split to measure on: neither its images nor copies of them are requested. By default test, if the
+    pack has such a split; "" for none."""
     cycle: Count = 1
-    """Number of this request, kept in the table."""
+    """Number of this request, stored in the label table."""
     seed: int = 0
-    """Seed of the clusters, of the random baseline, and of k_centre's first image where none has a label."""
+    """Seed of the clusters, of --strategy random, and of k_centre's first image if none has a label."""
     resolution: Count | None = None
-    """Side of the views; that of the run's network by default."""
+    """Side length of the views in pixels; by default that of each network."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers by which no image would be chosen."""
+        """Refuse numbers out of range, an unfit --out, and --new-classes without --filled."""
         check_numbers(self)
         check_folder(self.out)
         if self.new_classes and self.filled is None:
@@ -96,7 +96,7 @@ class Config(PackConfig, ForwardConfig):
         check_whole("cycle", self.cycle, 0, MAX_CYCLE, "number the requests from 1 on")
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 
@@ -143,7 +143,7 @@ class Request:
         cluster: int64 [M]; -1 where the strategy has no clusters.
         margin: float32 [M], lead of the most probable class over the second; NaN without a classifier.
         guess: int64 [M], the most probable class; -1 without a classifier.
-        confidence: float32 [M], its probability; 0 without a classifier.
+        confidence: float32 [M], probability of `guess`; 0 without a classifier.
     """
 
     row: NDArray[np.int64]
@@ -154,14 +154,13 @@ class Request:
 
 
 class Candidates:
-    """The images to choose from, those that have a label, and the networks that look at them."""
+    """The images to choose from, the images already labelled, and the networks that rate them."""
 
     def __init__(self, config: Config, pack: Pack) -> None:
         """Find the images and the networks; nothing is decoded yet.
 
         Raises:
-            UserError: a strategy without its network, no image without a label, or an oracle without the
-                label of an image.
+            UserError: the strategy lacks its network, all images have labels, or the oracle lacks a label.
         """
         needs_classifier = config.strategy in ("cluster_margin", "margin")
         if config.run is None and needs_classifier:
@@ -183,7 +182,7 @@ class Candidates:
         self.open = open_images(config, pack, known)
         self.labelled = pack.pool(pack.splits).labeled_by(known) if len(known) else None
         if config.oracle:
-            ask_oracle(pack, self.rows, config.cycle)  # before every image is predicted
+            ask_oracle(pack, self.rows, config.cycle)  # fails, if it does, before the slow prediction
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -191,7 +190,7 @@ class Candidates:
         return self.open.rows(np.arange(len(self.open)))
 
     def predict(self) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
-        """Return the rows that can be read, int64 [N], and their probabilities, float32 [N, C].
+        """Return the readable images' rows, int64 [N], and their probabilities, float32 [N, C].
 
         Without a classifier, return None.
         """
@@ -204,7 +203,7 @@ class Candidates:
 
     @contextmanager
     def shown(self, split: Split) -> Iterator[Loader[Batch]]:
-        """Open the classifier's input: features in place of images, if the strategy has any."""
+        """Open the classifier's input: images, or their stored features if its own backbone made them."""
         assert self.classifier is not None
         with self.loader(split, self.classifier.view) as loader:
             store = self.store(split) if self.uses_features and self.same_backbone else None
@@ -212,12 +211,12 @@ class Candidates:
 
     @property
     def uses_features(self) -> bool:
-        """Whether the strategy looks at features."""
+        """Whether the strategy uses features."""
         return self.config.strategy in ("cluster_margin", "k_centre")
 
     @cached_property
     def same_backbone(self) -> bool:
-        """Whether the features are what the classifier's own backbone gives, for the same views."""
+        """Whether the stored features are those of the classifier's own backbone on the same views."""
         assert self.classifier is not None
         if self.start is None:
             return True
@@ -228,7 +227,7 @@ class Candidates:
         return all(torch.equal(weights[name], tensor.cpu()) for name, tensor in own_weights.items())
 
     def features(self, split: Split) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
-        """Return the rows of a split that can be read, int64 [N], and their features, float16 [N, D]."""
+        """Return the rows of a split's readable images, int64 [N], and their features, float16 [N, D]."""
         store = self.store(split)
         found = store.features(np.full(len(store.rows), -1, np.int64))
         wanted = np.isin(found.index.numpy(), split.rows(np.arange(len(split))))
@@ -237,7 +236,7 @@ class Candidates:
         return found.index.numpy()[wanted], found.h.numpy()[wanted]
 
     def store(self, split: Split) -> FeatureStore:
-        """Return the features of the pool that a split is part of, computed once."""
+        """Return the stored features of the pool that contains a split, computed if they are missing."""
         if self.start is not None:
             start = self.start.at(self.config.resolution)
             backbone, view = start.load(), start.view
@@ -250,7 +249,7 @@ class Candidates:
             return store_features(network, loader, pool, self.device, folder, out)
 
     def pool(self, split: Split) -> Split:
-        """Return the images whose features are kept: the same in every round of labels."""
+        """Return the images whose features to store: the same for every request, and at least the split."""
         names = [*self.config.unlabeled_splits, *filter(None, [self.config.labeled_split])]
         pack = split.pack
         pool = pack.pool([name for name in names if name in pack.splits])
@@ -283,7 +282,7 @@ def known_labels(config: Config, pack: Pack) -> LabelTable:
 
 
 def open_images(config: Config, pack: Pack, known: LabelTable) -> Split:
-    """Return the images to ask for: without a label, no test images and no copies of these."""
+    """Return the images that may be requested: unlabelled, and neither test images nor copies of them."""
     pool = pack.pool(config.unlabeled_splits)
     rows = pool.rows(np.flatnonzero(pool.labels(known) < 0))
     test_split = "test" if config.test_split is None and "test" in pack.splits else config.test_split
@@ -295,7 +294,7 @@ def open_images(config: Config, pack: Pack, known: LabelTable) -> Split:
         rows = rows[~(own | copies)]
     if len(rows) == 0:
         raise UserError("active learning: expected images without a label, found none; name other splits")
-    everything = pack.pool(pack.splits)  # all rows, so that a row is its position
+    everything = pack.pool(pack.splits)  # holds every row, at the position of its number
     return everything.take(rows)
 
 
@@ -306,7 +305,7 @@ def choose(config: Config, pack: Pack) -> Request:
     if predicted is not None:
         rows = predicted[0]
     if candidates.uses_features:
-        rows, features = candidates.features(candidates.open)  # again the rows that can be read
+        rows, features = candidates.features(candidates.open)  # the same readable rows
     cluster, margin = np.full(len(rows), -1, np.int64), np.full(len(rows), np.nan, np.float32)
     guess, confidence = np.full(len(rows), -1, np.int64), np.zeros(len(rows), np.float32)
     if predicted is not None:
@@ -336,7 +335,7 @@ def write_request(config: Config, pack: Pack, request: Request) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
     rows = request.row.tolist()
     name = f"{pack.path.resolve()} {config.cycle}"
-    side = SHOWN_PX if len(rows) <= _MANY_IMAGES else SHOWN_PX // 2  # 12,800 images would make 100 MB
+    side = SHOWN_PX if len(rows) <= _MANY_IMAGES else SHOWN_PX // 2  # 12,800 larger ones would take 100 MB
     page = label_page(name, COLUMNS, cells, pack.classes, lambda i: thumbnail(pack, rows[i], side))
     write_atomic(config.out / "request.html", page.encode())
     write_atomic(config.out / "request.csv", table_text(COLUMNS, cells).encode())
@@ -349,16 +348,16 @@ def write_request(config: Config, pack: Pack, request: Request) -> None:
 
 
 def read_filled(path: Path, pack: Pack, cycle: int, new_classes: bool = False) -> LabelTable:
-    """Read a request whose labels a human filled in; rows left empty are left out.
+    """Read a request whose labels a person filled in; skip rows without a label.
 
     Args:
-        path: the request, as request.html saves it.
-        pack: pack of the request; gets the new classes, in memory and on disk.
-        cycle: kept in the table.
+        path: request.csv, as request.html saves it.
+        pack: pack of the request; new classes are added to it, in memory and on disk.
+        cycle: number of the request, stored in the table.
         new_classes: accept classes that the pack does not have.
 
     Raises:
-        UserError: no such file, other columns, an unknown class, a wrong row, or no label at all.
+        UserError: a missing file, wrong columns, an unknown class, a wrong row, or no label at all.
     """
     lines = list(read_rows(path, short=True))
     found = column_names(lines)
@@ -401,10 +400,10 @@ def _checked_row(text: str, key: str, pack: Pack, where: str) -> int:
 
 
 def ask_oracle(pack: Pack, rows: NDArray[np.int64], cycle: int) -> LabelTable:
-    """Return the pack's own labels of the requested images, int64 [M] rows.
+    """Return the pack's own labels of some rows, int64 [M].
 
     Raises:
-        UserError: the pack does not know one of the labels.
+        UserError: the pack has no label for one of the rows.
     """
     labels = pack.labels.dense(len(pack))[rows]
     if (labels < 0).any():
@@ -421,7 +420,7 @@ def run(config: Config) -> Path:
     if config.filled is not None:
         pack.signed(read_filled(config.filled, pack, config.cycle, config.new_classes)).write(bought)
         return bought
-    refuse_filled(config.out / "request.csv")  # before every image is predicted
+    refuse_filled(config.out / "request.csv")  # before the slow prediction of all images
     forget_bad_rows(config.out)
     request = choose(config, pack)
     write_request(config, pack, request)
@@ -432,7 +431,7 @@ def run(config: Config) -> Path:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run the command."""
     config = command_line(Config, __doc__)
     path = run(config)
     print(f"active: {path}{describe_bad_rows(path.parent)}")

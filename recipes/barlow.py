@@ -7,7 +7,7 @@ Example:
 Source: Zbontar, Jing, Misra, LeCun, Deny 2021, "Barlow Twins: Self-Supervised Learning via Redundancy
 Reduction" (arXiv 2103.03230), and the authors' published code for what the text leaves open.
 
-The algorithm box is `BarlowTwins.training_step`; its loss is `engine.objectives.barlow`.
+The algorithm is in `BarlowTwins.training_step`, its loss in `engine.objectives.barlow`.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Config(StartConfig):
     backbone: str = "resnet50"
     """Any timm name, or tiny_resnet for a CPU. Paper: resnet50."""
     resolution: Count = 224
-    """Side of the views in pixels. Paper: 224."""
+    """Side length of the views in pixels. Paper: 224."""
     min_crop: float = 0.08
-    """Smallest share of the image that a view shows. Authors' code: 0.08."""
+    """Smallest fraction of the image's area that a view shows. Authors' code: 0.08."""
     flip_p: float = 0.5
-    """Probability of a horizontal flip; 0 where left and right carry meaning. Paper: 0.5."""
+    """Probability of a horizontal flip; use 0 where left and right carry meaning. Paper: 0.5."""
     max_sigma: float = 2.0
-    """Largest standard deviation of the blur in pixels; smaller views want less. Authors' code: 2 at 224."""
+    """Largest standard deviation of the blur in pixels; less for smaller views. Authors' code: 2 at 224."""
     epochs: Count = 1000
     """Passes over the split. Paper: 1000."""
     batch_size: Count = 2048
@@ -48,25 +48,26 @@ class Config(StartConfig):
     redundancy_weight: float = 0.0051
     """Lambda, the weight of the off-diagonal terms. Paper: 0.0051."""
     lr_weights: float | Literal["auto"] = "auto"
-    """Peak learning rate of weights for 256 images, scaled by batch / 256. Paper: 0.2; auto: by the
-    authors' table of batch sizes, which has 0.2 at 2048."""
+    """Peak learning rate of the weights for a batch of 256, scaled by batch size / 256. Paper: 0.2; auto:
+    from the authors' table of batch sizes, which has 0.2 at 2048."""
     lr_vectors: float | Literal["auto"] = "auto"
-    """The same for biases and BatchNorm. Authors' code: 0.0048; auto: 0.024 times that of weights."""
+    """Peak learning rate of biases and BatchNorm, scaled likewise. Authors' code: 0.0048; auto: 0.024 times
+    that of the weights."""
     weight_decay: float = 1e-6
-    """Weight decay, for weights only. Authors' code: 1e-6 (the paper's text says 1.5e-6)."""
+    """Weight decay of the weights; biases and BatchNorm have none. Authors' code: 1e-6 (paper: 1.5e-6)."""
     momentum: float = 0.9
     """Momentum of LARS. Authors' code: 0.9."""
     trust: float = 0.001
-    """LARS's eta. Authors' code: 0.001."""
+    """Trust coefficient (eta) of LARS. Authors' code: 0.001."""
     warmup_epochs: float = 10.0
-    """Epochs over which the learning rate rises linearly. Paper: 10."""
+    """Epochs of linear learning-rate warm-up. Paper: 10."""
     final_lr_factor: float = 0.001
-    """Learning rate at the end over its peak, by a cosine. Paper: 1/1000."""
+    """Final learning rate, after a cosine decay, as a fraction of the peak. Paper: 1/1000."""
     batchnorm: Literal["per_view", "joint"] = "per_view"
-    """BatchNorm's statistics: of each view apart, as in the authors' code, or of both views joined."""
+    """BatchNorm's statistics. per_view: of each view alone, as in the authors' code; joint: of both views."""
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 
@@ -89,25 +90,26 @@ from loaders.pretraining import PretrainingLoaders
 from loaders.views import presets
 
 LR_BY_BATCH_SIZE = {128: 0.7, 256: 0.4, 512: 0.3, 1024: 0.25, 2048: 0.2, 4096: 0.2}
-"""Best weight learning rate found for each batch size, before the factor batch / 256 (ResNet-50, 300 epochs).
+"""Best learning rate of the weights for each batch size, before scaling by batch size / 256.
 
-Source: the authors, in the discussion of learning rates for small batches in their code's repository.
+Source: the authors, for ResNet-50 and 300 epochs, in the discussion of learning rates for small batches in
+their code's repository.
 """
 VECTOR_LR_SHARE = 0.024
-"""Learning rate of biases and BatchNorm as a share of the weights': 0.0048 / 0.2 in the authors' code."""
+"""Ratio of the learning rate of biases and BatchNorm to that of the weights, 0.0048 / 0.2 (authors' code)."""
 
 
 def peak_learning_rates(config: Config) -> tuple[float, float]:
     """Return the peak learning rates (weights, vectors) for the batch size of the run.
 
-    "auto" interpolates the authors' table linearly in log2 of the batch size; beyond the table, its nearest
-    end counts.
+    "auto" interpolates the authors' table linearly in log2 of the batch size; a batch size outside the table
+    gets the value of the nearest end.
 
     In the authors' code the all-reduce of the correlation is invisible to autograd, so on R ranks every
-    gradient is 1/R of the loss's. LARS undoes that for weights, since it rescales their update to the
-    weight's norm. Vectors are left out of LARS: for them, the published 0.0048 acted as 0.0048 / R. Here
-    the gradients are those of the loss for any R. So 0.0048 means the same on any number of ranks, as in the
-    published code on one rank. To repeat a published run of R ranks, give --lr-vectors 0.0048 / R.
+    gradient is 1/R of the true gradient. For the weights, LARS hides this factor, because it rescales each
+    update to the norm of the weight. Biases and BatchNorm are not rescaled: for them, the published 0.0048
+    acts as 0.0048 / R. Here the gradient is the true one for any R, so 0.0048 always means what it means in
+    the published code on one rank. To repeat a published run of R ranks, give --lr-vectors 0.0048 / R.
     """
     table = sorted(LR_BY_BATCH_SIZE.items())
     lr_weights = config.lr_weights
@@ -122,7 +124,7 @@ def peak_learning_rates(config: Config) -> tuple[float, float]:
 
 
 class BarlowTwins(Recipe):
-    """Backbone, projector and the standardisation of the embedding."""
+    """Backbone, projector, and a BatchNorm that standardises the embeddings."""
 
     name = "barlow"
     parts = "embeddings"
@@ -137,7 +139,7 @@ class BarlowTwins(Recipe):
         self.standardise = nn.BatchNorm1d(config.projector[-1], affine=False)
 
     def embed(self, batch: Batch) -> list[Tensor]:
-        """Map the views [B, 3, H, W] of a batch to embeddings, at least float32 [B, D] each."""
+        """Map each view of a batch, [B, 3, H, W], to embeddings [B, D] in float32 or wider."""
         views = batch.views
         if self.config.batchnorm == "joint":
             z_joint = self.projector(self.backbone(torch.cat(views)))
@@ -160,7 +162,7 @@ class BarlowTwins(Recipe):
         )
 
     def make_optimizer(self) -> LARS:
-        """Return LARS; vectors get neither weight decay nor LARS's rescaling (paper, section 2.2)."""
+        """Return LARS; biases and BatchNorm get neither weight decay nor rescaling (paper, section 2.2)."""
         lr_weights, lr_vectors = peak_learning_rates(self.config)
         weights, vectors = split_by_dimension(self)
         return LARS(
@@ -174,13 +176,13 @@ class BarlowTwins(Recipe):
         )
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return the warm-up and cosine of the paper."""
+        """Return the paper's schedule: a linear warm-up, then a cosine."""
         warmup_steps = round(self.config.warmup_epochs * steps_per_epoch)
         return warmup_cosine(total_steps, warmup_steps, self.config.final_lr_factor)
 
 
 def run(config: Config) -> RunSummary:
-    """Pre-train on a pack and leave a run folder."""
+    """Pre-train on a pack and write a run folder."""
     view_options = (config.resolution, config.min_crop, config.flip_p, config.max_sigma)
     views = (presets.barlow_a(*view_options), presets.barlow_b(*view_options))
     loaders = PretrainingLoaders(config, views)
@@ -188,7 +190,7 @@ def run(config: Config) -> RunSummary:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run the command."""
     print_summary(BarlowTwins.name, run(command_line(Config, __doc__)))
 
 

@@ -1,17 +1,17 @@
-r"""Colourisation: pre-training by naming the colours of a gray image.
+r"""Colourisation: pre-training by predicting the colours of a gray image.
 
 Example:
     python recipes/colorization.py --pack packs/mine --split unlabeled --backbone resnet18 \
         --resolution 96 --epochs 50 --lr 0.001 --out runs/colorization
 
 Source: Zhang, Isola, Efros 2016, "Colorful Image Colorization" (arXiv 1603.08511), and Larsson et al. 2017,
-"Colorization as a Proxy Task for Visual Understanding" (arXiv 1703.04044), who learn features with it.
+"Colorization as a Proxy Task for Visual Understanding" (arXiv 1703.04044), who use it to learn features.
 
-The backbone sees the lightness of a view, in all three channels; the target is the colour of the same view
-at a quarter of its side. Images without colours teach nothing. The finished run holds `colorized.png`:
-lightness, what the network makes of it, and the view.
+The backbone sees the lightness of a view, copied to all three channels; the target is the colour of the same
+view at a quarter of its side length. Gray images teach nothing. A finished run contains `colorized.png`: the
+lightness of some views, the same views in predicted colours, and the views themselves.
 
-The algorithm box is `Colorization.training_step`; its loss is `engine.objectives.colorization`.
+The algorithm is in `Colorization.training_step`, its loss in `engine.objectives.colorization`.
 """
 
 from __future__ import annotations
@@ -33,37 +33,38 @@ class Config(RunConfig):
     split: str = "unlabeled"
     """Split of the pack to train on; its labels are not read."""
     backbone: str = "alexnet_bn"
-    """A convolutional network: alexnet_bn, one of timm, or tiny_resnet for a CPU. Paper: a network like
-    VGG, and AlexNet for the features."""
+    """alexnet_bn, any convolutional timm name, or tiny_resnet for a CPU. Paper: a network like VGG, and
+    AlexNet for the features."""
     resolution: int = 176
-    """Side of the views in pixels, at least 16. Authors' code: 176."""
+    """Side length of the views in pixels, at least 16. Authors' code: 176."""
     min_crop: float = 0.47
-    """Smallest share of the image that a view shows. Authors' code: 176 of 256 pixels per side, always."""
+    """Smallest fraction of the image's area that a view shows. Authors' code: always 176 of 256 pixels per
+    side."""
     flip_p: float = 0.5
-    """Probability of a horizontal flip; 0 where left and right carry meaning."""
+    """Probability of a horizontal flip; use 0 where left and right carry meaning."""
     head_width: Count = 256
-    """Channels between the backbone's map and the colours. Paper: 256."""
+    """Channels between the backbone's feature map and the colour logits. Paper: 256."""
     epochs: int = 14
     """Passes over the split. Paper: 450,000 steps, which is 14 passes over ImageNet."""
     batch_size: int = 40
     """Images per step over all ranks. Authors' code: 40."""
     lr: float = 3e-5
-    """Peak learning rate of Adam. Paper: 0.00003, over weeks; over hours take 0.001."""
+    """Peak learning rate of Adam. Paper: 0.00003, for weeks of training; for hours, use 0.001."""
     lr_milestones: tuple[float, ...] = (6.2, 11.7)
-    """Epochs after which the learning rate falls. Paper: 200,000 and 375,000 steps, as many epochs."""
+    """Epochs after which the learning rate falls. Paper: these epochs, as 200,000 and 375,000 steps."""
     lr_decay: float = 0.32
-    """Factor of the learning rate at each milestone. Paper: to 0.00001 and 0.000003."""
+    """Factor by which each milestone multiplies the learning rate. Paper: to 0.00001 and 0.000003."""
     weight_decay: float = 1e-3
     """Weight decay of all parameters. Paper: 0.001."""
 
     def __post_init__(self) -> None:
-        """Refuse views that are too small for a quarter of them."""
+        """Refuse views whose target, at a quarter of the side length, would be too small."""
         super().__post_init__()
         if self.resolution < 16:
             raise UserError(f"resolution: expected at least 16, found {self.resolution}; raise it")
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 
@@ -98,7 +99,7 @@ SHRINKAGE = 4
 
 
 class Colorization(Recipe):
-    """Backbone, and a head that names colours from its map."""
+    """Backbone, and a head that predicts colours from the backbone's feature map."""
 
     name = "colorization"
     parts = "rows"
@@ -114,18 +115,18 @@ class Colorization(Recipe):
         self.register_buffer("bins", color_bins(), persistent=False)
         self.head = MapHead(self.backbone, config.resolution, self.side, config.head_width, len(self.bins))
         self.to_intensities = Intensities(IMAGENET.mean, IMAGENET.std)
-        # Part of a checkpoint: the images so far tell how rare a colour is.
+        # Saved in checkpoints: how often each colour occurred so far, which gives the rarity weights.
         self.register_buffer("counts", torch.zeros(len(self.bins), dtype=torch.float64))
         self._seen: tuple[int, list[Tensor]] = (-1, [])
 
     def decolored(self, lab: Tensor) -> Tensor:
-        """Return the lightness of L*a*b* images as views [B, 3, H, W], normalised like the loader's."""
+        """Return the lightness of L*a*b* images as gray views [B, 3, H, W], normalised like the loader's."""
         gray = (lab[:, :1] / 100.0).expand(-1, 3, -1, -1)
         views: Tensor = (gray - self.to_intensities.mean) / self.to_intensities.std
         return views
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
-        """Name the colour of every place from the lightness alone (equation 2)."""
+        """Classify the colour at every position from the lightness alone (equation 2)."""
         lab = rgb_to_lab(self.to_intensities(batch.views[0]))
         nearest, shares = encode(F.adaptive_avg_pool2d(lab[:, 1:], self.side), self.bins)
         logits = self.head(last_map(self.backbone, self.decolored(lab)))
@@ -137,7 +138,7 @@ class Colorization(Recipe):
         return StepOutput(terms.loss, {"color_top1": terms.top1})
 
     def after_step(self, step: int) -> None:
-        """Count the colours of all ranks."""
+        """Add the colours of the step on all ranks to the counts."""
         self.counts += all_reduce_sum(torch.stack(self._seen[1]).sum(0))
         self._seen = (-1, [])
 
@@ -148,7 +149,7 @@ class Colorization(Recipe):
         return torch.optim.Adam(trained, config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay)
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return a learning rate that falls in steps."""
+        """Return the step decay of the learning rate."""
         milestones = [round(epoch * steps_per_epoch) for epoch in self.config.lr_milestones]
         return step_decay(milestones, self.config.lr_decay)
 
@@ -165,13 +166,13 @@ class Colorization(Recipe):
 
 
 def run(config: Config) -> RunSummary:
-    """Pre-train on a pack and leave a run folder."""
+    """Pre-train on a pack and write a run folder."""
     view = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
     return run_recipe(config, lambda: Colorization(config), PretrainingLoaders(config, (view,)))
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run the command."""
     print_summary(Colorization.name, run(command_line(Config, __doc__)))
 
 

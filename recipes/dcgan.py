@@ -1,4 +1,4 @@
-r"""DCGAN: pre-training by telling generated images from real ones; the features then classify.
+r"""DCGAN: pre-training a backbone as the discriminator between real and generated images.
 
 Example:
     python recipes/dcgan.py --pack packs/mine --split unlabeled --resolution 96 --out runs/dcgan
@@ -6,13 +6,13 @@ Example:
 
 Source: Radford et al. 2015, "Unsupervised Representation Learning with Deep Convolutional Generative
 Adversarial Networks" (arXiv 1511.06434), section 5.1 for the features. The report, Zhu, Mananghaya, Rivera
-Ruiz 2019, goes on from here to labels: recipes/ssl_gan.py, which also takes such a run as --init.
+Ruiz 2019, adds labels to the method: see recipes/ssl_gan.py, which accepts a run of this recipe as --init.
 
-The networks are those of recipes/ssl_gan.py. As there, both take their steps at once, from one backward pass.
-Each epoch leaves a sheet of generated images in samples/, and the end of the run leaves last.png. The run
-says when the images have become all alike.
+The networks are those of recipes/ssl_gan.py; one backward pass gives the gradients of both, and both take
+their steps together. Each epoch writes a sheet of generated images to samples/, and the end of the run writes
+last.png. The run warns when the generator has collapsed, so that its images are nearly all alike.
 
-The algorithm box is `Dcgan.training_step`; its losses are `engine.objectives.dcgan`.
+The algorithm is in `Dcgan.training_step`, its losses in `engine.objectives.dcgan`.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ class Config(GanConfig):
     split: str = "unlabeled"
     """Split of the pack to train on; its labels are not read."""
     backbone: str = "gan_discriminator_96"
-    """The discriminator and its width: that of recipes/ssl_gan.py."""
+    """Discriminator, that of recipes/ssl_gan.py; its name ends with its width in channels."""
     resolution: Count = 64
-    """Side of the images: 4, 5, 6 or 7 times 4, 8, 16 or 32. Paper: 64, and 32; report: 96."""
+    """Side length of the images: 4, 5, 6 or 7 times 4, 8, 16 or 32 pixels. Paper: 64 and 32; report: 96."""
     flip_p: float = 0.5
-    """Probability of a horizontal flip; 0 where left and right carry meaning."""
+    """Probability of a horizontal flip; use 0 where left and right carry meaning."""
     epochs: Count = 25
     """Passes over the split. Authors' code: 25."""
     batch_size: Count = 128
     """Real images per step over all ranks, and as many generated ones. Paper: 128."""
     dropout: float = 0.0
-    """Dropout in the discriminator; 0.4 times as much on the image. Paper: none."""
+    """Dropout rate in the discriminator, and 0.4 times this rate on its input. Paper: none."""
     lr: float = 2e-4
     """Learning rate of Adam, for the discriminator. Paper: 0.0002."""
     lr_generator: float = 2e-4
     """Learning rate of Adam, for the generator. Paper: 0.0002."""
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 
@@ -70,7 +70,7 @@ from loaders.views import presets
 
 
 class Dcgan(GanRecipe):
-    """A discriminator, whose backbone transfers, and a generator."""
+    """A discriminator, whose backbone is the result of the pre-training, and a generator."""
 
     name = "dcgan"
 
@@ -83,7 +83,7 @@ class Dcgan(GanRecipe):
         self.add_generator(config, self.backbone)
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
-        """Tell real from generated, and generate what is taken for real (Goodfellow et al., algorithm 1)."""
+        """Return the sum of the discriminator's and the generator's loss (Goodfellow et al., algorithm 1)."""
         x = batch.views[0]
         noise = StepDraws(self.config.seed, step, x.device).uniform(len(x), self.config.noise_size)
         generated = self.generate(noise)
@@ -103,22 +103,22 @@ class Dcgan(GanRecipe):
         return StepOutput(terms.loss, metrics)
 
     def make_optimizer(self) -> torch.optim.Adam:
-        """Return Adam with a rate for the discriminator and one for the generator."""
+        """Return Adam with separate learning rates for discriminator and generator."""
         return self.rivals(self.config.lr, self.backbone, self.head)
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Keep the rates, as the paper does."""
+        """Return constant learning rates, as in the paper."""
         return constant()
 
 
 def run(config: Config) -> RunSummary:
-    """Pre-train on a pack and leave a run folder."""
+    """Pre-train on a pack and write a run folder."""
     view = presets.weak(config.resolution, config.flip_p, padding=0.0)
     return run_recipe(config, lambda: Dcgan(config), PretrainingLoaders(config, (view,)))
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run the command."""
     print_summary(Dcgan.name, run(command_line(Config, __doc__)))
 
 

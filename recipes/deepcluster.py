@@ -1,4 +1,4 @@
-r"""DeepCluster: cluster the images by the network's features, teach it the clusters, and repeat.
+r"""DeepCluster: cluster the images by their features, train the network to predict the clusters, and repeat.
 
 Example:
     python recipes/deepcluster.py --pack packs/mine --split unlabeled --backbone resnet18 \
@@ -7,8 +7,8 @@ Example:
 Source: Caron, Bojanowski, Joulin, Douze 2018, "Deep Clustering for Unsupervised Learning of Visual
 Features" (arXiv 1807.05520), and the authors' published code for what the text leaves open.
 
-The algorithm box is `DeepCluster.begin_epoch` and `training_step`; the clusters are `engine.labels.clusters`,
-the loss is `engine.objectives.deepcluster`.
+The algorithm is in `DeepCluster.begin_epoch` and `training_step`; the clusters come from
+`engine.labels.clusters`, the loss is in `engine.objectives.deepcluster`.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ class Config(StartConfig):
     backbone: str = "alexnet_bn"
     """alexnet_bn, any timm name, or tiny_resnet for a CPU. Paper: AlexNet with BatchNorm."""
     hidden: tuple[Count, ...] = (4096, 4096)
-    """Sizes of the fully connected layers after the backbone, whose output is clustered; may be empty.
-    Paper: 4096 4096."""
+    """Sizes of the fully connected layers after the backbone; may be empty. The last layer's output is
+    clustered. Paper: 4096 4096."""
     resolution: Count = 224
-    """Side of the views in pixels. Paper: 224."""
+    """Side length of the views in pixels. Paper: 224."""
     min_crop: float = 0.08
-    """Smallest share of the image that a view shows. Authors' code: 0.08."""
+    """Smallest fraction of the image's area that a view shows. Authors' code: 0.08."""
     flip_p: float = 0.5
-    """Probability of a horizontal flip; 0 where left and right carry meaning. Paper: 0.5."""
+    """Probability of a horizontal flip; use 0 where left and right carry meaning. Paper: 0.5."""
     epochs: Count = 200
-    """Passes over the split, each with clusters of its own. Authors' code: 200."""
+    """Passes over the split, each with newly computed clusters. Authors' code: 200."""
     batch_size: Count = 256
     """Images per step over all ranks. Paper: 256."""
     num_clusters: Count = 10000
-    """k of k-means. Paper: 10000, ten times the classes of ImageNet."""
+    """Number of clusters of k-means. Paper: 10000, ten times the number of ImageNet's classes."""
     pca_components: Count = 256
-    """Dimensions that are whitened, normalised and clustered. Paper: 256."""
+    """Number of principal components that are whitened, normalised and clustered. Paper: 256."""
     kmeans_iterations: Count = 20
     """Iterations of Lloyd's algorithm. Authors' code: 20."""
     lr: float = 0.05
-    """Learning rate, the same throughout. Paper: 0.05."""
+    """Constant learning rate. Paper: 0.05."""
     momentum: float = 0.9
-    """Momentum of SGD; the classifier of the clusters, new in every epoch, has none. Paper: 0.9."""
+    """Momentum of SGD; the classifier of the clusters, which is new in every epoch, has none. Paper: 0.9."""
     weight_decay: float = 1e-5
     """Weight decay of all parameters. Paper: 1e-5."""
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 
@@ -82,11 +82,11 @@ from loaders.views import presets
 
 
 class DeepCluster(Recipe):
-    """Backbone, fully connected layers, and a classifier of the present clusters."""
+    """Backbone, fully connected layers, and a classifier of the current clusters."""
 
     name = "deepcluster"
     parts = "rows"
-    own_optimizer = True  # the classifier is new in every epoch: it must not keep an optimizer's old state
+    own_optimizer = True  # each epoch's new classifier must not inherit optimizer state
     assignment: Tensor
     weights: Tensor
     nmi: Tensor
@@ -95,9 +95,8 @@ class DeepCluster(Recipe):
         """Build the networks; call `seed_everything` first.
 
         Args:
-            config: options of the run.
-            in_order: yields every image of the split once, without augmentation, shared among the ranks.
-            num_rows: rows of the pack.
+            in_order: yields every image of the split once, without augmentation; each rank gets its part.
+            num_rows: number of rows of the pack.
         """
         super().__init__()
         self.config = config
@@ -105,18 +104,18 @@ class DeepCluster(Recipe):
         num_features = self.make_backbone(config.backbone, config.resolution, config.init)
         self.hidden: nn.Module = Projector(num_features, config.hidden) if config.hidden else nn.Identity()
         self.classifier = nn.Linear((num_features, *config.hidden)[-1], config.num_clusters)
-        # Buffers are part of a checkpoint: a run resumed within an epoch goes on with its clusters.
+        # Buffers, since checkpoints hold them: a run resumed within an epoch continues with its clusters.
         self.register_buffer("assignment", torch.full((num_rows,), -1))
         self.register_buffer("weights", torch.ones(config.num_clusters))
         self.register_buffer("nmi", torch.zeros(2))
 
     def clustered(self, x: Tensor) -> Tensor:
-        """Map views [B, 3, H, W] to what is clustered, [B, D]."""
+        """Map views [B, 3, H, W] to the features that are clustered, [B, D]."""
         z: Tensor = self.hidden(self.backbone(x))
         return z
 
     def begin_epoch(self, epoch: int) -> None:
-        """Cluster the images anew and start a classifier of these clusters."""
+        """Cluster the images anew and re-initialise the classifier for the new clusters."""
         embedded = extract_features(_Embedding(self), self.in_order, self.nmi.device, self.config.out)
         features = gather_on_main(embedded)
         before = self.assignment.cpu().numpy()
@@ -134,7 +133,7 @@ class DeepCluster(Recipe):
     def _cluster(
         self, parts: list[Features], before: np.ndarray, epoch: int
     ) -> tuple[np.ndarray, tuple[float, float]]:
-        """Return each row's cluster, and the agreement with the last clusters and with the labels."""
+        """Return each row's cluster, -1 for none, and the NMI with the last clusters and with the labels."""
         rows, first = np.unique(np.concatenate([p.index.numpy() for p in parts]), return_index=True)
         features = np.concatenate([p.h.numpy() for p in parts])[first]
         labels = np.concatenate([p.labels.numpy() for p in parts])[first]
@@ -152,7 +151,7 @@ class DeepCluster(Recipe):
         return assignment, (float(to_last), float(to_labels))
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
-        """Recognise the cluster of each image, with equal weight for every cluster (equation 1)."""
+        """Classify the cluster of each image, with equal weight for every cluster (equation 1)."""
         z = self.clustered(batch.views[0])
         logits = self.classifier(torch.relu(z) if self.config.hidden else z)
         terms = deepcluster_loss(logits, self.assignment[batch.index], self.weights)
@@ -172,12 +171,12 @@ class DeepCluster(Recipe):
         return torch.optim.SGD(groups, config.lr, weight_decay=config.weight_decay)
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Keep the learning rate (paper, section 3.3)."""
+        """Return a constant learning rate (paper, section 3.3)."""
         return constant()
 
 
 class _Embedding(nn.Module):
-    """The network for `extract_features`: it maps images to what is clustered."""
+    """Network for `extract_features` that maps images to the features to cluster."""
 
     def __init__(self, recipe: DeepCluster) -> None:
         super().__init__()
@@ -188,13 +187,13 @@ class _Embedding(nn.Module):
 
 
 def _seed(seed: int, epoch: int) -> np.uint32:
-    """Mix the seed of the run and the epoch."""
+    """Derive the seed of an epoch from the seed of the run."""
     mixed: np.uint32 = np.random.SeedSequence([seed, epoch]).generate_state(1)[0]
     return mixed
 
 
 def run(config: Config) -> RunSummary:
-    """Pre-train on a pack and leave a run folder."""
+    """Pre-train on a pack and write a run folder."""
     view = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
     loaders = PretrainingLoaders(config, (view,))
     images = loaders.pack.split(config.split)
@@ -215,7 +214,7 @@ def run(config: Config) -> RunSummary:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run the command."""
     print_summary(DeepCluster.name, run(command_line(Config, __doc__)))
 
 

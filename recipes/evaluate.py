@@ -35,23 +35,24 @@ class Config(PackConfig, ForwardConfig):
     split: str = "test"
     """Split to predict; images without a label are predicted but not measured."""
     allow_leak: bool = False
-    """Measure on images whose labels the run was trained on; classification.json names them under leaks."""
+    """Measure even if the run was trained on labels of the split; classification.json states leaks."""
     weights: Weights | None = None
-    """raw or ema; by default the average where the run has one."""
+    """Weights to measure: raw, or ema, their moving average; by default ema if the run has it."""
     sizes: tuple[Count, ...] = ()
-    """Sides of the views in pixels; that of the training by default. Report: 96 144 192."""
+    """Side lengths of the views in pixels; by default that of the run. Report: 96 144 192."""
     flips: bool = False
-    """Also mirror every view left to right."""
+    """Also predict every view mirrored left to right."""
     crop: PositiveShare | None = None
-    """Share of the short side that the views show; by default as the training measured: all below 128 pixels,
-    0.875 from there on."""
+    """Fraction of the image's short side that the views show; by default that of the run's own measurements,
+    usually 1 below 128 pixels and 0.875 from 128 on."""
     predictions: bool = True
     """Write predictions.csv and predictions.npz, from which the page is made."""
     classes: tuple[str, ...] = ()
-    """Classes whose right and wrong images the page shows; by default the two best and the two worst."""
+    """Classes for which the page shows images that the classifier got right and wrong; by default the two
+    best classes and the two worst."""
 
     def __post_init__(self) -> None:
-        """Refuse views that show nothing."""
+        """Refuse numbers out of range, and an --out that cannot be written or holds a run."""
         check_numbers(self)
         check_folder(self.out)
         if (self.out / "config.json").is_file():
@@ -61,7 +62,7 @@ class Config(PackConfig, ForwardConfig):
             )
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 
@@ -108,12 +109,12 @@ _MEASURED = (
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What a classifier says of a split.
+    """The predictions of a classifier on a split.
 
     Attributes:
         views: name of each view.
         by_view: float32 [V, N, C], probabilities of each view.
-        labels: int64 [N], -1 where there is none.
+        labels: int64 [N], -1 for images without a label.
         index: int64 [N], rows of the pack.
         classes: names of the C classes: the pack's, or the classifier's where the pack names none.
     """
@@ -126,7 +127,7 @@ class Evaluated:
 
     @property
     def probabilities(self) -> Tensor:
-        """Mean over the views, float32 [N, C]."""
+        """Mean of the probabilities over the views, float32 [N, C]."""
         return self.by_view.mean(0)
 
     def report(self, view: int | None = None) -> ClassificationReport:
@@ -137,13 +138,13 @@ class Evaluated:
 
 
 class BySide(nn.Module):
-    """One classifier for views of several sides, with a network for each side."""
+    """A classifier for views of several side lengths, with one network for each."""
 
     def __init__(self, network: Classifier, sides: Iterable[int]) -> None:
-        """Fit the network to every side; a network whose parts depend on the side is copied.
+        """Fit the network to every side length; a network whose parts depend on it is copied.
 
         Raises:
-            UserError: a side that its backbone cannot take.
+            UserError: the backbone cannot take one of the side lengths.
         """
         super().__init__()
         self.of_side = nn.ModuleDict({str(side): network.at(side) for side in sides})
@@ -155,7 +156,7 @@ class BySide(nn.Module):
 
 
 def make_views(config: Config, usual: EvaluationView) -> dict[str, ViewPolicy]:
-    """Return the views of the test-time augmentation, by name; `usual` is the view of the training."""
+    """Return the views of the test-time augmentation, by name; `usual` is the classifier's own view."""
     views = {}
     for size in dict.fromkeys(config.sizes or (usual.resolution,)):
         view = replace(usual, resolution=size, crop=config.crop or usual.crop)
@@ -192,7 +193,7 @@ def predict_split(config: Config, pack: Pack) -> Evaluated:
 
 
 def write_predictions(out: Path, pack: Pack, evaluated: Evaluated) -> None:
-    """Write predictions.csv, a line per image, and predictions.npz with all probabilities."""
+    """Write predictions.csv, with one line per image, and predictions.npz, with all probabilities."""
     confidence, guess = evaluated.probabilities.max(1)
     columns = (evaluated.index, evaluated.labels, guess, confidence)
     lines = []
@@ -213,7 +214,7 @@ def write_predictions(out: Path, pack: Pack, evaluated: Evaluated) -> None:
 
 
 def write_report(config: Config, pack: Pack, evaluated: Evaluated, shared: Account) -> ClassificationReport:
-    """Write the figures, the accuracy of each class, the confusion matrix and both plots."""
+    """Write classification.json, confusions, precision at several ranks, and both plots."""
     report = evaluated.report()
     by_view = {name: evaluated.report(number).figures() for number, name in enumerate(evaluated.views)}
     per_class = {
@@ -234,14 +235,14 @@ def write_report(config: Config, pack: Pack, evaluated: Evaluated, shared: Accou
     write_ranks(config.out, evaluated)
     confusion = draw_confusion(report.confusion, pack.classes)
     save_picture(config.out / "confusion.png", confusion)
-    if confusion.caption:  # names that no font here draws
+    if confusion.caption:  # class names that no font can draw, or pooled cells
         tell(f"confusion.png: {confusion.caption}")
     save_picture(config.out / "calibration.png", draw_reliability(report.reliability))
     return report
 
 
 def write_ranks(out: Path, evaluated: Evaluated) -> None:
-    """Write the precision of each class at some ranks, among the labelled images."""
+    """Write the precision of each class at several ranks, among the labelled images."""
     known = evaluated.labels >= 0
     ranked = rank_images(evaluated.probabilities[known].numpy(), evaluated.labels[known].numpy())
     rows = (
@@ -252,7 +253,7 @@ def write_ranks(out: Path, evaluated: Evaluated) -> None:
 
 
 def evaluate(config: Config) -> tuple[Evaluated, ClassificationReport | None]:
-    """Predict a split and write everything; the report is None where no image has a label."""
+    """Predict a split and write all results; the report is None if no image has a label."""
     refuse_ranks("evaluate")
     pack = open_pack(config.pack, config.loader.store)
     shared = check_run(config.run, pack.split(config.split), config.allow_leak)
@@ -261,7 +262,7 @@ def evaluate(config: Config) -> tuple[Evaluated, ClassificationReport | None]:
     forget_bad_rows(config.out)
     evaluated = predict_split(config, pack)
     config.out.mkdir(parents=True, exist_ok=True)
-    for name in (CLASSIFICATION_NAME, PAGE_NAME, *_PREDICTED, *_MEASURED):  # not all are written again
+    for name in (CLASSIFICATION_NAME, PAGE_NAME, *_PREDICTED, *_MEASURED):  # old results
         (config.out / name).unlink(missing_ok=True)
     if config.predictions:
         write_predictions(config.out, pack, evaluated)
@@ -288,7 +289,7 @@ def print_report(console: Console, split: str, evaluated: Evaluated, report: Cla
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run the command."""
     config = command_line(Config, __doc__)
     evaluated, report = evaluate(config)
     if report is not None:

@@ -1,4 +1,4 @@
-r"""FixMatch: semi-supervised training on confident guesses for weakly changed images.
+r"""FixMatch: semi-supervised training on confident guesses for weakly augmented images.
 
 Example, from scratch as in the paper:
     python recipes/fixmatch.py --pack packs/mine --labels-per-class 25 --out runs/fixmatch
@@ -12,7 +12,7 @@ Example, from a fine-tuned network as in the 2021 report, with balanced pseudo-l
 Source: Sohn et al. 2020, "FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence"
 (arXiv 2001.07685); the report is Zhou, Wan, Li 2021, section 3.3.
 
-The algorithm box is `FixMatch.training_step`; its loss is `engine.objectives.fixmatch`.
+The algorithm is in `FixMatch.training_step`, its loss in `engine.objectives.fixmatch`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Config(SemiConfig):
     backbone: str = "wrn_28_2"
     """wrn_28_2, compact_cnn for a CPU, or any timm name. Paper: WRN-28-2; report: resnet50."""
     resolution: int = 32
-    """Side of the views in pixels. Paper: 32; report: 96."""
+    """Side length of the views in pixels. Paper: 32; report: 96."""
     epochs: int = 9400
     """Passes over the unlabelled images. Paper: 2^20 steps, which is 9,400 passes over 50,000 images;
     report: 40."""
@@ -44,44 +44,50 @@ class Config(SemiConfig):
     mu: Count = 7
     """Unlabelled images per labelled one. Paper: 7 (5 on ImageNet)."""
     threshold: Share = 0.95
-    """Tau, least probability of a guess that counts. Paper: 0.95 (0.7 on ImageNet)."""
+    """Tau, lowest probability at which a guess counts. Paper: 0.95 (0.7 on ImageNet)."""
     adaptive_threshold: bool = False
-    """In place of tau: the mean probability of recent guesses, as they are before --align; without that,
-    lower for classes that are guessed less often. FreeMatch (Wang et al. 2023), without its fairness loss."""
+    """Replace --threshold by the mean probability of recent guesses, taken before --align; without --align,
+    the threshold is lower for classes that are guessed less often. FreeMatch (Wang et al. 2023), without its
+    fairness loss."""
     align: bool = False
-    """Divide the probabilities of guesses by their recent mean, so that all classes are guessed alike often:
-    for classes of like size. ReMixMatch's distribution alignment (Berthelot et al. 2020)."""
+    """Divide the probabilities of guesses by their recent mean, so that all classes are guessed about equally
+    often; use it only if the classes have similar sizes. ReMixMatch's distribution alignment (Berthelot et
+    al. 2020)."""
     unlabeled_weight: float = 1.0
     """Lambda_u, weight of the loss on unlabelled images. Paper: 1 (10 on ImageNet)."""
     lr: float = 0.03
-    """Peak learning rate, along the cosine of 7/16. Paper: 0.03; report: 0.01."""
+    """Peak learning rate; it falls as --cosine says. Paper: 0.03; report: 0.01."""
     weight_decay: float = 5e-4
-    """Weight decay, for weights only. Paper: 0.0005 (0.001 on CIFAR-100)."""
+    """Weight decay of the weights; biases and BatchNorm have none. Paper: 0.0005 (0.001 on CIFAR-100)."""
     ema_decay: Share = 0.999
-    """Decay of the average of the weights, which is measured and kept. In a warm-up, the average follows the
-    weights more closely. Paper and report: 0.999, without the warm-up."""
+    """Decay of the moving average of the weights, which is measured and saved. During a warm-up the decay is
+    smaller. Paper and report: 0.999, without the warm-up."""
     ema_statistics: Literal["average", "copy"] = "average"
-    """BatchNorm's statistics in that average: averaged like the weights; or copied from the trained network,
-    whose BatchNorm then has a momentum of 0.001, as in the published codes, which take a million steps."""
+    """BatchNorm's statistics in the averaged network. average: averaged like the weights; copy: copied from
+    the trained network, whose BatchNorm then has a momentum of 0.001, as in the published codes, which train
+    for a million steps."""
     strong: Literal["fixmatch", "gentle"] = "fixmatch"
-    """Strong view: two operations of RandAugment with random magnitude, then Cutout, as in the paper; or
-    the same with smaller magnitudes, for images that the paper's would destroy."""
+    """Strong view. fixmatch: two operations of RandAugment with random magnitude, then Cutout, as in the
+    paper; gentle: the same with smaller magnitudes, for images that the paper's view would destroy."""
     cutout: bool = True
     """Cut a square out of the strong view, as in the paper."""
     weak: Literal["flip_and_shift", "flip"] = "flip_and_shift"
-    """Weak view: a flip and a shift of up to an eighth of the side, as in the paper; or a flip alone."""
+    """Weak view. flip_and_shift: a flip and a shift of up to an eighth of the side, as in the paper; flip: a
+    flip alone."""
     cosine: Literal["partial", "full"] = "partial"
-    """Fall of the learning rate: 7/16 of a half-period, as in the paper; or all of it, down to 0."""
+    """Decay of the learning rate. partial: 7/16 of a cosine's half-period, as in the paper; full: the whole
+    half-period, down to 0."""
     guesses: Literal["joined", "apart", "average"] = "joined"
-    """Network that guesses the labels of the weak views. joined: the trained one, in one forward pass with
-    all other views, as in the published codes. apart: the same, in a pass of its own without gradient, which
-    saves up to a third of a step. average: the moving average of the weights, likewise apart."""
+    """Network that guesses the labels of the weak views. joined: the trained network, in one forward pass
+    with all other views, as in the published codes; apart: the trained network, in a separate forward pass
+    without gradient, which saves up to a third of a step; average: the moving average of the weights, also in
+    a separate pass."""
     labeled_among_unlabeled: bool = True
-    """Leave images with a label, true or of --extra-labels, among the unlabelled ones, as in the paper.
-    Report: pseudo-labelled images are taken out."""
+    """Use images with a label, true or from --extra-labels, as unlabelled images too, as in the paper.
+    Report: pseudo-labelled images are left out."""
 
     def __post_init__(self) -> None:
-        """Refuse a threshold that another replaces, and parts of steps whose guesses are judged as one."""
+        """Refuse --threshold where it has no effect, and --micro-batch where guesses need the whole batch."""
         super().__post_init__()
         if self.adaptive_threshold and not is_usual(self, "threshold"):
             raise UserError(
@@ -95,7 +101,7 @@ class Config(SemiConfig):
             )
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 
@@ -116,11 +122,11 @@ from loaders.classification import SemiLoaders
 from loaders.views import presets
 
 RECENT = 0.99
-"""Decay of what is known of recent guesses, after a warm-up. FreeMatch: 0.999, for a million steps."""
+"""Decay of the averages over recent guesses, after a warm-up. FreeMatch: 0.999, for a million steps."""
 
 
 class FixMatch(ClassifierRecipe):
-    """A classifier whose confident guesses on weak views label the strong ones."""
+    """A classifier whose confident guesses on weak views are the labels of the strong views."""
 
     name = "fixmatch"
     parts = "rows"
@@ -133,7 +139,7 @@ class FixMatch(ClassifierRecipe):
         self.recent = RecentGuesses(len(classes)) if uses_recent else None
 
     def training_step(self, batch: PairedBatch, step: int) -> StepOutput:
-        """Learn the labels, and on strong views the confident guesses for weak views (algorithm 1)."""
+        """Learn from labels, and on strong views from confident guesses for weak views (algorithm 1)."""
         weak, strong = batch.unlabeled.views
         (x,), labels = self.mixed(batch.labeled, step)
         if self.config.guesses == "joined":
@@ -158,14 +164,14 @@ class FixMatch(ClassifierRecipe):
 
     @torch.no_grad()
     def guess(self, weak: Tensor) -> Tensor:
-        """Return the logits of weak views [M, 3, H, W] in a pass of their own, at least float32 [M, C]."""
+        """Return logits [M, C], float32 or wider, of weak views [M, 3, H, W] from a separate forward pass."""
         if self.config.guesses == "apart":
             return self.classify(weak)[0]
         assert self.average is not None
         return at_least_float32(self.average(weak))
 
     def judged(self, of_weak: Tensor, step: int) -> tuple[Tensor, float | Tensor]:
-        """Return logits of the guesses [M, C], aligned if asked for, and the least confidence that counts."""
+        """Return the logits of the guesses [M, C], aligned if --align is set, and the threshold to apply."""
         config = self.config
         if self.recent is None:
             return of_weak, config.threshold
@@ -176,18 +182,18 @@ class FixMatch(ClassifierRecipe):
         return guesses, self.recent.threshold(guesses, by_class=not config.align)
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return the paper's cosine, which stops at 7/16 of its half-period, or all of it."""
+        """Return the paper's cosine, which stops at 7/16 of its half-period, or the whole half-period."""
         if self.config.cosine == "full":
             return warmup_cosine(total_steps, 0)
         return partial_cosine(total_steps, 7 / 16)
 
     def after_step(self, step: int) -> None:
-        """Move the average."""
+        """Update the moving average of the weights."""
         self.update_average(step, self.config.ema_decay)
 
 
 def run(config: Config) -> RunSummary:
-    """Train on a pack and leave a run folder."""
+    """Train on a pack and write a run folder."""
     pack = open_pack(config.pack, config.loader.store)
     config = config.on_pack(pack)
     strong = presets.fixmatch_strong if config.strong == "fixmatch" else presets.fixmatch_strong_gentle
@@ -200,7 +206,7 @@ def run(config: Config) -> RunSummary:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run the command."""
     print_summary(FixMatch.name, run(command_line(Config, __doc__)))
 
 

@@ -7,8 +7,8 @@ Example:
 Source: Noroozi, Favaro 2016, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles"
 (arXiv 1603.09246), and a published re-implementation for BatchNorm, batch size and epochs.
 
-The algorithm box is `Jigsaw.training_step`; the permutations are `engine.objectives.jigsaw`, the tiles
-`presets.tiles`.
+The algorithm is in `Jigsaw.training_step`; the permutations come from `engine.objectives.jigsaw`, the tiles
+from `presets.tiles`.
 """
 
 from __future__ import annotations
@@ -30,32 +30,33 @@ class Config(TileConfig):
     backbone: str = "alexnet_bn"
     """alexnet_bn, any convolutional timm name, or tiny_resnet for a CPU. Paper: AlexNet."""
     resolution: int = 225
-    """Side of the resized crop, which is cut into 3x3 cells. Paper: 225."""
+    """Side length in pixels of the resized crop, which is cut into 3x3 cells. Paper: 225."""
     tile_size: Count = 64
-    """Side of a tile, which lies anywhere in its cell. Paper: 64 in cells of 75."""
+    """Side length in pixels of a tile, which lies at a random place in its cell. Paper: 64 in cells of 75."""
     num_permutations: Count = 1000
-    """Permutations to tell apart, chosen far from each other. Paper: 1000."""
+    """Number of permutations to tell apart, chosen far from each other in Hamming distance. Paper: 1000."""
     min_crop: float = 0.5
-    """Smallest share of the image that a view shows. This project's choice; paper: 225 of 256 pixels."""
+    """Smallest fraction of the image's area that the crop shows. This project's choice; paper: always 225 of
+    256 pixels per side."""
     gray_p: float = 0.3
-    """Share of gray images, against cues from colour. Paper: 0.3."""
+    """Probability that an image is shown in gray, where colour gives no cue. Paper: 0.3."""
     tile_features: Count = 1024
-    """Size of each tile's features before they are joined (fc6). Paper: 1024."""
+    """Size of each tile's features before they are concatenated (fc6). Paper: 1024."""
     hidden: tuple[Count, ...] = (4096,)
-    """Sizes of the layers on the joined features (fc7); may be empty. Paper: 4096."""
+    """Sizes of the layers on the concatenated features (fc7); may be empty. Paper: 4096."""
     epochs: int = 70
     """Passes over the split. Re-implementation: 70."""
     batch_size: int = 256
     """Images per step over all ranks. Paper: 256."""
     lr: float = 0.01
-    """Learning rate, the same throughout. Paper: 0.01."""
+    """Constant learning rate. Paper: 0.01."""
     momentum: float = 0.9
     """Momentum of SGD. This project's choice."""
     weight_decay: float = 5e-4
     """Weight decay of all parameters. This project's choice."""
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 
@@ -76,7 +77,7 @@ from loaders.views import presets
 
 
 class Jigsaw(Recipe):
-    """Backbone on every tile, and a classifier of the order on all tiles of an image."""
+    """A backbone for single tiles, and a classifier of the permutation from the features of all tiles."""
 
     name = "jigsaw"
     parts = "rows"
@@ -99,11 +100,11 @@ class Jigsaw(Recipe):
 
     @property
     def measured_backbone(self) -> nn.Module:
-        """The backbone, which learns from tiles, made to take whole images."""
+        """The backbone, trained on tiles, adapted to whole images."""
         return of_whole_images(self.backbone, self.backbone_name, self.config.resolution)
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
-        """Shuffle the tiles, and say which permutation it was (section 4)."""
+        """Shuffle the tiles of each image and classify the permutation (section 4)."""
         tiles = torch.stack(batch.views, dim=1)
         draws = StepDraws(self.config.seed, step, tiles.device)
         choice = draws.integers(self.config.num_permutations, len(tiles))
@@ -121,12 +122,12 @@ class Jigsaw(Recipe):
         )
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Keep the learning rate."""
+        """Return a constant learning rate."""
         return constant()
 
 
 def run(config: Config) -> RunSummary:
-    """Pre-train on a pack and leave a run folder."""
+    """Pre-train on a pack and write a run folder."""
     cell = config.resolution // GRID
     tiles = presets.tiles(config.tile_size, cell, config.min_crop, config.gray_p, GRID)
     loaders = PretrainingLoaders(config, tiles)
@@ -134,7 +135,7 @@ def run(config: Config) -> RunSummary:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run the command."""
     print_summary(Jigsaw.name, run(command_line(Config, __doc__)))
 
 

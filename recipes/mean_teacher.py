@@ -1,12 +1,12 @@
-r"""Mean Teacher: a student agrees with the moving average of itself about differently changed images.
+r"""Mean Teacher: a student learns to agree with its own moving average on differently augmented views.
 
 Example:
     python recipes/mean_teacher.py --pack packs/mine --labels-per-class 25 --out runs/mean-teacher
 
 Source: Tarvainen and Valpola 2017, "Mean teachers are better role models" (arXiv 1703.01780); the report is
-Zhu, Mananghaya, Rivera Ruiz 2019 (ResNet-152, 64 labels per class: 30.5 % supervised, 34.4 % with it).
+Zhu, Mananghaya, Rivera Ruiz 2019 (ResNet-152, 64 labels per class: 30.5 % supervised, 34.4 % Mean Teacher).
 
-The algorithm box is `MeanTeacher.training_step`; its loss is `engine.objectives.mean_teacher`.
+The algorithm is in `MeanTeacher.training_step`, its loss in `engine.objectives.mean_teacher`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Config(SemiConfig):
     """wrn_28_2, compact_cnn for a CPU, or any timm name. Paper: a 13-layer network, or a 26-layer ResNet;
     report: resnet152."""
     resolution: int = 32
-    """Side of the views in pixels. Paper: 32; report: 96."""
+    """Side length of the views in pixels. Paper: 32; report: 96."""
     epochs: int = 300
     """Passes over the unlabelled images. Authors' code: 300 with 4,000 labels."""
     batch_size: int = 32
@@ -37,28 +37,28 @@ class Config(SemiConfig):
     mu: Count = 3
     """Unlabelled images per labelled one. Authors' code: 97 to 31."""
     consistency: Distance = "mse"
-    """Distance of the class probabilities. Paper: mse; kl on ImageNet."""
+    """Distance between the class probabilities of student and teacher. Paper: mse; kl on ImageNet."""
     consistency_weight: float = 100.0
-    """Weight of the consistency after its ramp; the class loss is divided by all images of the step.
-    Authors' code: 100 for mse, 10 for kl; as a rule, from the number of classes to its square for mse, and
-    from 1 to 10 for kl."""
+    """Weight of the consistency loss after its ramp, beside a cross-entropy divided by the number of all
+    images of the step. Authors' code: 100 for mse, 10 for kl; as a rule, from the number of classes to its
+    square for mse, and from 1 to 10 for kl."""
     ramp_epochs: float = 5.0
-    """Epochs over which the weight rises as exp(-5 (1 - t)^2). Authors' code: 5."""
+    """Epochs over which --consistency-weight ramps up as exp(-5 (1 - t)^2). Authors' code: 5."""
     ema_decay_early: Share = 0.99
-    """Share of its weights that the teacher keeps in a step of the ramp. In a warm-up before, the teacher is
-    the plain mean of the students, as in the authors' code. Paper: 0.99."""
+    """Decay of the teacher's moving average during the ramp. In the first steps the teacher is the plain mean
+    of all students so far, as in the authors' code. Paper: 0.99."""
     ema_decay: Share = 0.999
-    """The same after the ramp. Paper: 0.999."""
+    """Decay of the teacher's moving average after the ramp. Paper: 0.999."""
     lr: float = 0.05
-    """Peak learning rate, down to 0 by a cosine. Authors' code: 0.05 per GPU."""
+    """Peak learning rate; a cosine takes it down to 0. Authors' code: 0.05 per GPU."""
     weight_decay: float = 2e-4
     """Weight decay of all parameters. Authors' code: 0.0002."""
     min_crop: Share = 0.08
-    """Smallest share of the image that a view shows. Authors' code on ImageNet: 0.08. On images of 32 pixels
-    the paper has translations by up to 2 pixels and Gaussian noise instead; for these take at least 0.5."""
+    """Smallest fraction of the image's area that a view shows. Authors' code on ImageNet: 0.08. For images
+    of 32 pixels use at least 0.5; the paper shifts them by up to 2 pixels and adds Gaussian noise instead."""
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 
@@ -77,7 +77,7 @@ from loaders.views import presets
 
 
 class MeanTeacher(ClassifierRecipe):
-    """A student and the average of its weights."""
+    """A student, and a teacher whose weights are the average of the student's."""
 
     name = "mean_teacher"
     parts = "rows"
@@ -91,11 +91,11 @@ class MeanTeacher(ClassifierRecipe):
 
     @property
     def rules(self) -> Mapping[str, str]:
-        """Rules that no option names and that a checkpoint must share."""
+        """Rules of training that no option sets; a checkpoint made under other rules is refused."""
         return {**super().rules, "class loss": "divided by all images", "weight decay": "of all parameters"}
 
     def training_step(self, batch: PairedBatch, step: int) -> StepOutput:
-        """Classify the labelled images; on all images, agree with the teacher, who sees other views."""
+        """Classify the labelled images; on all images, agree with the teacher, which sees other views."""
         assert self.average is not None
         labeled, labels = self.mixed(batch.labeled, step)
         pairs = (labeled, batch.unlabeled.views)
@@ -110,18 +110,18 @@ class MeanTeacher(ClassifierRecipe):
         return StepOutput(supervised + weight * consistency, metrics)
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return a cosine, and note how many steps the ramp takes."""
+        """Return a cosine, and store the length of the ramp in steps."""
         self.ramp_steps = round(self.config.ramp_epochs * steps_per_epoch)
         return warmup_cosine(total_steps, 0)
 
     def after_step(self, step: int) -> None:
-        """Move the teacher's weights; BatchNorm's statistics come from the teacher's own passes."""
+        """Update the teacher's weights; its BatchNorm statistics come from its own forward passes."""
         early, late = self.config.ema_decay_early, self.config.ema_decay
         self.update_average(step, teacher_decay(step, self.ramp_steps, early, late))
 
 
 def run(config: Config) -> RunSummary:
-    """Train on a pack and leave a run folder."""
+    """Train on a pack and write a run folder."""
     pack = open_pack(config.pack, config.loader.store)
     config = config.on_pack(pack)
     view = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
@@ -130,7 +130,7 @@ def run(config: Config) -> RunSummary:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run the command."""
     print_summary(MeanTeacher.name, run(command_line(Config, __doc__)))
 
 

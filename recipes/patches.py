@@ -1,4 +1,4 @@
-r"""Relative patches: self-supervised pre-training by saying where one patch lies beside another.
+r"""Relative patches: self-supervised pre-training by predicting where one patch lies relative to another.
 
 Example:
     python recipes/patches.py --pack packs/mine --split unlabeled --backbone resnet18 \
@@ -7,7 +7,7 @@ Example:
 Source: Doersch, Gupta, Efros 2015, "Unsupervised Visual Representation Learning by Context Prediction"
 (arXiv 1505.05192).
 
-The algorithm box is `Patches.training_step`; the pairs are `engine.objectives.patches`, the tiles
+The algorithm is in `Patches.training_step`; the pairs come from `engine.objectives.patches`, the tiles from
 `presets.tiles`.
 """
 
@@ -30,30 +30,31 @@ class Config(TileConfig):
     backbone: str = "alexnet_bn"
     """alexnet_bn, any convolutional timm name, or tiny_resnet for a CPU. Paper: AlexNet."""
     resolution: int = 225
-    """Side of the resized crop, which is cut into 3x3 cells. This project's choice."""
+    """Side length in pixels of the resized crop, which is cut into 3x3 cells. This project's choice."""
     tile_size: Count = 64
-    """Side of a patch, which lies anywhere in its cell. Paper: 96, with a gap of 48 and 7 of jitter."""
+    """Side length in pixels of a patch, which lies at a random place in its cell. Paper: 96, with a gap of
+    48 and a jitter of 7."""
     min_crop: float = 0.5
-    """Smallest share of the image that a view shows. This project's choice."""
+    """Smallest fraction of the image's area that a view shows. This project's choice."""
     gray_p: float = 0.5
-    """Share of gray images, against chromatic aberration. This project's choice; the paper drops two
-    colour channels of every patch."""
+    """Probability that an image is shown in gray, where chromatic aberration gives no cue. This project's
+    choice; the paper drops two colour channels of every patch."""
     hidden: tuple[Count, ...] = (4096, 4096)
-    """Sizes of the layers on the joined features of both patches (fc7, fc8); may be empty. Paper: 4096
+    """Sizes of the layers on the concatenated features of both patches (fc7, fc8); may be empty. Paper: 4096
     4096."""
     epochs: int = 70
     """Passes over the split. This project's choice."""
     batch_size: int = 256
     """Images per step over all ranks. This project's choice."""
     lr: float = 0.01
-    """Learning rate, the same throughout. This project's choice."""
+    """Constant learning rate. This project's choice."""
     momentum: float = 0.9
     """Momentum of SGD. This project's choice."""
     weight_decay: float = 5e-4
     """Weight decay of all parameters. This project's choice."""
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 
@@ -88,11 +89,11 @@ class Patches(Recipe):
 
     @property
     def measured_backbone(self) -> nn.Module:
-        """The backbone, which learns from tiles, made to take whole images."""
+        """The backbone, trained on tiles, adapted to whole images."""
         return of_whole_images(self.backbone, self.backbone_name, self.config.resolution)
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
-        """Take the centre and a neighbour, and say which neighbour it was (section 3)."""
+        """Predict, from the centre tile and one neighbour, which neighbour it is (section 3)."""
         tiles = torch.stack(batch.views, dim=1)
         position = StepDraws(self.config.seed, step, tiles.device).integers(NUM_POSITIONS, len(tiles))
         pair = torch.cat(choose_pairs(tiles, position))
@@ -108,12 +109,12 @@ class Patches(Recipe):
         )
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Keep the learning rate."""
+        """Return a constant learning rate."""
         return constant()
 
 
 def run(config: Config) -> RunSummary:
-    """Pre-train on a pack and leave a run folder."""
+    """Pre-train on a pack and write a run folder."""
     cell = config.resolution // GRID
     tiles = presets.tiles(config.tile_size, cell, config.min_crop, config.gray_p, GRID)
     loaders = PretrainingLoaders(config, tiles)
@@ -121,7 +122,7 @@ def run(config: Config) -> RunSummary:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run the command."""
     print_summary(Patches.name, run(command_line(Config, __doc__)))
 
 

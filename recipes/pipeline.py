@@ -3,13 +3,13 @@ r"""The whole pipeline of the winning report: each stage starts from the one bef
 Example:
     python recipes/pipeline.py --pack packs/mine --backbone resnet50 --resolution 96 --oracle --out runs/all
 
-pretrain (Barlow Twins) -> fine_tune -> rounds (balanced pseudo-labels) -> fixmatch -> active (more labels)
--> tta, ending in ablation.csv and ablation.png: what each stage brought on this pack, for better or worse.
+scratch (labels alone, as a baseline); pretrain (Barlow Twins) -> fine_tune -> rounds (balanced pseudo-labels)
+-> fixmatch -> active (more labels) -> tta (augmented tests). ablation.csv and ablation.png show the results.
 
 The same command, given again, continues where it stopped, even inside a stage. `--skip` leaves stages out.
 Without `--oracle` the active stage writes OUT/active/request.html and stops. Label on that page, turn the
 saved file into a table by `recipes/active.py --pack PACK --filled request.csv --out OUT/active`, and give the
-command again. All stages run in one process; with several GPUs, launch each stage by itself.
+command again. All stages run in one process; to use several GPUs, run the recipes of the stages one by one.
 
 Source: Zhou, Wan, Li 2021, "Semi-supervised Learning Competition Report", table 2: 46.6 % after pre-training
 and fine-tuning, 52.4 after the rounds, 54.5 with FixMatch, 56.1 with more labels, 57.5 with augmented tests.
@@ -41,35 +41,35 @@ class Config(PackConfig, PresetOptions):
     """Run all stages on one pack and measure each."""
 
     out: Path
-    """Folder of all stages; stages that it holds already are continued."""
+    """Folder for the results of all stages; stages that were begun there are continued."""
     backbone: str = "resnet50"
     """Any timm name, or tiny_resnet for a CPU. Report: resnet50."""
     resolution: Count = 96
-    """Side of the views in pixels. Report: 96."""
+    """Side length of the views in pixels. Report: 96."""
     init: Path | None = None
-    """Network that replaces the first stage, or begins it (--pretrain.from-init); see docs/pretrained.md."""
+    """Network that replaces pre-training, or starts it (--pretrain.from-init); see docs/pretrained.md."""
     labeled_split: str = "train"
     """Split whose true labels are used; if it is "" or has no labels, --extra-labels alone are used."""
     labels_per_class: int | None = None
-    """Use only this many labels per class of that split, or of --extra-labels alone; all by default."""
+    """Use only this many labels per class, of that split or of --extra-labels alone; all by default."""
     extra_labels: tuple[Path, ...] = ()
-    """Further label tables to train on, in every stage. The first label of a row counts."""
+    """Further label tables to train on, in every stage. If a row has several labels, the first counts."""
     unlabeled_split: str = "unlabeled"
     """Split of the images without labels."""
     test_split: str = "test"
     """Labelled split to measure on."""
     allow_leak: bool = False
-    """Train even on labels of that split, or of copies of its images; they are named under leaks."""
+    """Train even on labels of that split or of copies of its images; results list these under leaks."""
     seed: int = 0
     """Seed of the weights, the order, the views and the choice of labels."""
     flip_p: float = 0.5
-    """Probability of a horizontal flip; 0 where left and right carry meaning."""
+    """Probability of a horizontal flip; use 0 where left and right carry meaning."""
     skip: tuple[Stage, ...] = ()
-    """Stages to leave out; the next stage starts from the last that ran."""
+    """Stages to leave out; each stage starts from the last one before it that ran."""
     oracle: bool = False
-    """Take the active labels from the pack's own table, for experiments."""
+    """Take the labels of the active stage from the pack's own table, for experiments."""
     sizes: tuple[Count, ...] = (96, 144, 192)
-    """Sides of the views of the test-time augmentation. Report: 96 144 192."""
+    """Side lengths in pixels of the views of the test-time augmentation. Report: 96 144 192."""
     flips: bool = False
     """Test-time augmentation: also mirror every view left to right."""
     pretrain: Pretrain = field(default_factory=Pretrain)
@@ -79,27 +79,27 @@ class Config(PackConfig, PresetOptions):
     rounds: Rounds = field(default_factory=Rounds)
     """Rounds of balanced pseudo-labels."""
     fixmatch: SemiSupervised = field(default_factory=SemiSupervised)
-    """FixMatch, before and after the bought labels."""
+    """FixMatch, both before and after the active labels."""
     ask: Ask = field(default_factory=Ask)
-    """Labels to buy."""
+    """Choice of the images to label in the active stage."""
     precision: Precision = "auto"
     """Autocast of every training, see recipes/supervised.py."""
     device: Device = "auto"
-    """Where all stages compute, see recipes/supervised.py; a preset auto follows it."""
+    """Device of all stages, see recipes/supervised.py; --preset auto depends on it."""
     progress: bool = True
     """Show progress."""
     loader: LoaderField = DEFAULT_LOADER
     """How the loaders work."""
 
     def __post_init__(self) -> None:
-        """Refuse options that make no run."""
+        """Refuse numbers out of range, an unfit --out, and --pretrain.from-init without --init."""
         check_numbers(self)
         check_folder(self.out)
         if self.pretrain.from_init and self.init is None:
             raise UserError("pretrain.from_init: expected --init to go on from, found none; give one of them")
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 
@@ -124,7 +124,7 @@ from loaders.packs import Pack
 from loaders.packs.labels.leaks import shared_rows
 from loaders.packs.labels.subsample import training_labels
 
-# This recipe alone is made of others.
+# Only this recipe imports other recipes: it chains them.
 from recipes import active, barlow, evaluate, fixmatch, self_training, supervised
 
 RunT = TypeVar("RunT", bound=RunConfig)
@@ -140,7 +140,7 @@ TITLES: dict[str, str] = {
 
 
 class Chain:
-    """What a stage passes on: the best run and the accuracies so far."""
+    """The state that stages share: `best`, the run from which the next stage starts, and the accuracies."""
 
     def __init__(self, config: Config) -> None:
         """Begin with --init, if it is given."""
@@ -150,11 +150,11 @@ class Chain:
 
     @property
     def has_classifier(self) -> bool:
-        """Whether the best run so far was trained on labels."""
+        """Whether the run to start the next stage from has a classifier."""
         return self.best is not None and has_classifier(self.best)
 
     def begin(self, kind: type[RunT], out: str, epochs: int, batch_size: int) -> RunT:
-        """Return a recipe's defaults with the options that all trainings share."""
+        """Return a recipe's configuration: its defaults, and the options that all trainings share."""
         config = self.config
         return kind(
             pack=config.pack, out=config.out / out, backbone=config.backbone, resolution=config.resolution,
@@ -163,7 +163,7 @@ class Chain:
         )  # fmt: skip
 
     def begin_labelled(self, kind: type[ClassifierT], out: str, epochs: int, batch_size: int) -> ClassifierT:
-        """Return the same for a recipe with labels, with these and the split to measure on."""
+        """Return the configuration of a recipe with labels: `begin`'s, and the labels and the test split."""
         config = self.config
         return replace(
             self.begin(kind, out, epochs, batch_size),
@@ -177,7 +177,7 @@ class Chain:
         )
 
     def measure(self, stage: Stage, run: Path) -> None:
-        """Note the accuracy of a training."""
+        """Record a stage's test accuracy: that of the averaged weights if its run has them."""
         found = read_accuracy(run)
         self.measured.append(Measured(stage, found.get("ema", found["raw"]).top1))
 
@@ -190,7 +190,7 @@ def scratch_config(chain: Chain, out: str = "scratch") -> supervised.Config:
 
 
 def scratch(chain: Chain) -> None:
-    """Train on the labels alone, to compare everything else with."""
+    """Train on the labels alone, as the baseline of all other stages."""
     chain.measure("scratch", supervised.run(scratch_config(chain)).out)
 
 
@@ -216,7 +216,7 @@ def pretrain(chain: Chain) -> None:
 
 
 def fine_tune_config(chain: Chain) -> supervised.Config:
-    """Return the options of fine-tuning the best run so far."""
+    """Return the options of fine-tuning `chain.best`."""
     start = None if chain.best is None else chain.config.fine_tune.classifier_start
     tuned = scratch_config(chain, "fine-tune")
     return replace(tuned, init=chain.best, weight_decay=0.0, classifier_start=start)
@@ -252,12 +252,12 @@ def rounds(chain: Chain) -> None:
 
 
 def both_splits(config: Config) -> tuple[str, ...]:
-    """Return the splits of FixMatch's unlabelled images, the labelled split among them."""
+    """Return the splits that FixMatch uses as unlabelled images, which include the labelled split."""
     return tuple(split for split in (config.labeled_split, config.unlabeled_split) if split)
 
 
 def fixmatch_config(chain: Chain, out: str, extra_labels: tuple[Path, ...]) -> fixmatch.Config:
-    """Return the options of FixMatch from the best run so far."""
+    """Return the options of FixMatch, starting from `chain.best`."""
     stage = chain.config.fixmatch
     return replace(
         chain.begin_labelled(fixmatch.Config, out, stage.epochs, stage.batch_size),
@@ -274,18 +274,18 @@ def fixmatch_config(chain: Chain, out: str, extra_labels: tuple[Path, ...]) -> f
 
 
 def semi_supervised(chain: Chain, stage: Stage, out: str, extra_labels: tuple[Path, ...]) -> None:
-    """Go on with FixMatch from the best run so far."""
+    """Train `chain.best` further with FixMatch, and measure it."""
     chain.best = fixmatch.run(fixmatch_config(chain, out, extra_labels)).out
     chain.measure(stage, chain.best)
 
 
 def fixmatch_stage(chain: Chain) -> None:
-    """Put a few pseudo-labels of each class beside the true ones and train with FixMatch."""
+    """Add the surest pseudo-labels of each class, if there is a classifier, and train with FixMatch."""
     semi_supervised(chain, "fixmatch", "fixmatch", (pseudo_labels(chain),) if chain.has_classifier else ())
 
 
 def pseudo_labels(chain: Chain) -> Path:
-    """Select, once, the images of each class that the best run so far is surest of."""
+    """Label the images of each class of which `chain.best` is surest; return the table, made only once."""
     config, path = chain.config, chain.config.out / "fixmatch-labels.parquet"
     assert chain.best is not None
     pool, per_class, top_k = (config.unlabeled_split,), config.fixmatch.pseudo_per_class, config.rounds.top_k
@@ -303,7 +303,7 @@ def pseudo_labels(chain: Chain) -> Path:
 
 
 def active_stage(chain: Chain) -> None:
-    """Ask for labels of the images that the best run is least sure of, and go on with FixMatch."""
+    """Get labels for the images of which `chain.best` is least sure, and train with FixMatch."""
     config, bought = chain.config, chain.config.out / "active" / "bought.parquet"
     if chain.best is None or not chain.has_classifier:
         raise UserError("active: expected a stage with labels before it, found none; skip fewer stages")
@@ -340,7 +340,7 @@ def active_stage(chain: Chain) -> None:
 
 
 def tta(chain: Chain) -> None:
-    """Measure the best run with views of several sizes."""
+    """Measure `chain.best` by test-time augmentation."""
     config = chain.config
     if chain.best is None or not chain.has_classifier:
         raise UserError("tta: expected a stage with labels before it, found none; skip fewer stages")
@@ -373,10 +373,10 @@ STAGES: dict[Stage, Callable[[Chain], None]] = {
 
 
 def check(config: Config) -> None:
-    """Find the mistakes of every stage before the first stage runs for hours.
+    """Check the options of every stage before the first stage runs for hours.
 
     Raises:
-        UserError: the first mistake.
+        UserError: an option of some stage does not fit.
     """
     pack = open_pack(config.pack, config.loader.store)
     pack.require_one_label()
@@ -394,7 +394,7 @@ def check_sizes(config: Config, pack: Pack) -> None:
     """Refuse sizes for which the pack has too few images or labels.
 
     Raises:
-        UserError: more labels per class, images per step, clusters or bought labels than the pack has.
+        UserError: more labels per class, images per step or clusters than the pack has, or no whole oracle.
     """
     few = (config.labeled_split, config.labels_per_class, config.seed, config.extra_labels)
     unlabeled, known = pack.split(config.unlabeled_split), training_labels(pack, *few)
@@ -418,7 +418,7 @@ def check_sizes(config: Config, pack: Pack) -> None:
 
 
 def run(config: Config) -> list[Measured]:
-    """Run the stages that are not skipped, in their order, and keep the table of what each brought."""
+    """Run the stages that are not skipped, in order; after each, write the table of accuracies."""
     refuse_ranks("pipeline")
     replaced: tuple[Stage, ...] = ("pretrain",) if config.init and not config.pretrain.from_init else ()
     config = as_begun(replace(config, out=config.out.absolute(), skip=(*config.skip, *replaced)))
@@ -429,13 +429,13 @@ def run(config: Config) -> list[Measured]:
             if stage not in config.skip:
                 function(chain)
                 write_ablation(config.out, chain.measured, TITLES, described(config))
-    finally:  # also where the active stage waits for labels; once, since a picture takes half a second
+    finally:  # also when the active stage stops for labels; only once, since drawing takes half a second
         draw_ablation(config.out, chain.measured, TITLES)
     return chain.measured
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run the command."""
     config = command_line(Config, __doc__)
     print_ablation(Console(), run(config), TITLES, apart="scratch")
     print(f"pipeline: results{describe_bad_rows(config.out)} -> {config.out}")

@@ -1,4 +1,4 @@
-r"""Pseudo-labels in three ways: made afresh each batch, kept for good, or taken in turns with true labels.
+r"""Pseudo-labels in three modes: made anew for each batch, kept for good, or in turns with true labels.
 
 Example:
     python recipes/pseudo_label.py --pack packs/mine --mode local --labels-per-class 15 --out runs/pseudo
@@ -6,13 +6,14 @@ Example:
 Sources: Lee 2013, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep Neural
 Networks"; the modes, thresholds and constants are those of the INF473V report (Bonnet and Ahmad), section 2.
 
-* classical: each step guesses the labels of its unlabelled images and learns the confident ones at once,
-  with a weight alpha(t) that grows (section 2.4).
-* permanent: after each cycle every confident image gets its guess as a label, for good (section 2.5).
-* local: train on true labels, label all confident images, train on those, train on true labels again, and
-  so on; the pseudo-labels of a cycle are forgotten after it (section 2.6).
+* classical: each step guesses the labels of its unlabelled images and trains on the confident guesses at
+  once, with a weight alpha(t) that grows (section 2.4).
+* permanent: in each cycle every image with a confident guess gets the guess as its label for good, and
+  training goes on with all labels so far (section 2.5).
+* local: train on true labels, label all images with a confident guess, train on these, train on true labels
+  again, and so on; the pseudo-labels of a cycle are dropped after it (section 2.6).
 
-The algorithm boxes are `Classical.training_step`, `run_permanent` and `run_local`.
+The algorithms are in `Classical.training_step`, `run_permanent` and `run_local`.
 """
 
 from __future__ import annotations
@@ -35,33 +36,33 @@ class Config(PhasesConfig):
     mode: Literal["classical", "permanent", "local"] = "classical"
     """How pseudo-labels are made and kept, see above."""
     unlabeled_share: PositiveShare = 1.0
-    """Share of the unlabelled images to use, chosen by --label-seed. INF473V report: a part, to save time."""
+    """Fraction of the unlabelled images to use, drawn by --label-seed. INF473V report: some, to save time."""
     backbone: str = "resnet50"
     """Any timm name (resnet50 or a ViT in the report), wrn_28_2, or tiny_resnet for a CPU."""
     resolution: Count = 64
-    """Side of the views in pixels. Report: not stated."""
+    """Side length of the views in pixels. Report: not stated."""
     epochs: Count = 4
-    """Classical: passes over the unlabelled images; else passes over the labelled images of each cycle.
-    Report: 4."""
+    """classical: passes over the unlabelled images; permanent, local: passes over the labelled images in each
+    training of a cycle. Report: 4."""
     cycles: Count = 4
-    """Permanent and local: how often all unlabelled images are labelled."""
+    """permanent, local: number of cycles, each of which labels the unlabelled images once."""
     first_epochs: Count = 10
-    """Permanent and local: passes over the true labels before the first cycle."""
+    """permanent, local: passes over the true labels before the first cycle."""
     batch_size: Count = 128
     """Labelled images per step over all ranks. Report: 128 (64 for ViT)."""
     mu: Count = 7
-    """Classical: unlabelled images per labelled one. Report: 7."""
+    """classical: unlabelled images per labelled one. Report: 7."""
     turns: bool = False
-    """Classical: take a step on each of mu unlabelled batches and then one on a labelled batch, as the report
-    does, instead of one step on all of them; each batch has --batch-size images."""
+    """classical: take --mu steps on unlabelled batches and then one on a labelled batch, as the report does,
+    instead of one step on labelled and unlabelled images together; each batch has --batch-size images."""
     threshold: Share = 0.95
-    """Least probability of a guess. Report: 0, 0.9 or 0.95, of which the last did best."""
+    """Lowest probability at which a guess becomes a label. Report: 0, 0.9 or 0.95; 0.95 did best."""
     threshold_growth: float = 0.0
-    """Added to the threshold per epoch (classical) or cycle. Report: 0.02, from 0.9."""
+    """Increase of the threshold per epoch (classical) or per cycle. Report: 0.02, from 0.9."""
     threshold_limit: float = 0.99
-    """Where the growing threshold stops: at 1 no guess would count."""
+    """Value at which a growing threshold stops; at 1, no guess would count."""
     unlabeled_weight: float = 1.0
-    """Peak of alpha(t). Report: 1; Lee: 3."""
+    """classical: peak of alpha(t), the weight of the loss on pseudo-labels. Report: 1; Lee: 3."""
     ramp_start: float = 0.0
     """Epoch at which alpha(t) begins to grow. Lee: 100 of 600."""
     ramp_end: float = 0.0
@@ -92,7 +93,7 @@ class Config(PhasesConfig):
             )
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 
@@ -119,7 +120,7 @@ from loaders.views import presets
 
 
 class Classical(ClassifierRecipe):
-    """A classifier that learns its own confident guesses beside the labels."""
+    """A classifier that learns from labels and from its own confident guesses."""
 
     name = "pseudo_label"
     parts = "rows"
@@ -131,7 +132,7 @@ class Classical(ClassifierRecipe):
         self.steps_per_epoch = 1
 
     def training_step(self, batch: PairedBatch, step: int) -> StepOutput:
-        """Learn the labels, and the confident guesses with the weight alpha(t)."""
+        """Learn from labels, and from confident guesses with the weight alpha(t)."""
         config, epoch = self.config, step / self.steps_per_epoch
         if config.turns and not len(batch.unlabeled.index):
             return self.labeled_turn(batch.labeled, step)
@@ -153,14 +154,14 @@ class Classical(ClassifierRecipe):
         return StepOutput(terms.loss, metrics)
 
     def labeled_turn(self, batch: Batch, step: int) -> StepOutput:
-        """Learn the labels."""
+        """Return the loss of a labelled batch, for --turns."""
         (x,), labels = self.mixed(batch, step)
         (logits,) = self.classify(x)
         loss = label_loss(logits, labels, self.class_weights)
         return StepOutput(loss, {"top1": top1_of(logits, labels), "supervised": loss.detach()})
 
     def unlabeled_turn(self, batch: Batch, threshold: float, weight: float) -> StepOutput:
-        """Learn the confident guesses."""
+        """Return the loss of the confident guesses on an unlabelled batch, for --turns."""
         (logits,) = self.classify(batch.views[0])
         guess, mask = confident_guesses(logits, threshold)
         loss = masked_cross_entropy(logits, guess, mask)
@@ -168,13 +169,13 @@ class Classical(ClassifierRecipe):
         return StepOutput(weight * loss, {"unsupervised": loss.detach(), "mask_rate": rate})
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return the constant rate, and note how long an epoch is."""
+        """Return a constant learning rate, and store the number of steps per epoch."""
         self.steps_per_epoch = steps_per_epoch
         return constant()
 
 
 def run_classical(config: Config, pack: Pack) -> RunSummary:
-    """Train with labels made afresh each batch."""
+    """Train with pseudo-labels that are made anew for each batch."""
     view = (presets.weak(config.resolution, config.flip_p),)
     loaders = SemiLoaders(pack, config, view, view, share=config.unlabeled_share, turns=config.turns)
     return run_recipe(config, lambda: Classical(config, pack.classes), loaders)
@@ -191,11 +192,11 @@ class Labeller:
 
     @property
     def fewest(self) -> int:
-        """Fewest images to train on: BatchNorm needs two on every rank."""
+        """Smallest number of images to train on: BatchNorm needs two on every rank."""
         return 2 * int(self.phases.accelerator.num_processes)
 
     def train(self, name: str, labels: LabelTable, init: Path | None, keep_head: bool, epochs: int) -> Path:
-        """Train on a label table for some epochs, from `init`; return the phase's folder."""
+        """Train on a label table, starting from `init`; return the run folder of this phase."""
         config = self.config
         views = views_of_labeled(config, (presets.weak(config.resolution, config.flip_p),))
         phase = self.phases.fine_tune(
@@ -204,7 +205,7 @@ class Labeller:
         return phase.out
 
     def label(self, run: Path, cycle: int) -> LabelTable:
-        """Label every unlabelled image that a run's classifier is sure of, and keep the table on disk."""
+        """Label the unlabelled images on which a run's classifier is confident, or read the table on disk."""
         config, phases = self.config, self.phases
         path = config.out / "labels" / f"cycle-{cycle}.parquet"
         if on_main(path.is_file):
@@ -243,7 +244,7 @@ def run_local(config: Config, true_labels: LabelTable, labeller: Labeller) -> No
 
 
 def run_cycles(config: Config, pack: Pack) -> list[PhaseSummary]:
-    """Run the permanent or the local mode and leave the last classifier in the command's folder."""
+    """Run the permanent or the local mode and write the last classifier into --out."""
     division = divided_labels(pack, config)
     algorithms: dict[str, Callable[[Config, LabelTable, Labeller], None]] = {
         "permanent": run_permanent,
@@ -256,7 +257,7 @@ def run_cycles(config: Config, pack: Pack) -> list[PhaseSummary]:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run the command."""
     config = command_line(Config, __doc__)
     pack = open_pack(config.pack, config.loader.store)
     if config.mode == "classical":

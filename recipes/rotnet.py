@@ -7,7 +7,7 @@ Example:
 Source: Gidaris, Singh, Komodakis 2018, "Unsupervised Representation Learning by Predicting Image
 Rotations" (arXiv 1803.07728), and the authors' published code for what the text leaves open.
 
-The algorithm box is `RotNet.training_step`; its loss is `engine.objectives.rotnet`.
+The algorithm is in `RotNet.training_step`, its loss in `engine.objectives.rotnet`.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ class Config(StartConfig):
     split: str = "unlabeled"
     """Split of the pack to train on; its labels are not read."""
     test_split: str = ""
-    """Split to measure on at the end: the share of rotations recognised, without labels; "" for none."""
+    """Split on which to measure the rotation accuracy at the end, which needs no labels; "" for none."""
     backbone: str = "alexnet_bn"
     """alexnet_bn, any timm name, or tiny_resnet for a CPU. Paper: AlexNet with BatchNorm."""
     hidden: tuple[Count, ...] = (4096, 4096)
     """Sizes of the fully connected layers between backbone and logits; may be empty. Paper: 4096 4096."""
     resolution: Count = 224
-    """Side of the views in pixels. Authors' code: 224."""
+    """Side length of the views in pixels. Authors' code: 224."""
     min_crop: float = 0.08
-    """Smallest share of the image that a view shows. Authors' code: 0.08."""
+    """Smallest fraction of the image's area that a view shows. Authors' code: 0.08."""
     flip_p: float = 0.5
-    """Probability of a horizontal flip; 0 where left and right carry meaning. Authors' code: 0.5."""
+    """Probability of a horizontal flip; use 0 where left and right carry meaning. Authors' code: 0.5."""
     epochs: Count = 50
     """Passes over the split. Authors' code: 50; Muaz and Kumar: 63."""
     batch_size: Count = 192
@@ -47,14 +47,14 @@ class Config(StartConfig):
     lr_milestones: tuple[float, ...] = (15.0, 30.0, 45.0)
     """Epochs after which the learning rate falls. Authors' code: 15 30 45."""
     lr_decay: float = 0.1
-    """Factor of the learning rate at each milestone. Paper: 0.1."""
+    """Factor by which each milestone multiplies the learning rate. Paper: 0.1."""
     momentum: float = 0.9
-    """Momentum of SGD with Nesterov's step. Paper: 0.9."""
+    """Nesterov momentum of SGD. Paper: 0.9."""
     weight_decay: float = 5e-4
     """Weight decay of all parameters. Paper: 5e-4."""
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 
@@ -93,7 +93,7 @@ class RotNet(Recipe):
         self.classifier = Projector(num_features, (*config.hidden, NUM_ROTATIONS))
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
-        """Recognise the rotation of each image, shown in all four at once (equation 3)."""
+        """Show each image in all four rotations and classify the rotations (equation 3)."""
         logits = self.classifier(self.backbone(rotate_four(batch.views[0])))
         terms = rotnet_loss(logits)
         return StepOutput(terms.loss, {"rotation_top1": terms.top1})
@@ -106,7 +106,7 @@ class RotNet(Recipe):
         )
 
     def finish(self, out: Path, test_loader: Loader[Batch] | None, device: torch.device) -> Accuracy | None:
-        """Measure how many rotations of held-out images are recognised, and write rotations.json."""
+        """Measure the rotation accuracy on the test images, if there are any, and write rotations.json."""
         if test_loader is None:
             return None
         counts = torch.zeros(2, dtype=torch.float64, device=device)
@@ -125,13 +125,13 @@ class RotNet(Recipe):
         return found
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return a learning rate that falls in steps."""
+        """Return the step decay of the learning rate."""
         milestones = [round(epoch * steps_per_epoch) for epoch in self.config.lr_milestones]
         return step_decay(milestones, self.config.lr_decay)
 
 
 def run(config: Config) -> RunSummary:
-    """Pre-train on a pack and leave a run folder."""
+    """Pre-train on a pack and write a run folder."""
     view = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
     loaders = PretrainingLoaders(config, (view,), config.test_split)
     if config.test_split:
@@ -142,7 +142,7 @@ def run(config: Config) -> RunSummary:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run the command."""
     print_summary(RotNet.name, run(command_line(Config, __doc__)))
 
 

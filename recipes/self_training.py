@@ -7,13 +7,14 @@ Example:
 Sources: Zhou, Wan, Li 2021, sections 3.2 and 4.2, after Yalniz et al. 2019, "Billion-scale semi-supervised
 learning for image classification" (arXiv 1905.00546).
 
-Each round predicts all unlabelled images with the best model so far. It keeps the top K classes of each image
-and, of these, the top P images of each class. It fine-tunes on pseudo-labels and true labels, then on true
-labels only, with a classifier layer from random weights both times. P grows from round to round. Every round
-leaves its labels as labels/round-N.parquet and counts the images selected for several classes. `--init` is a
-run of supervised.py, or of any pre-training, whose network is then first trained on the true labels.
+Each round predicts all unlabelled images with the newest network (or the best, see `--go-on-from`). It keeps
+the top K classes of each image and, of these, the top P images of each class. It fine-tunes on pseudo-labels
+and true labels, then on true labels only, with a classifier layer from random weights both times. P grows
+from round to round. Every round writes its labels to labels/round-N.parquet and counts the images selected
+for several classes. `--init` is a run of supervised.py or of any pre-training recipe; a pre-trained network
+is first trained on the true labels.
 
-The algorithm box is `run_rounds`; the selection is `engine.labels.select`.
+The algorithm is in `run_rounds`, the selection in `engine.labels.select`.
 """
 
 from __future__ import annotations
@@ -36,16 +37,18 @@ class Config(PhasesConfig):
     backbone: str = "resnet50"
     """Any timm name, wrn_28_2, or tiny_resnet for a CPU; that of --init. Report: resnet50."""
     resolution: Count = 96
-    """Side of the views in pixels. Report: 96."""
+    """Side length of the views in pixels. Report: 96."""
     top_k: Count = 10
-    """K, classes that an image may be selected for. Report: 10; at most the number of classes."""
+    """K, number of classes that an image may be selected for, at most all classes. Report: 10."""
     per_class: tuple[Count, ...] = (200, 300, 400, 500)
-    """P of each round, images per class. Report: 200, 300, 400, 500 of 640 per class."""
+    """P of each round, number of images to select per class. Report: 200, 300, 400, 500 of 640 per class."""
     duplicates: Duplicates = "best"
-    """An image selected for several classes: best keeps the most probable class, drop leaves the image out,
-    all trains on it with each class. The report allows several and does not say what becomes of them."""
+    """What to do with an image selected for several classes. best: keep its most probable class; drop: leave
+    the image out; all: train on it under each class. The report allows several classes per image and does not
+    say how training uses them."""
     max_duplicate_share: float = 0.01
-    """Largest share of extra labels at the suggested P. Report: between 0.0027 and 0.0202."""
+    """Limit for the suggested P: largest share of labels beyond an image's first. Report: between 0.0027 and
+    0.0202."""
     first_epochs: Count = 40
     """Passes over the true labels before the first round, where --init has no classifier. Report: 40."""
     epochs: Count = 40
@@ -55,19 +58,19 @@ class Config(PhasesConfig):
     batch_size: Count = 256
     """Images per step over all ranks. Report: not stated."""
     lr: float = 0.05
-    """Peak learning rate of both parts, down to 0 by a cosine. Report: 0.05."""
+    """Peak learning rate of backbone and classifier layer; a cosine takes it down to 0. Report: 0.05."""
     min_crop: float = 0.08
-    """Smallest share of the image that a training view shows."""
+    """Smallest fraction of the image's area that a training view shows."""
     go_on_from: Keep = "last"
-    """Network that labels the next round and is kept at the end: the last round's, or the best round's by
-    validation accuracy."""
+    """Network that labels the next round and is kept at the end. last: that of the latest round; best: that
+    of the round with the highest validation accuracy."""
     labels_only: bool = False
-    """Label by the classifier of --init with the first P, count duplicates over all P, and train nothing."""
+    """Only label, with the classifier of --init and the first P, and count duplicates; train nothing."""
 
     usual_start: ClassVar[ClassifierStart] = "probe"
 
     def __post_init__(self) -> None:
-        """Refuse rounds without images."""
+        """Refuse an empty --per-class, --labels-only without --init, and --keep-head."""
         super().__post_init__()
         if not self.per_class:
             raise UserError("per_class: expected one or more numbers, found none; give one for each round")
@@ -80,7 +83,7 @@ class Config(PhasesConfig):
             )
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 
@@ -125,14 +128,14 @@ class Rounds:
         self.pool_loader = phases.pool(view)
 
     def fine_tune(self, name: str, labels: Labels, init: Path | None, epochs: int) -> Path:
-        """Train on labels, with a classifier layer from random weights; return the phase's folder."""
+        """Train on labels with a new classifier layer; return the run folder of this phase."""
         phase = self.phases.fine_tune(
             name, init, False, epochs, labels, self.views, self.test_loader, cosine=True
         )
         return phase.out
 
     def select(self, run: Path) -> Selection:
-        """Predict all unlabelled images by a run's classifier; keep the largest P and a quarter more."""
+        """Predict all unlabelled images with a run's classifier; select 1.25 x the largest P per class."""
         most, network = max(self.config.per_class), self.phases.network(run)
         device = self.phases.accelerator.device
         top_k, out, view = self.config.top_k, self.config.out, self.config.evaluation_view
@@ -141,10 +144,10 @@ class Rounds:
         return select_balanced(network, loader, device, top_k, most + most // 4, out)
 
     def label(self, run: Path, cycle: int) -> tuple[LabelTable, ...]:
-        """Select the round's pseudo-labels; tables, counts and plot are kept on disk.
+        """Select a round's pseudo-labels and write tables, counts and plot; or read the tables on disk.
 
         Returns:
-            One table; with duplicates "all", another one with the second classes of images, and so on.
+            One table; with duplicates "all", a second one with the second classes of images, and so on.
         """
         folder = self.config.out / "labels"
         path = folder / f"round-{cycle}.parquet"
@@ -179,10 +182,9 @@ def select_balanced(
     """Predict all images of a loader and keep the top K classes of each, then the top P images of each class.
 
     Args:
-        network: classifier on `device`.
         loader: this rank's part of the images, by a loader in evaluation mode.
         device: where the network is.
-        top_k: K; at most the number of classes counts.
+        top_k: K, capped at the number of classes.
         per_class: P.
         out: folder whose `bad_rows.jsonl` names the images that could not be read.
     """
@@ -203,17 +205,13 @@ def surest_labels(
     out: Path,
     device: Device = "auto",
 ) -> LabelTable:
-    """Label the images of each class that a run's classifier is surest of, each image once.
+    """Label the images of each class of which a run's classifier is surest, each image with one class.
 
     Args:
-        run: the run's folder.
-        pack: the images.
-        splits: those to choose from.
-        loader: how the images are read.
-        top_k: classes that an image may be selected for.
-        per_class: images per class.
+        splits: splits to choose from.
+        top_k: number of classes that an image may be selected for.
+        per_class: number of images to select per class.
         out: see `select_balanced`.
-        device: where the classifier computes.
     """
     place = taken_device(device)
     network = find_classifier(run, pack.classes, every_class=True).to(place)
@@ -235,7 +233,7 @@ def as_table(kept: Selection, cycle: int) -> LabelTable:
 def describe_round(
     cycle: int, per_class: int, table: LabelTable, counted: list[DuplicateCount], suggested: int | None
 ) -> str:
-    """Return one line on the labels of a round."""
+    """Summarise the labels of a round in one line."""
     used = next(entry for entry in counted if entry.per_class == per_class)
     advice = (
         "no P keeps duplicates few" if suggested is None else f"duplicates stay few up to P = {suggested}"
@@ -247,7 +245,7 @@ def describe_round(
 
 
 def write_counts(folder: Path, cycle: int, counted: list[DuplicateCount], suggested: int | None) -> None:
-    """Write the duplicates over P as json and as plots for light and dark pages."""
+    """Write the number of duplicates for each P, as JSON and as plots for light and dark pages."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{**asdict(entry), "share": entry.share} for entry in counted]
     write_atomic(folder / f"round-{cycle}-duplicates.json", to_json({"suggested": suggested, "counts": rows}))
@@ -269,7 +267,7 @@ def run_rounds(config: Config, true_labels: LabelTable, rounds: Rounds) -> Path:
     """Predict, select, fine-tune on pseudo and true labels, fine-tune on true labels, with growing P.
 
     Returns:
-        The run whose network to use.
+        Run folder of the final network.
     """
     best = config.init
     if best is None or not has_classifier(best):
@@ -281,7 +279,7 @@ def run_rounds(config: Config, true_labels: LabelTable, rounds: Rounds) -> Path:
         newest = rounds.fine_tune(f"round-{cycle}-true", true_labels, tuned, config.true_epochs)
         if config.go_on_from == "best":
             found = rounds.phases.validate(newest)
-            if found < top1:  # of two equals the later is kept: it has seen more images
+            if found < top1:  # on a tie the later network is kept: it has seen more images
                 said = f"validation {found:.1%}, below {top1:.1%}; going on from {best}"
                 rounds.phases.say(f"round {cycle}: {said}")
                 continue
@@ -291,7 +289,7 @@ def run_rounds(config: Config, true_labels: LabelTable, rounds: Rounds) -> Path:
 
 
 def run(config: Config) -> list[PhaseSummary]:
-    """Run all rounds and leave the classifier to use in the command's folder; or write labels alone."""
+    """Run all rounds and write the final classifier into --out; with --labels-only, write labels alone."""
     pack = open_pack(config.pack, config.loader.store)
     division = divided_labels(pack, config)
     if division.validation is None and config.go_on_from == "best":
@@ -309,7 +307,7 @@ def run(config: Config) -> list[PhaseSummary]:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run the command."""
     config = command_line(Config, __doc__)
     phases = run(config)
     if phases:

@@ -1,4 +1,4 @@
-r"""Siamese VAE: a VAE whose latent means are nearer for two views of an image than for two images.
+r"""Siamese VAE: a VAE whose latent means are closer for two views of one image than for two images.
 
 Example:
     python recipes/siamese_vae.py --pack packs/mine --split unlabeled --backbone resnet18 \
@@ -8,8 +8,9 @@ Source: Muaz, Kumar, "Semi-supervised image classification with low-resource lab
 regularised VAE), which takes its triplets from Wang, Gupta 2015, "Unsupervised Learning of Visual
 Representations using Videos" (arXiv 1505.00687), and its VAE from Kingma, Welling 2014.
 
-The algorithm box is `SiameseVae.training_step`; its losses are `engine.objectives.vae` and
-`engine.objectives.triplet`. The finished run holds `reconstructions.png`.
+The algorithm is in `SiameseVae.training_step`, its losses in `engine.objectives.vae` and
+`engine.objectives.triplet`. A finished run contains `reconstructions.png`: images, their reconstructions, and
+samples from the prior.
 """
 
 from __future__ import annotations
@@ -34,38 +35,39 @@ class Config(RunConfig):
     backbone: str = "alexnet_bn"
     """alexnet_bn, any timm name, or tiny_resnet for a CPU. Report: AlexNet."""
     resolution: int = 96
-    """Side of the views in pixels, a multiple of 16. This project's choice."""
+    """Side length of the views in pixels, a multiple of 16. This project's choice."""
     positive: TripletPositive = "crop"
-    """The two views of an image. crop: two crops; affine: the whole image, and the whole image turned,
-    shifted and slanted at random."""
+    """The two views of an image. crop: two random crops; affine: the centred square, and the same square
+    rotated, shifted and sheared at random."""
     min_crop: float = 0.2
-    """Smallest share of the image that a crop shows. This project's choice."""
+    """Smallest fraction of the image's area that a crop shows. This project's choice."""
     flip_p: float = 0.5
-    """Probability of a horizontal flip; 0 where left and right carry meaning."""
+    """Probability of a horizontal flip; use 0 where left and right carry meaning."""
     epochs: int = 20
     """Passes over the split. Report: 20."""
     batch_size: int = 128
     """Images per step over all ranks. This project's choice; paper: 100."""
     num_latent: Count = 128
-    """Size of the code. This project's choice; paper: 2 to 200."""
+    """Size of the latent code. This project's choice; paper: 2 to 200."""
     decoder_width: Count = 32
-    """Channels of the decoder's last hidden map; this project's choice."""
+    """Channels of the decoder's last hidden feature map. This project's choice."""
     beta: float = 1.0
     """Weight of the divergence from a standard normal. VAE: 1; 0: a plain autoencoder with triplets."""
     distance: TripletDistance = "cosine"
-    """Distance of two codes: 1 - cosine, as in Wang and Gupta; or Euclidean, whose margin is on the scale of
-    the codes."""
+    """Distance between two codes. cosine: 1 - cosine, as in Wang and Gupta; euclidean: Euclidean, for which
+    the codes' scale decides what a good --margin is."""
     triplet_weight: float = 100.0
-    """Weight of the triplet loss; the reconstruction is a sum over pixels. This project's choice."""
+    """Weight of the triplet loss, large because the reconstruction is a sum over pixels. This project's
+    choice."""
     margin: float = 0.5
-    """Gap between the cosine distances to the other image and to the other view. Paper: 0.5."""
+    """Margin by which another image should be farther away than the other view. Paper: 0.5, for cosine."""
     reconstruction: Reconstruction = "bce"
-    """bce: cross-entropy of intensities, as in the paper's appendix C.1; mse: squared error."""
+    """Reconstruction loss. bce: cross-entropy of intensities (paper, appendix C.1); mse: squared error."""
     lr: float = 1e-3
     """Learning rate of Adam. This project's choice; the paper used Adagrad."""
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 
@@ -88,7 +90,7 @@ from loaders.views.policy import IMAGENET
 
 
 class SiameseVae(Recipe):
-    """Encoder and decoder; the encoder's backbone transfers."""
+    """Encoder and decoder; the encoder's backbone is the result of the pre-training."""
 
     name = "siamese_vae"
 
@@ -103,7 +105,7 @@ class SiameseVae(Recipe):
         self.to_intensities = Intensities(IMAGENET.mean, IMAGENET.std)
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
-        """Reconstruct both views; keep their latent means nearer to each other than to the next image's."""
+        """Reconstruct both views; pull their latent means closer to each other than to the next image's."""
         x_a, x_b = batch.views
         x = torch.cat([x_a, x_b])
         mean, log_variance = self.code.encode(self.backbone(x))
@@ -132,7 +134,7 @@ class SiameseVae(Recipe):
         return torch.optim.Adam(self.parameters(), self.config.lr)
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Keep the learning rate, as the paper does."""
+        """Return a constant learning rate, as in the paper."""
         return constant()
 
     def write_results(self, out: Path) -> None:
@@ -144,7 +146,7 @@ class SiameseVae(Recipe):
 
 
 def run(config: Config) -> RunSummary:
-    """Pre-train on a pack and leave a run folder."""
+    """Pre-train on a pack and write a run folder."""
     crop = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
     affine = presets.affine(config.resolution, config.flip_p)
     loaders = PretrainingLoaders(config, (crop, crop) if config.positive == "crop" else affine)
@@ -152,7 +154,7 @@ def run(config: Config) -> RunSummary:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run the command."""
     print_summary(SiameseVae.name, run(command_line(Config, __doc__)))
 
 

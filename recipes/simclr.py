@@ -7,7 +7,7 @@ Example:
 Source: Chen, Kornblith, Norouzi, Hinton 2020, "A Simple Framework for Contrastive Learning of Visual
 Representations" (arXiv 2002.05709).
 
-The algorithm box is `SimClr.training_step`; its loss is `engine.objectives.simclr`.
+The algorithm is in `SimClr.training_step`, its loss in `engine.objectives.simclr`.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ class Config(StartConfig):
     backbone: str = "resnet50"
     """Any timm name, or tiny_resnet for a CPU. Paper: resnet50."""
     resolution: Count = 224
-    """Side of the views in pixels. Paper: 224."""
+    """Side length of the views in pixels. Paper: 224."""
     min_crop: float = 0.08
-    """Smallest share of the image that a view shows. Paper: 0.08."""
+    """Smallest fraction of the image's area that a view shows. Paper: 0.08."""
     flip_p: float = 0.5
-    """Probability of a horizontal flip; 0 where left and right carry meaning. Paper: 0.5."""
+    """Probability of a horizontal flip; use 0 where left and right carry meaning. Paper: 0.5."""
     color_strength: float = 1.0
     """Strength of the colour jitter. Paper: 1."""
     epochs: Count = 100
     """Passes over the split. Paper: 100 to 1000."""
     batch_size: Count = 4096
-    """Images per step over all ranks, each the negative of all others. Paper: 4096."""
+    """Images per step over all ranks; each image is a negative for all others. Paper: 4096."""
     projector: tuple[Count, ...] = (2048, 128)
     """Output sizes of the projector's layers. Paper: 2048 128."""
     temperature: float = 0.1
-    """Divisor of the similarities. Paper: 0.1."""
+    """Temperature, by which the similarities are divided. Paper: 0.1."""
     lr: float = 0.3
-    """Peak learning rate for 256 images, scaled by batch / 256. Paper: 0.3."""
+    """Peak learning rate for a batch of 256, scaled by batch size / 256. Paper: 0.3."""
     weight_decay: float = 1e-6
-    """Weight decay, for weights only. Paper: 1e-6."""
+    """Weight decay of the weights; biases and BatchNorm have none. Paper: 1e-6."""
     momentum: float = 0.9
     """Momentum of LARS. Authors' code: 0.9."""
     trust: float = 0.001
-    """LARS's eta. Authors' code: 0.001."""
+    """Trust coefficient (eta) of LARS. Authors' code: 0.001."""
     warmup_epochs: float = 10.0
-    """Epochs over which the learning rate rises linearly. Paper: 10."""
+    """Epochs of linear learning-rate warm-up. Paper: 10."""
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 
@@ -98,22 +98,23 @@ class SimClr(Recipe):
     def training_step(self, batch: Batch, step: int) -> StepOutput:
         """Find each view's partner among all views of the batch (algorithm 1).
 
-        BatchNorm sees both views joined, as in the paper's code.
+        Both views go through the networks as one batch and share BatchNorm's statistics, as in the paper's
+        code.
         """
         return self.embedding_loss(self.embed(batch), step)
 
     def embed(self, batch: Batch) -> list[Tensor]:
-        """Map the views [B, 3, H, W] of a batch to embeddings, at least float32 [B, D] each."""
+        """Map each view of a batch, [B, 3, H, W], to embeddings [B, D] in float32 or wider."""
         return list(at_least_float32(self.projector(self.backbone(torch.cat(batch.views)))).chunk(2))
 
     def embedding_loss(self, embeddings: Sequence[Tensor], step: int) -> StepOutput:
-        """Contrast the embeddings of two views (equation 1)."""
+        """Return the contrastive loss of the embeddings of two views (equation 1)."""
         z_a, z_b = embeddings
         terms = simclr_loss(z_a, z_b, self.config.temperature)
         return StepOutput(terms.loss, {"contrast_top1": terms.top1})
 
     def make_optimizer(self) -> LARS:
-        """Return LARS; vectors get neither weight decay nor LARS's rescaling (authors' code)."""
+        """Return LARS; biases and BatchNorm get neither weight decay nor LARS's rescaling (authors' code)."""
         config = self.config
         lr = config.lr * config.batch_size / 256
         weights, vectors = split_by_dimension(self)
@@ -124,12 +125,12 @@ class SimClr(Recipe):
         return LARS(groups, lr, config.momentum, config.weight_decay, config.trust)
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return the warm-up and cosine of the paper."""
+        """Return the paper's schedule: a linear warm-up, then a cosine."""
         return warmup_cosine(total_steps, round(self.config.warmup_epochs * steps_per_epoch))
 
 
 def run(config: Config) -> RunSummary:
-    """Pre-train on a pack and leave a run folder."""
+    """Pre-train on a pack and write a run folder."""
     paper = presets.simclr(config.resolution, config.color_strength)
     view = replace(
         paper,
@@ -141,7 +142,7 @@ def run(config: Config) -> RunSummary:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run the command."""
     print_summary(SimClr.name, run(command_line(Config, __doc__)))
 
 

@@ -1,18 +1,18 @@
-r"""Semi-supervised DCGAN: a classifier that learns from telling generated images from real ones.
+r"""Semi-supervised DCGAN: a classifier that also learns to tell generated images from real ones.
 
 Example:
     python recipes/ssl_gan.py --pack packs/mine --labels-per-class 25 --out runs/ssl-gan
 
 Source: Salimans et al. 2016, "Improved Techniques for Training GANs" (arXiv 1606.03498), section 5, with the
-constants of its published code; the report is Zhu, Mananghaya, Rivera Ruiz 2019, where it reached 10.1 %
-and plain supervised training 30.5 %.
+constants of its published code; the report is Zhu, Mananghaya, Rivera Ruiz 2019, where the method reached
+10.1 % and plain supervised training 30.5 %.
 
-Discriminator and generator take their steps at once, from one backward pass: the generator's loss holds the
-discriminator's weights fixed, and the discriminator's loss the generated images. Each epoch leaves a sheet of
-generated images in samples/, and the end of the run leaves last.png. The run says when the images have become
-all alike.
+One backward pass gives the gradients of discriminator and generator, which take their steps together: the
+generator's loss treats the discriminator's weights as constants, and the discriminator's loss the generated
+images. Each epoch writes a sheet of generated images to samples/, and the end of the run writes last.png. The
+run warns when the generator has collapsed, so that its images are nearly all alike.
 
-The algorithm box is `SslGan.training_step`; its losses are `engine.objectives.ssl_gan`.
+The algorithm is in `SslGan.training_step`, its losses in `engine.objectives.ssl_gan`.
 """
 
 from __future__ import annotations
@@ -33,33 +33,35 @@ class Config(GanConfig, SemiConfig):
     """Train a classifier as the discriminator of a GAN."""
 
     backbone: str = "gan_discriminator_96"
-    """The discriminator and its width. Paper: 96 and 192 channels."""
+    """Discriminator; its name ends with its width in channels. Paper: 96 and 192 channels."""
     resolution: int = 32
-    """Side of the images: 4, 5, 6 or 7 times 4, 8, 16 or 32. Paper: 32; report: 96."""
+    """Side length of the images: 4, 5, 6 or 7 times 4, 8, 16 or 32 pixels. Paper: 32; report: 96."""
     epochs: int = 1200
     """Passes over the unlabelled images. Authors' code: 1,200."""
     batch_size: int = 100
     """Labelled images per step over all ranks. Authors' code: 100."""
     mu: Count = 1
-    """Unlabelled images, and generated ones, per labelled one. Authors' code: 1."""
+    """Unlabelled images per labelled one; as many images are generated. Authors' code: 1."""
     noise_size: Count = 100
-    """Numbers that an image is generated from, drawn uniformly from [0, 1). Authors' code: 100."""
+    """Size of the noise vector behind an image, drawn uniformly from [0, 1). Authors' code: 100."""
     generator_width: Count = 128
-    """Channels at half the resolution. Authors' code: 128, 256, 512."""
+    """Generator's channels at half the resolution; each earlier layer has twice as many. Authors' code: 128,
+    256, 512."""
     dropout: float = 0.5
-    """Dropout in the discriminator; 0.4 times as much on the image. Authors' code: 0.5 and 0.2."""
+    """Dropout rate in the discriminator, and 0.4 times this rate on its input. Authors' code: 0.5 and 0.2."""
     lr: float = 3e-4
     """Learning rate of Adam, for the discriminator. Authors' code: 0.0003."""
     lr_generator: float = 3e-4
     """Learning rate of Adam, for the generator. Authors' code: 0.0003."""
     flat_share: Share = 2 / 3
-    """Share of the run before the rates fall linearly to 0. Authors' code: 800 of 1,200 epochs."""
+    """Fraction of the run after which the learning rates fall linearly to 0. Authors' code: 800 of 1,200
+    epochs."""
     ema_decay: Share = 0.9999
-    """Decay of the average of the discriminator's weights, which is measured. In a warm-up, the average
-    follows the weights more closely. Authors' code: 0.9999, from zero instead of the warm-up."""
+    """Decay of the moving average of the discriminator's weights, which is measured. During a warm-up the
+    decay is smaller. Authors' code: 0.9999, from zero instead of the warm-up."""
 
     def __post_init__(self) -> None:
-        """Refuse what Adam, with one rate for the discriminator, does not have."""
+        """Refuse options of SGD, since Adam with one rate for the discriminator would ignore them."""
         super().__post_init__()
         for name in ("lr_head", "lr_vectors", "momentum", "weight_decay"):
             if not is_usual(self, name):
@@ -69,7 +71,7 @@ class Config(GanConfig, SemiConfig):
                 )
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 
@@ -90,7 +92,7 @@ from loaders.views import presets
 
 
 class SslGan(GanRecipe, ClassifierRecipe):
-    """A classifier, and a generator whose images the classifier must not take for real."""
+    """A classifier that is also the discriminator, and a generator."""
 
     name = "ssl_gan"
 
@@ -102,7 +104,7 @@ class SslGan(GanRecipe, ClassifierRecipe):
         self.add_generator(config, self.classifier.backbone, self.average.backbone)
 
     def training_step(self, batch: PairedBatch, step: int) -> StepOutput:
-        """Classify and tell real from generated; match the features of both (sections 3.1 and 5)."""
+        """Classify, tell real from generated images, and match their mean features (sections 3.1 and 5)."""
         (x,), labels = self.mixed(batch.labeled, step)
         unlabeled = batch.unlabeled.views[0]
         draws = StepDraws(self.config.seed, step, x.device)
@@ -127,20 +129,20 @@ class SslGan(GanRecipe, ClassifierRecipe):
         return StepOutput(terms.loss + matching, metrics)
 
     def make_optimizer(self) -> torch.optim.Adam:
-        """Return Adam with a rate for the discriminator and one for the generator."""
+        """Return Adam with separate learning rates for discriminator and generator."""
         return self.rivals(self.config.lr, self.classifier)
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Keep the rates, then let them fall to 0."""
+        """Return learning rates that stay constant, then fall linearly to 0."""
         return flat_then_linear(total_steps, self.config.flat_share)
 
     def after_step(self, step: int) -> None:
-        """Move the averaged discriminator."""
+        """Update the moving average of the discriminator's weights."""
         self.update_average(step, self.config.ema_decay)
 
 
 def run(config: Config) -> RunSummary:
-    """Train on a pack and leave a run folder."""
+    """Train on a pack and write a run folder."""
     pack = open_pack(config.pack, config.loader.store)
     config = config.on_pack(pack)
     view = (presets.weak(config.resolution, config.flip_p),)
@@ -148,7 +150,7 @@ def run(config: Config) -> RunSummary:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run the command."""
     print_summary(SslGan.name, run(command_line(Config, __doc__)))
 
 

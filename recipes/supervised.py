@@ -12,7 +12,7 @@ Source: He et al. 2015, "Deep Residual Learning for Image Recognition" (arXiv 15
 on ImageNet; the reports are Zhu, Mananghaya, Rivera Ruiz 2019 (ResNet-152 as the baseline) and Zhou, Wan,
 Li 2021, section 3.1 (fine-tuning).
 
-The algorithm box is `Supervised.training_step`; its loss is `engine.objectives.supervised`.
+The algorithm is in `Supervised.training_step`, its loss in `engine.objectives.supervised`.
 """
 
 from __future__ import annotations
@@ -33,38 +33,39 @@ class Config(ClassifierConfig):
     """Train a classifier on labels alone."""
 
     backbone: str = "resnet50"
-    """compact_cnn for a CPU, wrn_28_2, or any timm name. 2019 report: resnet152; elsewhere: resnet50."""
+    """compact_cnn for a CPU, wrn_28_2, or any timm name. 2019 report: resnet152; 2021 report: resnet50."""
     resolution: int = 224
-    """Side of the views in pixels. Paper: 224; reports: 96."""
+    """Side length of the views in pixels. Paper: 224; reports: 96."""
     epochs: int = 90
-    """Passes over the labelled images. Paper: about 120; 90 has become usual; fine-tuning, report: 40."""
+    """Passes over the labelled images. Paper: about 120, but 90 is now usual; report's fine-tuning: 40."""
     batch_size: int = 256
-    """Images per step over all ranks; if there are fewer, all labelled images. Paper: 256."""
+    """Images per step over all ranks, or all labelled images if there are fewer. Paper: 256."""
     lr: float = 0.1
-    """Peak learning rate, down to 0 by a cosine. Paper: 0.1; fine-tuning, report: 0.05 for both parts."""
+    """Peak learning rate; a cosine takes it down to 0. Paper: 0.1; report's fine-tuning: 0.05 for backbone
+    and classifier layer."""
     weight_decay: float = 1e-4
-    """Weight decay, for weights only. Paper: 0.0001; fine-tuning, report: 0."""
+    """Weight decay of the weights; biases and BatchNorm have none. Paper: 0.0001; report's fine-tuning: 0."""
     warmup_epochs: float = 0.0
-    """Epochs over which the learning rate rises linearly. Paper: none on ImageNet."""
+    """Epochs of linear learning-rate warm-up. Paper: none on ImageNet."""
     nesterov: bool = False
     """Use Nesterov's momentum."""
     view: LabeledView = "crop"
-    """View of the images. crop: a random crop, as on ImageNet; shift: a shift, as is usual on CIFAR; gentle,
-    strong: shifted and distorted as FixMatch's strong views."""
+    """Augmentation of the images. crop: a random resized crop, as on ImageNet; shift: a random shift, as is
+    usual on CIFAR; strong: FixMatch's strong view; gentle: the same with smaller magnitudes."""
     shift: Share | None = None
-    """Largest shift of the view "shift", as a share of the side; by default an eighth, as is usual. Jordan
+    """Largest shift of --view shift, as a fraction of the side; by default an eighth, as is usual. Jordan
     2024: 0.0625."""
     min_crop: Share = 0.08
-    """Smallest share of the image that a random crop shows. Szegedy et al. 2015: 0.08."""
+    """Smallest fraction of the image's area that a random crop shows. Szegedy et al. 2015: 0.08."""
     label_smoothing: float = 0.0
-    """Share of a label spread over all classes. Szegedy et al. 2016: 0.1."""
+    """Label smoothing: fraction of a label that is spread over all classes. Szegedy et al. 2016: 0.1."""
     usual_start: ClassVar[ClassifierStart] = "probe"
     ema_decay: Share | None = None
-    """Decay of a moving average of the weights and of BatchNorm's statistics, measured and kept beside them.
-    In a warm-up, the average follows the weights more closely. None by default."""
+    """Decay of a moving average of the weights and of BatchNorm's statistics, which is measured and saved
+    beside the weights. During a warm-up the decay is smaller. By default there is no average."""
 
     def __post_init__(self) -> None:
-        """Refuse a shift of no view, and smoothing that leaves nothing of a label."""
+        """Refuse a shift that the view does not use, and label smoothing of 1 or more."""
         super().__post_init__()
         if self.shift is not None and (self.view != "shift" or self.shift > 0.5):
             raise UserError(
@@ -75,7 +76,7 @@ class Config(ClassifierConfig):
             raise UserError(f"label_smoothing: expected less than 1, found {self.label_smoothing}; lower it")
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 
@@ -106,7 +107,7 @@ class Supervised(ClassifierRecipe):
         self.config = config
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
-        """Classify one view of each image, mixed with its neighbour where asked for."""
+        """Classify one view of each image, mixed with a neighbour's if --mixing is set."""
         assert batch.labels is not None
         config = self.config
         mixed = mix(batch.views[0], batch.labels, config.mixing, config.mixing_alpha, config.seed, step)
@@ -115,17 +116,17 @@ class Supervised(ClassifierRecipe):
         return StepOutput(loss, {"top1": top1_of(logits, mixed.labels)})
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return a cosine after the warm-up."""
+        """Return a linear warm-up followed by a cosine."""
         return warmup_cosine(total_steps, round(self.config.warmup_epochs * steps_per_epoch))
 
     def after_step(self, step: int) -> None:
-        """Move the average, where there is one."""
+        """Update the moving average of the weights, if there is one."""
         if self.config.ema_decay is not None:
             self.update_average(step, self.config.ema_decay)
 
 
 def view_of(config: Config) -> ViewPolicy:
-    """Return the view of the images."""
+    """Return the training view that --view selects."""
     match config.view:
         case "shift":
             return presets.weak(
@@ -140,14 +141,14 @@ def view_of(config: Config) -> ViewPolicy:
 
 
 def run(config: Config) -> RunSummary:
-    """Train on a pack and leave a run folder."""
+    """Train on a pack and write a run folder."""
     pack = open_pack(config.pack, config.loader.store)
     loaders = LabeledLoaders(pack, config, (view_of(config),))
     return run_recipe(config, lambda: Supervised(config, pack.classes), loaders)
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run the command."""
     print_summary(Supervised.name, run(command_line(Config, __doc__)))
 
 

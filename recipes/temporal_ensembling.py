@@ -1,4 +1,4 @@
-r"""Temporal ensembling: predictions agree with the average of the same image's earlier predictions.
+r"""Temporal ensembling: predictions learn to agree with the average of the image's earlier predictions.
 
 Example, from scratch as in the paper:
     python recipes/temporal_ensembling.py --pack packs/mine --labels-per-class 25 --out runs/ensembling
@@ -9,12 +9,12 @@ Example, as the last stage of the 2021 report, from the best classifier so far:
         --out runs/smoothed
 
 Source: Laine and Aila 2017, "Temporal Ensembling for Semi-Supervised Learning" (arXiv 1610.02242); the report
-is Zhou, Wan, Li 2021, section 2.2, which names it for the last stage and gives no constants.
+is Zhou, Wan, Li 2021, section 2.2, which names the method for its last stage and gives no constants.
 
 One table holds the average prediction of each unlabelled image: 4 bytes per image and class, on the device
-and in every checkpoint. Each image is predicted once in an epoch: a new average acts in the next epoch.
+and in every checkpoint. Each image is predicted once per epoch, so its new average serves in the next epoch.
 
-The algorithm box is `TemporalEnsembling.training_step`; its loss is `engine.objectives.temporal_ensembling`.
+The algorithm is in `TemporalEnsembling.training_step`, its loss in `engine.objectives.temporal_ensembling`.
 """
 
 from __future__ import annotations
@@ -35,31 +35,32 @@ class Config(SemiConfig):
     backbone: str = "wrn_28_2"
     """wrn_28_2, tiny_resnet for a CPU, or any timm name. Paper: a network of 13 layers; report: resnet50."""
     resolution: int = 32
-    """Side of the views in pixels. Paper: 32; report: 96."""
+    """Side length of the views in pixels. Paper: 32; report: 96."""
     epochs: int = 300
     """Passes over the unlabelled images. Paper: 300."""
     batch_size: int = 25
-    """Labelled images per step over all ranks. Paper: as many as chance puts among 100."""
+    """Labelled images per step over all ranks. Paper: a random number of the 100 images of a batch."""
     mu: Count = 4
-    """Unlabelled images per labelled one. Paper: see batch_size."""
+    """Unlabelled images per labelled one. Paper: see --batch-size."""
     momentum: float = 0.6
-    """Share of the average of an image's predictions that an epoch keeps. Paper: 0.6."""
+    """Decay, per epoch, of the average of an image's predictions. Paper: 0.6."""
     consistency_weight: float = 30.0
-    """Weight of the consistency after its ramp; the class loss is a mean over labelled images. Paper: 30
-    times the share of labelled images, with a class loss divided by all images, which is the same."""
+    """Weight of the consistency loss after its ramp, beside the mean cross-entropy of the labelled images.
+    Paper: 30 times the share of labelled images, beside a cross-entropy divided by the number of all images,
+    which is equivalent."""
     ramp_epochs: float = 80.0
-    """Epochs over which that weight and the learning rate rise together, as exp(-5 (1 - t)^2). Paper: 80."""
+    """Epochs over which --consistency-weight and --lr both ramp up as exp(-5 (1 - t)^2). Paper: 80."""
     ramp_down_epochs: float = 50.0
     """Epochs at the end over which the learning rate falls as exp(-12.5 t^2). Paper: 50."""
     lr: float = 0.003
     """Peak learning rate of Adam. Paper: 0.003."""
     beta1: float = 0.9
-    """First beta, the momentum, of Adam. Paper: 0.9, falling to 0.5 in the last 50 epochs."""
+    """First beta of Adam, its momentum. Paper: 0.9, falling to 0.5 in the last 50 epochs."""
     shift: Share = 0.0625
-    """Largest shift of a view, as a share of its side. Paper: 2 of 32 pixels."""
+    """Largest shift of a view, as a fraction of its side. Paper: 2 of 32 pixels."""
 
     def __post_init__(self) -> None:
-        """Refuse an average that forgets nothing."""
+        """Refuse a --momentum or --beta1 outside [0, 1)."""
         super().__post_init__()
         if not 0.0 <= self.momentum < 1.0 or not 0.0 <= self.beta1 < 1.0:
             raise UserError(
@@ -67,7 +68,7 @@ class Config(SemiConfig):
             )
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 
@@ -92,7 +93,7 @@ from loaders.views import presets
 
 
 class TemporalEnsembling(ClassifierRecipe):
-    """A classifier and, for each unlabelled image, the average of the predictions so far."""
+    """A classifier and a table with the average prediction of each unlabelled image."""
 
     name = "temporal_ensembling"
     parts = "rows"
@@ -104,26 +105,24 @@ class TemporalEnsembling(ClassifierRecipe):
         """Build the network and an empty table; call `seed_everything` first.
 
         Args:
-            config: options of the run.
-            classes: names of the C classes.
-            rows: int64 [N], the pack's rows of unlabelled images.
+            rows: int64 [N], rows of the pack with the unlabelled images.
         """
         super().__init__(config, classes)
         self.config = config
         self.ramp_steps = 0
         self.register_buffer("rows", torch.from_numpy(np.sort(rows)), persistent=False)
-        # Buffers are part of a checkpoint: a resumed run goes on with its averages.
+        # Buffers, since checkpoints hold them: a resumed run continues with its averages.
         self.register_buffer("ensemble", torch.zeros(len(rows), len(classes)))
         self.register_buffer("visits", torch.zeros(len(rows), dtype=torch.int64))
         self._predicted: tuple[int, list[tuple[Tensor, Tensor]]] = (-1, [])
 
     @property
     def rules(self) -> Mapping[str, str]:
-        """Rules that no option names and that a checkpoint must share."""
+        """Rules of training that no option sets; a checkpoint made under other rules is refused."""
         return {**super().rules, "averages of predictions": "one visit per image and epoch"}
 
     def training_step(self, batch: PairedBatch, step: int) -> StepOutput:
-        """Classify the labelled images; agree with the averages of the unlabelled ones (algorithm 2)."""
+        """Classify labelled images; pull predictions of unlabelled ones to their averages (algorithm 2)."""
         config = self.config
         (x,), labels = self.mixed(batch.labeled, step)
         logits, unlabeled = self.classify(x, batch.unlabeled.views[0])
@@ -139,13 +138,13 @@ class TemporalEnsembling(ClassifierRecipe):
         return StepOutput(supervised + weight * consistency, metrics)
 
     def _note(self, step: int, places: Tensor, predictions: Tensor) -> None:
-        """Keep the predictions of a step, or of a part of one, until the step is taken."""
+        """Keep the predictions of a step, or of one of its micro-batches, for `after_step`."""
         if self._predicted[0] != step:
             self._predicted = (step, [])
         self._predicted[1].append((places, predictions))
 
     def after_step(self, step: int) -> None:
-        """Put the predictions of all ranks into the table, which is the same on each."""
+        """Add the predictions of all ranks to the table, which is the same on every rank."""
         places, predictions = (
             all_gather(torch.cat(column)) for column in zip(*self._predicted[1], strict=True)
         )
@@ -158,14 +157,14 @@ class TemporalEnsembling(ClassifierRecipe):
         return torch.optim.Adam(self.parameter_groups(), self.config.lr, betas=(self.config.beta1, 0.999))
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return the paper's ramps, and note how many steps the first takes."""
+        """Return the paper's ramps, and store the length of the first one in steps."""
         self.ramp_steps = round(self.config.ramp_epochs * steps_per_epoch)
         down = round(self.config.ramp_down_epochs * steps_per_epoch)
         return ramp_up_and_down(total_steps, self.ramp_steps, down)
 
 
 def run(config: Config) -> RunSummary:
-    """Train on a pack and leave a run folder."""
+    """Train on a pack and write a run folder."""
     pack = open_pack(config.pack, config.loader.store)
     config = config.on_pack(pack)
     view = (presets.weak(config.resolution, config.flip_p, padding=config.shift),)
@@ -175,7 +174,7 @@ def run(config: Config) -> RunSummary:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run the command."""
     print_summary(TemporalEnsembling.name, run(command_line(Config, __doc__)))
 
 

@@ -1,19 +1,19 @@
-r"""Transfer: what a pre-trained backbone is worth with a few labels per class, beside one from scratch.
+r"""Transfer: compare a pre-trained backbone with training from scratch, at a few labels per class.
 
 Example:
     python recipes/transfer.py --pack packs/mine --init runs/barlow --labels-per-class 1 2 5 10 \
         --seeds 0 1 2 --out runs/transfer
 
-`--init` is a run of any recipe, or one of its checkpoints; `--method` says what becomes of it:
+`--init` is a run of any recipe, or one of its checkpoints; `--method` decides how it is used:
 
-* fine_tune: everything at once, backbone and classifier each at its own rate.
-* frozen: features of `--layer` under a linear classifier, or under the layers of `--hidden`.
-* two_stage: first the classifier alone, then everything at a smaller rate.
-* knn: no training, the nearest labelled neighbours vote.
+* fine_tune: train backbone and classifier together, each at its own learning rate.
+* frozen: train only a classifier on the features of `--layer`: a linear one, or one with `--hidden` layers.
+* two_stage: train first the classifier alone, then both, with a smaller rate of the classifier.
+* knn: train nothing; the nearest labelled neighbours vote.
 
-A new linear classifier begins as the linear probe of its start, and training does not end below that probe.
-Every run folder keeps its network's classifier. Both ways to start see the same labels and have their own
-settings: `--pretrained.*`, `--from-scratch.*`.
+By default, a linear classifier on the pre-trained backbone starts as the linear probe of its features, and
+training does not end below that probe. Linear classifiers on the last layer are saved in the run folders.
+Both kinds of network get the same labels; their settings are `--pretrained.*` and `--from-scratch.*`.
 
 Muaz and Kumar's classifier: --method two_stage --layer conv4 --layer-side 6 --hidden 4096 4096 --patience 5
 --validation-share 0.2. The 2021 report's search over learning rates: --grid --validation-share 0.2.
@@ -52,83 +52,83 @@ class Config(PackConfig):
     """Train on k labels per class, for several k and seeds, beside training from scratch."""
 
     init: Path
-    """Start: run folder, checkpoint, timm:NAME, hf:REPO or weights file, see docs/pretrained.md."""
+    """Pre-trained run folder, checkpoint, timm:NAME, hf:REPO or weights file, see docs/pretrained.md."""
     out: Path
-    """Folder of the results; runs in it that are already complete are not repeated."""
+    """Folder for the results; runs that are already complete there are not repeated."""
     backbone: str | None = None
-    """Network of a weights file that does not name it."""
+    """Architecture of --init, if it is a weights file that does not name its own."""
     resolution: Count | None = None
-    """Side of the views in pixels; that of the start by default."""
+    """Side length of the views in pixels; by default that of --init."""
     train_split: str = "train"
     """Labelled split to choose the labels from; if it is "" or has none, --extra-labels alone are used."""
     extra_labels: tuple[Path, ...] = ()
-    """Further label tables to choose from, such as bought labels. The first label of a row counts."""
+    """Further label tables to choose from. If a row has several labels, the first counts."""
     test_split: str = "test"
     """Labelled split to measure on."""
     allow_leak: bool = False
-    """Choose even labels of splits to measure on, or of copies of their images; named under leaks."""
+    """Train even on labels of the splits to measure on, or of copies; results list these under leaks."""
     labels_per_class: tuple[Count, ...] = (1, 2, 5, 10)
-    """Numbers of labels per class; the smaller choices are part of the larger."""
+    """Numbers of labels per class; a larger choice contains the smaller ones."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of the choice of labels, of new weights, of order and views."""
+    """Seeds, one per run, of the choice of labels, of new weights, and of order and views."""
     beside_scratch: bool = True
     """Also train the same network from random weights on the same labels."""
     method: Method = "fine_tune"
-    """What becomes of the pre-trained backbone, see above."""
+    """How the pre-trained backbone is used, see above."""
     layer: str = ""
-    """Module whose features are used, like stages.2 of tiny_resnet; "": the last. Muaz and Kumar: conv4."""
+    """Module whose output to use, such as stages.2 of tiny_resnet; "": the last. Muaz and Kumar: conv4."""
     layer_side: Count = 1
-    """A map of --layer is averaged to this side before it is flattened; 6 keeps AlexNet's 6 x 6 places."""
+    """Side length to which the feature map of --layer is pooled before flattening; AlexNet's own is 6."""
     hidden: tuple[int, ...] = ()
-    """Fully connected layers with BatchNorm before the last one; RotNet: 4096 4096; none: linear."""
+    """Sizes of the layers (with BatchNorm) before the last one; empty for none. RotNet: 4096 4096."""
     pretrained: FineTuning = PRETRAINED
     """Training of the pre-trained network."""
     from_scratch: FineTuning = FROM_SCRATCH
     """Training of the network with random weights."""
     head_steps: Count | None = None
-    """two_stage: steps of the classifier alone, before the steps of --pretrained; by default as many."""
+    """two_stage: steps of the first stage; by default as many as in the second."""
     together_factor: float = 0.1
-    """two_stage: factor of the classifier's rate for the second stage. Muaz and Kumar: "small"."""
+    """two_stage: the classifier's learning rate in stage 2 over that in stage 1. Muaz and Kumar: "small"."""
     validation_split: str = ""
     """Labelled split for early stopping and the grid; "" for none."""
     validation_share: float = 0.0
-    """Instead of that split: share of each class's labels in --train-split, set aside before any choice."""
+    """Instead of that split: fraction of each class's labels to set aside before any choice of labels."""
     validate_every: Count | None = None
-    """Steps between measurements of the validation images; by default a twentieth of the training."""
+    """Steps between validations; by default a twentieth of the training."""
     keep: Keep | None = None
-    """Weights to test: the last, or the best by validation accuracy; by default the best where the classifier
-    starts at the linear probe, so that training does not end below it, and the last elsewhere."""
+    """Weights to test: the last, or the best by validation accuracy. By default the best if the classifier
+    starts as the linear probe, so that training does not end below the probe, else the last."""
     patience: int = 0
-    """Stop after so many measurements without a rise, and test the best weights; 0: never."""
+    """Stop after this many validations without improvement, and test the best weights; 0: never."""
     grid: bool = False
-    """Search the rates of --pretrained on validation images, as table 5 of the 2021 report does: grid.png."""
+    """Search --pretrained's rates on validation images, as in table 5 of the 2021 report; draw grid.png."""
     grid_rates: tuple[float, ...] = RATES
-    """Rates of the grid: all pairs with the backbone's below the classifier's, and the largest for both."""
+    """Learning rates to pair: the backbone's below the classifier's, or the largest for both."""
     grid_weight_decays: tuple[float, ...] = WEIGHT_DECAYS
     """Weight decays of the grid."""
     flip_p: float = 0.5
-    """Probability of a horizontal flip; 0 where left and right carry meaning. Paper: 0.5."""
+    """Probability of a horizontal flip; use 0 where left and right carry meaning. Paper: 0.5."""
     augment: tuple[Augmentation, ...] = ()
     """Further changes of the training views: rotation, translation, jitter, randaugment."""
     mixing: Mixing = "none"
-    """Mix images with their neighbours: mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019)."""
+    """Mix neighbouring images of a batch: mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019)."""
     mixing_alpha: Positive = 1.0
-    """Alpha of the Beta distribution that shares are drawn from. CutMix: 1; mixup on ImageNet: 0.2."""
+    """Alpha of the Beta distribution of the mixing shares. CutMix: 1; mixup on ImageNet: 0.2."""
     batch_size: Count = 64
-    """Images per step over all ranks; if there are fewer labels, all at once."""
+    """Images per step over all ranks, or all labelled images if there are fewer."""
     balanced: bool = False
-    """Draw every class equally often, where some have fewer labels than others."""
+    """Draw every class equally often, even if some have fewer labels than others."""
     class_weights: ClassWeights = "none"
     """Weight of a label in the loss, instead of --balanced, see recipes/supervised.py."""
     precision: Precision = "auto"
-    """Autocast: auto is bf16 where the GPU or the processor has it in hardware."""
+    """Autocast: auto is bf16 if the GPU or the processor has it in hardware, see recipes/supervised.py."""
     device: Device = "auto"
-    """Where the networks compute: auto takes the GPU where there is one, else the processor, as cpu does."""
+    """Device of the networks: auto takes the GPU if there is one, else the processor; cpu the processor."""
     loader: LoaderField = DEFAULT_LOADER
     """How the loaders work."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be measured."""
+        """Refuse options that contradict each other."""
         check_numbers(self)
         check_folder(self.out)
         check_different(self, "labels_per_class", "seeds")
@@ -152,7 +152,7 @@ class Config(PackConfig):
             raise UserError("grid: expected a method with learning rates and one number of labels per class")
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 
@@ -236,7 +236,7 @@ class Session:
             raise
 
     def account(self, measured: Sequence[str]) -> Account:
-        """Compare the labels, and those that the start was trained on, with the splits to measure on."""
+        """Find labels, trained on here or by the start, that belong to images of the splits to measure on."""
         allow, splits = self.config.allow_leak, [self.pack.split(name) for name in measured]
         leaks = [check_leak(self.pack, self.table.row, split, allow) for split in splits]
         behind = [check_run(self.config.init, split, allow) for split in splits]
@@ -250,15 +250,15 @@ class Session:
 
     @property
     def options(self) -> LoaderOptions:
-        """How all loaders work."""
+        """Loader options of this rank."""
         return on_this_rank(self.config.loader)
 
     def starts_at_probe(self, job: Job) -> bool:
-        """Whether the classifier of a job begins as the linear probe of its start."""
+        """Whether the classifier of a job starts as the linear probe of its backbone's features."""
         return job.tuning.classifier_start == "probe" and not self.config.hidden
 
     def watched(self, job: Job) -> Validation | None:
-        """What to measure while training; a grid measures only at the end, unless it keeps the best."""
+        """Return the plan of validation; None without one, as in a grid that keeps the last weights."""
         config, probed = self.config, self.starts_at_probe(job)
         usual: Keep = "best" if config.patience or (probed and not config.grid) else "last"
         keep = "best" if config.patience else config.keep or usual
@@ -267,11 +267,11 @@ class Session:
         return Validation(self.validation, config.validate_every, keep, config.patience, None, probed)
 
     def labels(self, job: Job) -> Split:
-        """Choose the labels of a job."""
+        """Choose the labelled images of a job."""
         return self.split.take(subsample_per_class(self.known, job.labels_per_class, job.seed))
 
     def in_order(self, split: Split, labels: LabelTable | None = None) -> EpochLoader:
-        """Build a loader of this rank's part of a split, without augmentation; its true labels by default."""
+        """Build a loader of this rank's part of a split, without augmentation; true labels by default."""
         views, size = (self.start.view.policy(),), 256 * self.accelerator.num_processes
         return build_loader(split, views, size, options=self.options, mode="eval", labels=labels)
 
@@ -282,7 +282,7 @@ class Session:
 
     def augmented(self, job: Job, images: Split) -> Loader[Batch]:
         """Build the training loader of a job."""
-        unit = self.accelerator.num_processes * (1 if self.config.mixing == "none" else 2)  # pairs are mixed
+        unit = self.accelerator.num_processes * (1 if self.config.mixing == "none" else 2)  # mixed pairs
         chosen, batch_size = fit_to_ranks(images, self.config.batch_size, unit)
         view = presets.crop_flip(self.start.resolution, job.tuning.min_crop, self.config.flip_p)
         views = self.start.view.fit((presets.augmented(view, self.config.augment),))
@@ -292,7 +292,7 @@ class Session:
         return build_loader(chosen, views, fitting, options=options, labels=self.table, sampler=sampler)
 
     def build(self, job: Job, images: Split) -> Transfer:
-        """Build the network of a job at the start of training on some images, on this process's device."""
+        """Build a job's network, ready to train on `images`, on this process's device."""
         config, start = self.config, self.start
         layer, num_classes = Layer(config.layer, config.layer_side), len(self.pack.classes)
         seed_everything(job.seed)
@@ -306,12 +306,12 @@ class Session:
         recipe.probed = self.starts_at_probe(job)
         if recipe.probed:
             features = self.features(LayerFeatures(recipe.backbone, layer), images, self.table)
-            assert isinstance(recipe.classifier, torch.nn.Linear)  # `starts_at_probe` wants no hidden layers
+            assert isinstance(recipe.classifier, torch.nn.Linear)  # `starts_at_probe` excludes hidden layers
             start_at_probe(recipe.classifier, features)
         return recipe
 
     def plan(self, job: Job, steps_per_epoch: int, worth_it: Sequence[bool], ending: str = "") -> list[Stage]:
-        """Return the trainings of a job, see `JobTrainer.plan`."""
+        """Return the training stages of a job, see `JobTrainer.plan`."""
         stages = job.stages(self.config.head_steps, self.config.together_factor)
         return [
             Stage(tuning, frozen, self.loop_config(job, tuning, ending + end, steps_per_epoch), worth)
@@ -319,20 +319,20 @@ class Session:
         ]
 
     def loop_config(self, job: Job, tuning: FineTuning, ending: str, steps_per_epoch: int) -> LoopConfig:
-        """Return how the loop carries out one training of a job."""
+        """Return the options of the training loop for one stage of a job."""
         assert tuning.steps is not None
         return LoopConfig(
             out=self.config.out / (job.folder + ending), epochs=-(-tuning.steps // steps_per_epoch),
             steps=tuning.steps, seed=job.seed, resume=True, keep_checkpoints=1, progress=False,
-            config=self.description(job, tuning), runtime_fields=("pack",),  # its content identifies it
+            config=self.description(job, tuning), runtime_fields=("pack",),  # the path may change
             backbone_metadata={"view": asdict(self.start.view), **describe_origin(self.start.origin)},
         )  # fmt: skip
 
     def description(self, job: Job, tuning: FineTuning) -> dict[str, Any]:
-        """Return what decides a run's result, for its run folder."""
+        """Return the options that decide a run's result, to be kept in its run folder."""
         fields = {name: getattr(self.config, name) for name in _DECISIVE} | asdict(tuning)
         mixing = None if self.config.mixing == "none" else (self.config.mixing, self.config.mixing_alpha)
-        fields |= {"augment": self.config.augment or None, "mixing": mixing}  # None as in older runs
+        fields |= {"augment": self.config.augment or None, "mixing": mixing}  # None: as in older runs
         fields |= {name: getattr(job, name) for name in ("init", "method", "seed", "labels_per_class")}
         fields |= {"init_weights": None if job.init == SCRATCH else weights_digest(self.start.path)}
         fields |= {"backbone": self.start.backbone, "resolution": self.start.resolution}
@@ -364,7 +364,7 @@ def fine_tune(session: Session, job: Job) -> FewLabelResult:
 
 
 def classify_by_neighbours(session: Session, job: Job) -> FewLabelResult:
-    """Let the labelled images vote, without any training."""
+    """Classify the test images by a vote of their labelled neighbours, without any training."""
     config, device, num_classes = session.config, session.accelerator.device, len(session.pack.classes)
     network = LayerFeatures(session.start.load(), Layer(config.layer, config.layer_side)).to(device)
     test = session.pack.split(config.test_split)
@@ -377,7 +377,7 @@ def classify_by_neighbours(session: Session, job: Job) -> FewLabelResult:
 
 
 def plan(config: Config) -> Iterator[Job]:
-    """Yield every network of the command, with both ways to start side by side."""
+    """Yield all jobs of the command, each pre-trained one followed by its counterpart from scratch."""
     for labels_per_class in config.labels_per_class:
         for seed in config.seeds:
             yield Job(str(config.init), config.method, config.pretrained, labels_per_class, seed)
@@ -386,7 +386,7 @@ def plan(config: Config) -> Iterator[Job]:
 
 
 def plan_setting(config: Config, setting: Setting) -> Iterator[Job]:
-    """Return the networks of one cell of the grid, one per seed."""
+    """Return the jobs of one cell of the grid, one per seed."""
     tuning = replace(config.pretrained, **asdict(setting))
     few, group = config.labels_per_class[0], f"grid/{setting.folder}"
     return (Job(str(config.init), config.method, tuning, few, seed, group) for seed in config.seeds)
@@ -405,7 +405,7 @@ def run_jobs(session: Session, jobs: list[Job]) -> list[FewLabelResult]:
 
 
 def opened(config: Config) -> closing[Session]:
-    """Open the session of a command, on its device and in the precision of its runs."""
+    """Open the session of a command, with the precision of the runs already in --out, if any."""
     config = as_begun(config)
     return closing(Session(config, make_accelerator(config.precision, device=config.device)))
 
@@ -420,7 +420,7 @@ def run(config: Config) -> list[FewLabelResult]:
 
 
 def run_grid(config: Config) -> list[Cell]:
-    """Try every setting of the grid and write table and heat map into `config.out`."""
+    """Try every setting of the grid and write the table and the heat map into `config.out`."""
     with opened(config) as session:
         wanted = settings(config.grid_rates, config.grid_weight_decays)
         results = run_jobs(session, [job for setting in wanted for job in plan_setting(config, setting)])

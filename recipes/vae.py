@@ -5,10 +5,10 @@ Example:
         --resolution 96 --epochs 20 --out runs/vae
 
 Source: Kingma, Welling 2014, "Auto-Encoding Variational Bayes" (arXiv 1312.6114); Higgins et al. 2017,
-"beta-VAE", for the factor of the divergence.
+"beta-VAE", for the weight of the divergence.
 
-The algorithm box is `Vae.training_step`; its loss is `engine.objectives.vae`. The finished run holds
-`reconstructions.png`: images, their reconstructions, and samples of the prior.
+The algorithm is in `Vae.training_step`, its loss in `engine.objectives.vae`. A finished run contains
+`reconstructions.png`: images, their reconstructions, and samples from the prior.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ class Config(RunConfig):
     backbone: str = "alexnet_bn"
     """alexnet_bn, any timm name, or tiny_resnet for a CPU. Report: AlexNet."""
     resolution: int = 96
-    """Side of the views in pixels, a multiple of 16. This project's choice."""
+    """Side length of the views in pixels, a multiple of 16. This project's choice."""
     flip_p: float = 0.5
-    """Probability of a horizontal flip; 0 where left and right carry meaning."""
+    """Probability of a horizontal flip; use 0 where left and right carry meaning."""
     epochs: int = 20
     """Passes over the split. Report: 20."""
     batch_size: int = 128
     """Images per step over all ranks. This project's choice; paper: 100."""
     num_latent: Count = 128
-    """Size of the code. This project's choice; paper: 2 to 200."""
+    """Size of the latent code. This project's choice; paper: 2 to 200."""
     decoder_width: Count = 32
-    """Channels of the decoder's last hidden map; this project's choice."""
+    """Channels of the decoder's last hidden feature map. This project's choice."""
     beta: float = 1.0
     """Weight of the divergence from a standard normal. VAE: 1; beta-VAE: more; 0: a plain autoencoder."""
     reconstruction: Reconstruction = "bce"
-    """bce: cross-entropy of intensities, as in the paper's appendix C.1; mse: squared error."""
+    """Reconstruction loss. bce: cross-entropy of intensities (paper, appendix C.1); mse: squared error."""
     lr: float = 1e-3
     """Learning rate of Adam. This project's choice; the paper used Adagrad."""
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 
@@ -74,7 +74,7 @@ from loaders.views.policy import IMAGENET
 
 
 class Vae(Recipe):
-    """Encoder and decoder; the encoder's backbone transfers."""
+    """Encoder and decoder; the encoder's backbone is the result of the pre-training."""
 
     name = "vae"
     parts = "rows"
@@ -109,7 +109,7 @@ class Vae(Recipe):
         return torch.optim.Adam(self.parameters(), self.config.lr)
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Keep the learning rate, as the paper does."""
+        """Return a constant learning rate, as in the paper."""
         return constant()
 
     def write_results(self, out: Path) -> None:
@@ -121,15 +121,15 @@ class Vae(Recipe):
 
 
 def run(config: Config) -> RunSummary:
-    """Pre-train on a pack and leave a run folder."""
-    # The encoder sees normalised views, like every network that transfers; the target undoes that.
+    """Pre-train on a pack and write a run folder."""
+    # The encoder sees normalised views, like every pre-trained backbone; `to_intensities` makes the target.
     view = replace(presets.reconstruction(config.resolution, config.flip_p), normalize=IMAGENET)
     loaders = PretrainingLoaders(config, (view,))
     return run_recipe(config, lambda: Vae(config), loaders)
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run the command."""
     print_summary(Vae.name, run(command_line(Config, __doc__)))
 
 

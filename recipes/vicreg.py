@@ -7,7 +7,7 @@ Example:
 Source: Bardes, Ponce, LeCun 2022, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised
 Learning" (arXiv 2105.04906), and the authors' published code for what the text leaves open.
 
-The algorithm box is `VicReg.training_step`; its loss is `engine.objectives.vicreg`.
+The algorithm is in `VicReg.training_step`, its loss in `engine.objectives.vicreg`.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class Config(StartConfig):
     backbone: str = "resnet50"
     """Any timm name, or tiny_resnet for a CPU. Paper: resnet50."""
     resolution: Count = 224
-    """Side of the views in pixels. Paper: 224."""
+    """Side length of the views in pixels. Paper: 224."""
     min_crop: float = 0.08
-    """Smallest share of the image that a view shows. Authors' code: 0.08."""
+    """Smallest fraction of the image's area that a view shows. Authors' code: 0.08."""
     flip_p: float = 0.5
-    """Probability of a horizontal flip; 0 where left and right carry meaning. Paper: 0.5."""
+    """Probability of a horizontal flip; use 0 where left and right carry meaning. Paper: 0.5."""
     max_sigma: float = 2.0
-    """Largest standard deviation of the blur in pixels; smaller views want less. Authors' code: 2 at 224."""
+    """Largest standard deviation of the blur in pixels; less for smaller views. Authors' code: 2 at 224."""
     epochs: Count = 1000
     """Passes over the split. Paper: 1000."""
     batch_size: Count = 2048
@@ -44,26 +44,26 @@ class Config(StartConfig):
     projector: tuple[Count, ...] = (8192, 8192, 8192)
     """Output sizes of the expander's layers. Paper: 8192 8192 8192."""
     invariance_weight: float = 25.0
-    """Lambda, weight of the distance between two views. Paper: 25."""
+    """Lambda, weight of the distance between the embeddings of two views. Paper: 25."""
     variance_weight: float = 25.0
-    """Mu, weight of the variance of each feature. Paper: 25."""
+    """Mu, weight of the term that keeps the variance of each feature up. Paper: 25."""
     covariance_weight: float = 1.0
-    """Nu, weight of the covariances between features. Paper: 1."""
+    """Nu, weight of the term that decorrelates the features. Paper: 1."""
     lr: float = 0.2
-    """Peak learning rate for 256 images, scaled by batch / 256. Paper: 0.2."""
+    """Peak learning rate for a batch of 256, scaled by batch size / 256. Paper: 0.2."""
     weight_decay: float = 1e-6
-    """Weight decay, for weights only. Paper: 1e-6."""
+    """Weight decay of the weights; biases and BatchNorm have none. Paper: 1e-6."""
     momentum: float = 0.9
     """Momentum of LARS. Authors' code: 0.9."""
     trust: float = 0.001
-    """LARS's eta. Authors' code: 0.001."""
+    """Trust coefficient (eta) of LARS. Authors' code: 0.001."""
     warmup_epochs: float = 10.0
-    """Epochs over which the learning rate rises linearly. Paper: 10."""
+    """Epochs of linear learning-rate warm-up. Paper: 10."""
     final_lr_factor: float = 0.001
-    """Learning rate at the end over its peak, by a cosine. Authors' code: 0.001."""
+    """Final learning rate, after a cosine decay, as a fraction of the peak. Authors' code: 0.001."""
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 
@@ -100,16 +100,16 @@ class VicReg(Recipe):
         self.projector = Projector(num_features, config.projector)
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
-        """Bring the views' embeddings together while their features vary by themselves (algorithm 1)."""
+        """Pull the embeddings of two views together; keep features varied and uncorrelated (algorithm 1)."""
         return self.embedding_loss(self.embed(batch), step)
 
     def embed(self, batch: Batch) -> list[Tensor]:
-        """Map the views [B, 3, H, W] of a batch to embeddings, at least float32 [B, D] each."""
+        """Map each view of a batch, [B, 3, H, W], to embeddings [B, D] in float32 or wider."""
         representations = forward_views(self.backbone, batch.views)
         return [at_least_float32(z) for z in forward_views(self.projector, representations)]
 
     def embedding_loss(self, embeddings: Sequence[Tensor], step: int) -> StepOutput:
-        """Weigh invariance, variance and covariance of the embeddings of two views (equation 6)."""
+        """Return the weighted sum of invariance, variance and covariance terms (equation 6)."""
         config = self.config
         z_a, z_b = embeddings
         terms = vicreg_loss(
@@ -125,7 +125,7 @@ class VicReg(Recipe):
         )
 
     def make_optimizer(self) -> LARS:
-        """Return LARS; vectors get neither weight decay nor LARS's rescaling (authors' code)."""
+        """Return LARS; biases and BatchNorm get neither weight decay nor LARS's rescaling (authors' code)."""
         config = self.config
         lr = config.lr * config.batch_size / 256
         weights, vectors = split_by_dimension(self)
@@ -136,13 +136,13 @@ class VicReg(Recipe):
         return LARS(groups, lr, config.momentum, config.weight_decay, config.trust)
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return the warm-up and cosine of the paper."""
+        """Return the paper's schedule: a linear warm-up, then a cosine."""
         warmup_steps = round(self.config.warmup_epochs * steps_per_epoch)
         return warmup_cosine(total_steps, warmup_steps, self.config.final_lr_factor)
 
 
 def run(config: Config) -> RunSummary:
-    """Pre-train on a pack and leave a run folder."""
+    """Pre-train on a pack and write a run folder."""
     view_options = (config.resolution, config.min_crop, config.flip_p, config.max_sigma)
     views = (presets.barlow_a(*view_options), presets.barlow_b(*view_options))
     loaders = PretrainingLoaders(config, views)
@@ -150,7 +150,7 @@ def run(config: Config) -> RunSummary:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and run the command."""
     print_summary(VicReg.name, run(command_line(Config, __doc__)))
 
 
