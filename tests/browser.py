@@ -1,4 +1,4 @@
-"""Opening a page in headless Chromium: what becomes of it, and what its console says."""
+"""Open pages in headless Chromium, and return their DOM and what their scripts wrote to the console."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Opened(NamedTuple):
     """A page after its scripts have run.
 
     Attributes:
-        dom: as HTML text.
-        console: lines that it wrote, errors among them.
+        dom: the DOM as HTML text.
+        console: lines that the page wrote to the console, including errors.
     """
 
     dom: str
@@ -31,11 +31,11 @@ class Opened(NamedTuple):
 
 
 class Frames(NamedTuple):
-    """What a function returned in each of many pages.
+    """The results of one function in many pages.
 
     Attributes:
-        found: by name of the page and width, such as "vae 390"; the text of an error where it failed.
-        console: lines that any of them wrote.
+        found: result by page name and width, such as "vae 390"; the error's text if the function failed.
+        console: lines that any page wrote to the console.
     """
 
     found: dict[str, Any]
@@ -50,15 +50,14 @@ def open_page(
     wait_ms: int = 3000,
     patience_s: int = 60,
 ) -> Opened:
-    """Open a page, run a script in it, and return what it has become.
+    """Open a page, run a script in it, and return the page as it is afterwards.
 
     Args:
-        page: the file.
-        script: runs after the page's own.
-        width: of the window in pixels.
+        script: JavaScript to run after the page's own scripts.
+        width: width of the window in pixels.
         screenshot: PNG file to write.
-        wait_ms: time that passes for the page, at most.
-        patience_s: time that the browser may take.
+        wait_ms: longest virtual time for the page's timers.
+        patience_s: longest real time for the browser.
     """
     assert BROWSER is not None
     opened = page
@@ -113,10 +112,10 @@ def open_pages(pages: Mapping[str, Path], function: str, widths: Sequence[int], 
     """Open many pages in one browser, each in a frame for each width, and call a function in each.
 
     Args:
-        pages: files by name; none is changed.
-        function: body of a function that runs once all of a page is there, and returns what JSON can hold.
-        widths: of the frames in pixels, such as a phone's.
-        folder: for what this writes.
+        pages: files by name; the files stay unchanged.
+        function: body of a JavaScript function that runs when a page has loaded; its result must be JSON.
+        widths: widths of the frames in pixels, such as a phone's.
+        folder: folder for temporary copies of the pages.
     """
     frames = ""
     for number, (name, page) in enumerate(pages.items()):
@@ -134,7 +133,7 @@ def open_pages(pages: Mapping[str, Path], function: str, widths: Sequence[int], 
 
 
 def result(opened: Opened) -> str:
-    """Return the text that a script left in an element called `result`, with entities resolved."""
+    """Return the text that a script wrote into the element `result`, with HTML entities resolved."""
     from html import unescape
 
     found = re.search(r'<pre id="result">(.*?)</pre>', opened.dom, re.S)

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-# How many threads share a sum decides how it rounds, and floors were measured with one: so one it is on every
-# machine, in the tests' own processes too. Workers side by side fill the cores. Said before torch is loaded.
+# One thread on every machine, also in processes that tests start: the number of threads decides how sums
+# round, and the floors were measured with one. Parallel workers use the cores. Set before torch is loaded.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from loaders.common.allocator import keep_freed_memory
 from loaders.common.cache_folder import cache_folder
 
-# Where `make setup` keeps compiled kernels, whatever cache a test sets up for all else.
+# The folder where `make setup` keeps compiled kernels, even if a test sets another cache folder for the rest.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder().parent))
 
 import hypothesis
@@ -33,68 +33,69 @@ from tools.write_digits import write_digits
 
 keep_freed_memory()  # as every command does
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what a script leaves behind
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a script's shell starts background jobs
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The same examples every time: a change must not be judged by luck. `make test-slow` draws new ones.
+# The same examples every time, so that no test fails by chance. `make test-slow` draws new examples.
 hypothesis.settings.register_profile("steady", derandomize=True)
 hypothesis.settings.load_profile("steady")
 
 
 def pytest_collection(session: pytest.Session) -> None:
-    """Prepare a process that runs tests; the one that hands them out to others needs no torch."""
+    """Prepare a process that runs tests; the xdist controller, which only hands out tests, needs no torch."""
     if session.config.pluginmanager.hasplugin("dsession"):
         return
-    gc.disable()  # what is imported and collected stays: to look for garbage in it takes a tenth of the start
+    gc.disable()  # imports and collection leave no garbage; searching takes a tenth of the start
     import torch
 
     torch.set_num_threads(1)  # a plugin may have loaded torch before the environment said so
-    if not torch.cuda.is_available():  # device kernels run in Triton's interpreter; said before it is loaded
+    if not torch.cuda.is_available():  # before Triton is loaded: run device kernels in its interpreter
         os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 ENDED = count(1)
-"""Numbers the tests of this process as they end."""
+"""Counts the tests of this process as they end."""
 
 
 def freeze_objects() -> None:
-    """Leave the objects that are there out of garbage collections: accelerate asks for two after every run.
+    """Exclude all existing objects from garbage collection.
 
-    Each looks at all objects of the process, which cost more than the training of a small network.
+    accelerate runs two collections after every training; looking at all objects of the process took longer
+    than the training of a small network.
     """
     gc.collect()
     gc.freeze()
 
 
 def pytest_collection_finish() -> None:
-    """Freeze what is imported by now."""
+    """Exclude everything imported so far from garbage collection, and enable the collector again."""
     gc.freeze()
     gc.enable()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Wait for the fork server before the first test that uses it, since none is to blame for its start."""
+    """Start the fork server before the first test that uses it, so that its start counts for no test."""
     if any(name in vars(getattr(item, "module", item)) for name in ("Forked", "run_forked", "launch_forked")):
         start_fork_server()
 
 
 def pytest_runtest_teardown() -> None:
-    """Freeze now and then what tests have imported since."""
+    """Every 100 tests, exclude what they have imported from garbage collection."""
     if next(ENDED) % 100 == 0:
         freeze_objects()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """End a worker at once: to let go of all that tests have imported takes it ten seconds more."""
-    if hasattr(config, "workerinput"):  # what it has found has been sent
+    """End a worker at once: an orderly exit would take ten seconds to free what the tests have imported."""
+    if hasattr(config, "workerinput"):  # its results have been sent
         os._exit(0)
-    gc.unfreeze()  # so that extensions find all objects gone, as without tests
+    gc.unfreeze()  # so that all objects are freed before extensions exit, as outside of tests
 
 
 @pytest.fixture(scope="session", autouse=True)
 def no_measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what the user has measured, which decides about "auto", from every test and its processes."""
+    """Hide the user's saved measurements, which decide what "auto" means, from tests and their processes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -102,7 +103,7 @@ def no_measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_power_cuts() -> Iterator[None]:
-    """Syncing guards against power cuts alone, which no test can cause, and costs much of the time."""
+    """Turn fsync off: it only guards against power cuts, which no test can cause, and takes much time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
@@ -110,7 +111,7 @@ def no_power_cuts() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_bfloat16() -> Iterator[None]:
-    """Take float32 on every processor unless a test says otherwise: a process has one precision for good."""
+    """Pretend that no processor has bfloat16 unless a test says so: a process cannot change its precision."""
     import torch
 
     with pytest.MonkeyPatch.context() as patch:
@@ -120,7 +121,7 @@ def no_bfloat16() -> Iterator[None]:
 
 @pytest.fixture
 def blank_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every drawing of a test be a dot."""
+    """Replace every drawing by a dot."""
     draw_dots(monkeypatch)
 
 
@@ -168,5 +169,5 @@ def little_pack(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def data(digits_pack: Pack, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Data:
-    """What the trainings that are held to floors read."""
+    """The data of the trainings whose accuracy must exceed a floor."""
     return Data(digits_pack, digits_folder, tmp_path_factory.mktemp("data"))

@@ -1,4 +1,4 @@
-"""Runs scripts with a command line each in one process that refuses to import what takes seconds."""
+"""Run scripts, each with a command line, in one process that refuses to import slow libraries."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HEAVY = {
 
 
 class Refusal(importlib.abc.MetaPathFinder):
-    """Ends the import of a heavy library by an error, or by Ctrl-C and an error that hides it."""
+    """Import hook that ends the import of a heavy library with an error, optionally after a Ctrl-C."""
 
     def __init__(self, interrupts: bool, libraries: set[str]) -> None:
         self.interrupts, self.libraries = interrupts, libraries
@@ -40,12 +40,12 @@ class Refusal(importlib.abc.MetaPathFinder):
             try:
                 if self.interrupts:
                     signal.raise_signal(signal.SIGINT)
-            finally:  # as numpy's core does
+            finally:  # numpy's core hides an interrupt this way
                 raise ImportError(f"{name} was imported")
 
 
 def outcome(script: str, words: Sequence[str]) -> tuple[object, str, str]:
-    """The exit code of a script, or what else ended it, and what it printed."""
+    """Run a script; return its exit code or the exception that ended it, and what it printed."""
     sys.argv = [script, *words]
     out, err = io.StringIO(), io.StringIO()
     try:
@@ -60,7 +60,7 @@ def outcome(script: str, words: Sequence[str]) -> tuple[object, str, str]:
 
 if __name__ == "__main__":
     if sys.argv[1] == "--interrupt":
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore SIGINT
         sys.meta_path.insert(0, Refusal(True, HEAVY | {"tyro"} if sys.argv[2] == "early" else HEAVY))
         print(outcome(sys.argv[3], sys.argv[4:]))
     else:

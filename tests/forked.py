@@ -1,9 +1,8 @@
-"""Commands and ranks in processes of their own that need no start: forks of one that has imported torch.
+"""Run commands and ranks in separate processes that start quickly: as forks of one that has imported torch.
 
-A start of Python with torch, timm and accelerate takes seconds of a core, and a launcher takes them for every
-rank. `multiprocessing`'s fork server imports `tests.preloaded` once for each worker of the tests. What
-belongs to a start (imports, what happens at exit, launchers) is held by tests that run Python or
-`accelerate launch`.
+Starting Python with torch, timm and accelerate takes seconds of a core, once per rank under a launcher.
+`multiprocessing`'s fork server imports `tests.preloaded` once for each worker of the tests. What only a real
+start shows (imports, behaviour at exit, launchers) is tested by running Python or `accelerate launch`.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ _CONTEXT.set_forkserver_preload(["tests.preloaded"])
 
 
 def _become(words: list[str], environment: dict[str, str], out: str, err: str) -> None:
-    """Do what `python WORDS` does, in the process that has been forked."""
+    """Do what `python WORDS` does, in this forked process."""
     for descriptor, file in ((1, out), (2, err)):
         opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(opened, descriptor)
         os.close(opened)
     assert "tests.preloaded" in sys.modules, "the fork server has imported nothing"
-    os.setsid()  # so that what it forks itself ends with it
+    os.setsid()  # so that processes which it forks can be ended with it
     os.environ.clear()
     os.environ.update(environment)
     if words[0] == "-c":
@@ -51,11 +50,11 @@ def _become(words: list[str], environment: dict[str, str], out: str, err: str) -
 
 
 class Forked:
-    """`python WORDS` from the project's root, under way; leaving its context kills it where it is not over.
+    """A running `python WORDS`, started in the project's root; leaving the context kills it if still running.
 
     Args:
         words: `script.py`, `-m module` or `-c text`, and the arguments.
-        environment: variables besides those of this process.
+        environment: variables to add to those of this process.
     """
 
     def __init__(self, *words: object, environment: Mapping[str, str] | None = None) -> None:
@@ -65,17 +64,17 @@ class Forked:
         variables = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
         given = (self.words, variables, str(self._out), str(self._err))
         self._process = _CONTEXT.Process(target=_become, args=given)
-        with chdir(ROOT):  # where the fork server finds what it imports, and the command begins
+        with chdir(ROOT):  # the fork server imports from here, and the command starts here
             self._process.start()
 
     @property
     def pid(self) -> int:
-        """Number of the process."""
+        """Process ID."""
         assert self._process.pid is not None
         return self._process.pid
 
     def wait_for_lines(self, number: int, seconds: float = 120.0) -> None:
-        """Wait until so many lines are printed."""
+        """Wait until the process has printed `number` lines."""
         end = time.monotonic() + seconds
         while not self._out.exists() or self._out.read_bytes().count(b"\n") < number:
             assert self._process.is_alive(), self._err.read_text()
@@ -83,14 +82,14 @@ class Forked:
             time.sleep(0.002)
 
     def ended(self) -> subprocess.CompletedProcess[str] | None:
-        """Return the exit code, negative for a signal, and what was printed; None before the end."""
+        """Return exit code (negative for a signal) and output; None while the process is running."""
         if self._process.is_alive():
             return None
         texts = [path.read_text() if path.exists() else "" for path in (self._out, self._err)]
         return subprocess.CompletedProcess(self.words, self._process.exitcode or 0, *texts)
 
     def wait(self) -> subprocess.CompletedProcess[str]:
-        """Wait for the end, as long as the test may take; see `ended`."""
+        """Wait for the end without a time limit but the test's; see `ended`."""
         self._process.join()
         done = self.ended()
         assert done is not None
@@ -104,7 +103,7 @@ class Forked:
     ) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        self._process.kill()  # where it has no group of its own yet
+        self._process.kill()  # in case it has no process group of its own yet
         self._process.join()
         self._folder.cleanup()
 
@@ -117,7 +116,7 @@ def run_forked(*words: object) -> subprocess.CompletedProcess[str]:
 
 @cache
 def start_fork_server() -> None:
-    """Wait until the fork server of this process has imported all."""
+    """Start the fork server of this process, and wait until it has imported all modules."""
     run_forked("-c", "")
 
 
@@ -135,7 +134,7 @@ def launch_forked(num_processes: int, *words: object) -> None:
             )
             for rank in range(num_processes)
         ]
-        while None in (found := [rank.ended() for rank in ranks]):  # the first that fails ends all
+        while None in (found := [rank.ended() for rank in ranks]):  # the first failure ends all
             assert not any(done.returncode for done in found if done), [done.stderr for done in found if done]
             time.sleep(0.01)
         assert not any(done.returncode for done in found if done), [done.stderr for done in found if done]

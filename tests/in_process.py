@@ -1,4 +1,4 @@
-"""The project's commands in this process: starting Python with torch costs seconds each time."""
+"""Run the project's commands in this process, since each start of Python with torch takes seconds."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ ROOT = Path(__file__).parents[1]
 
 
 def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a script of the project from its root, as its command line does, and leave a training's page empty.
+    """Run a script in the project's root, as its command line would, but write no page about a training.
 
     The page's pictures take longer than a training of a few steps. `tests/engine/report/test_run_page.py`,
-    `tests/test_tour.py` and, where there is a browser, `tests/recipes/test_pages.py` make them.
+    `tests/test_tour.py` and, if there is a browser, `tests/recipes/test_pages.py` make pages.
 
     Args:
-        script: such as "tools/verify_pack.py"; its function `main` is called.
-        arguments: of the command line.
+        script: path such as "tools/verify_pack.py"; its function `main` is called.
+        arguments: arguments of the command line.
 
     Returns:
-        Exit code and what it printed. An error that a user would see as a traceback is raised.
+        Exit code and output. An error that a user would see as a traceback is raised.
     """
     words = [script, *map(str, arguments)]
     module = import_module(script.removesuffix(".py").replace("/", "."))

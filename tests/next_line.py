@@ -1,4 +1,4 @@
-"""The line that a command ends with, read as its user would type it."""
+"""Read the last line of a command's output, which suggests the next command, as a user would type it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ import tyro
 
 
 def read_next_line(out: str) -> tuple[str, Any]:
-    """Return the script that the last line of an output names, and the options that the line gives it.
-
-    Args:
-        out: what a command printed.
+    """Return the script that the last line of an output suggests, and the options in that line.
 
     Raises:
-        AssertionError: the last line names no command, or one with options that the script does not take.
+        AssertionError: the last line suggests no command, or one with options that the script does not take.
     """
     begin, python, script, *words = shlex.split(out.strip().splitlines()[-1])
     assert (begin, python) == ("next:", "python"), out

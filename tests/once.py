@@ -1,4 +1,4 @@
-"""Fixtures that all workers of the tests share: the first that needs one makes it, the others wait for it."""
+"""Fixtures that all test workers share: the first worker that needs one makes it, the others wait for it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from filelock import FileLock
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """Return the folder that `make` has filled, once for all workers; it is not to be changed.
+    """Return a folder that `make` has filled, once for all workers; tests must not change it.
 
     Args:
-        factory: of temporary folders.
-        name: of the folder.
-        make: fills it; it gets the empty folder.
+        factory: makes temporary folders.
+        name: name of the folder.
+        make: fills the empty folder that it is given.
     """
     if "PYTEST_XDIST_WORKER" not in os.environ:
         alone = factory.mktemp(name)

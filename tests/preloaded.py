@@ -1,4 +1,4 @@
-"""What processes forked for tests find imported; see `tests.forked`."""
+"""The imports that processes forked for tests inherit; see `tests.forked`."""
 
 import gc
 

@@ -1,4 +1,4 @@
-"""What the pages and the scripts tell a user to type: every command is taken, every link leads somewhere."""
+"""Commands and links on pages and in scripts: every command is accepted, every link has a target."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COMMAND = re.compile(r"(?:python|accelerate launch) ((?:recipes|tools)/\w+\.py)(
 
 
 def script_of(called: re.Match[str]) -> str:
-    """`python SCRIPT` for a command of `sluice`; outlines, and lists that it prints, stay as they are."""
+    """Return `python SCRIPT` for a command of `sluice`; outlines and commands that print lists stay."""
     before, group, name = called.groups()
     known = {"train": sluice.methods, "bench": sluice.benchmarks}.get(group, sluice.commands)()
     if name.isupper() or (group is None and name in sluice.GROUPS):
@@ -38,7 +38,7 @@ def script_of(called: re.Match[str]) -> str:
 
 
 def commands(text: str) -> list[tuple[str, str]]:
-    """Scripts and their arguments in the indented or fenced lines of a text, and between backticks."""
+    """Return scripts and their arguments from indented or fenced lines and from backticks in a text."""
     lines = re.sub(r" *\\\n\s*", " ", text)
     lines = re.sub(r"(?m)(^ *|`)sluice (?:(train|bench) )?(?!train |bench )(\w+)", script_of, lines)
     fenced = "\n".join(re.findall(r"```sh\n(.*?)```", lines, re.DOTALL))
@@ -53,7 +53,7 @@ def docstring(path: Path) -> str:
 
 @cache
 def given() -> dict[str, list[str]]:
-    """The arguments of all commands of all pages and docstrings, by script."""
+    """Return the arguments of all commands on all pages and in all docstrings, by script."""
     found: dict[str, list[str]] = {}
     explained = (*SCRIPTS, Path(sluice.__file__))
     for text in [page.read_text() for page in PAGES] + [docstring(path) for path in explained]:
@@ -69,9 +69,9 @@ def test_commands_of_the_pages_are_taken(path: Path, capsys: pytest.CaptureFixtu
     config = module.Command if script == "tools/labels.py" else module.Config
     assert script in [name for name, _ in commands(docstring(path))], "no example in its --help"
     for line in given()[script]:
-        arguments = shlex.split(re.sub(r"\s#.*", "", line))  # a # inside a word is the folder in an archive
+        arguments = shlex.split(re.sub(r"\s#.*", "", line))  # inside a word, # names a folder in an archive
         if not arguments or "..." in line or "$@" in line:
-            continue  # only its name is given, an outline, or a function of the shell
+            continue  # just a name, an outline, or a shell function
         try:
             tyro.cli(config, args=arguments)
         except SystemExit as ended:
@@ -96,7 +96,7 @@ def test_the_methods_inside_a_sweep_are_taken(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_every_option_is_explained(path: Path) -> None:
-    """In words that can be read without the option's name: none is `Of SGD.`"""
+    """The text must be understandable without the option's name, unlike `Of SGD.`"""
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.ClassDef) or not node.name.endswith("Config"):
             continue

@@ -21,7 +21,7 @@ SCRIPTS = [
     for path in sorted((ROOT / folder).glob("*.py"))
     if "run_command(main)" in path.read_text()
 ]
-READERS = [  # commands that read a pack, each with the rest of what it must have
+READERS = [  # commands that read a pack, each with its other required options
     ("recipes/active.py", ["--out", "run"]),
     ("recipes/barlow.py", ["--out", "run"]),
     ("recipes/evaluate.py", ["--run", "before", "--out", "run"]),
@@ -35,7 +35,7 @@ STARTS = [  # commands that read a run or weights and need no pack
     ("tools/report.py", ["--run", "nowhere"]),
     ("tools/report.py", ["--run", "docs", "--beside", "nowhere"]),
 ]
-WITHOUT_A_PACK = [  # commands that measure or show a pack
+WITHOUT_A_PACK = [  # commands that measure or show a pack, which they get as an argument
     ("tools/show_views.py", ["nowhere"]),
     ("tools/doctor.py", ["nowhere"]),
     ("tools/bench_memory.py", ["nowhere"]),
@@ -122,7 +122,7 @@ def test_places_that_cannot_be_are_one_line(
     assert (absent.code, absent.out) == (2, "")
     assert absent.err.startswith("error: no pack at ")
     assert absent.err.count("\n") == 1
-    if script != "recipes/barlow.py":  # a run says more of its folder, when it claims it
+    if script != "recipes/barlow.py":  # a run has another message about its folder
         taken = outcomes[script, "--pack", "nowhere", *words[:-1], "README.md"]
         assert taken.code == 2
         assert re.match(r"error: (out|run): expected a folder at README\.md", taken.err), taken.err
@@ -184,7 +184,7 @@ def test_the_command_for_all_is_as_quick(outcomes: dict[tuple[str, ...], Outcome
     ("when", "script"), [("late", "tools/profile_kernels.py"), ("early", "tools/probe.py")]
 )
 def test_ctrl_c_while_libraries_load_is_one_line(when: str, script: str) -> None:
-    """Also the light ones, which a script imports before it reads its command line."""
+    """This includes light libraries, which a script imports before it reads its command line."""
     done = python("--interrupt", when, script)
     line = "interrupted: no work was begun; start the same command again\n"
     assert (done.returncode, done.stdout, done.stderr) == (130, "", line)

@@ -1,4 +1,4 @@
-"""Processes forked for tests end together, and tell what went wrong."""
+"""Processes forked for tests end together, and report errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of promises names tests that exist, and its table of faults is that of the records."""
+"""The page of guarantees names tests that exist, and its table of faults matches the records."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ PAGE = (ROOT / "docs" / "guarantees.md").read_text("utf-8")
 
 
 def named_tests() -> list[tuple[str, str]]:
-    """Files and functions named on the page; `::name` alone is of the file named before it."""
+    """Return the files and functions named on the page; a bare `::name` belongs to the file before it."""
     found, file = [], ""
     for name in re.findall(r"`((?:[\w/]+\.py)?(?:::\w+)?)`", PAGE):
         path, _, function = name.partition("::")

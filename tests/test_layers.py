@@ -18,10 +18,10 @@ ALLOWED = {
         "loaders.common",
         "loaders.epochs",
         "loaders.options",
-        "loaders.order.fingerprint",  # which pack it is
+        "loaders.order.fingerprint",  # the identity of a pack
         "loaders.packs",
         "loaders.views.evaluation",
-        "loaders.views.policy",  # what a view is, as data
+        "loaders.views.policy",  # the description of a view
     },
     "recipes": {"loaders", "engine"},
     "tools": {
@@ -38,9 +38,9 @@ ALLOWED = {
         "tools.views",
     },
 }
-COMPOSED = {"recipes/pipeline.py": {"recipes"}}  # the one recipe whose stages are other recipes
+COMPOSED = {"recipes/pipeline.py": {"recipes"}}  # the only recipe that runs other recipes
 HEAVY = ("nvidia.dali", "ffcv", "webdataset", "ray", "faiss")
-OF_TRITON = ("loaders/kernels/device/filters.py", "loaders/kernels/device/views.py")  # cannot do without
+OF_TRITON = ("loaders/kernels/device/filters.py", "loaders/kernels/device/views.py")  # need Triton
 
 
 @cache
@@ -72,7 +72,7 @@ def test_imports_follow_the_layers() -> None:
 
 
 def at_import(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
-    """Yield the statements that run when a module is imported: those of functions do not."""
+    """Yield the statements that run when a module is imported, which excludes function bodies."""
     for node in nodes:
         yield node
         typing_alone = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
@@ -82,7 +82,7 @@ def at_import(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
 
 
 def heavy_imports(text: str, heavy: tuple[str, ...]) -> list[str]:
-    """Return what a module imports of heavy ones as soon as somebody imports it."""
+    """Return the heavy libraries that a module imports when it is imported itself."""
     names = []
     for node in at_import(ast.parse(text).body):
         if isinstance(node, ast.Import):
@@ -172,7 +172,7 @@ def test_common_knows_nothing_above_it() -> None:
 
 
 def module_graph() -> dict[str, set[str]]:
-    """Which modules each one imports when it is imported itself."""
+    """Return, for each module, the modules that it imports when it is imported itself."""
     paths = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
         for layer in ALLOWED

@@ -1,4 +1,4 @@
-"""Each example of docs/loader.md runs as it stands there, on the digits."""
+"""Each example of docs/loader.md runs unchanged, on the digits."""
 
 import importlib.util
 import re
@@ -32,7 +32,7 @@ def test_the_examples_run(name: str, digits_pack: Pack, tmp_path: Path, capsys) 
         pytest.skip(f"{module} is not installed")
     with warnings.catch_warnings():
         if module is not None:
-            warnings.simplefilter("ignore")  # another library's advice on its own trainer
+            warnings.simplefilter("ignore")  # another library's warnings about its trainer
         found = run(name, digits_pack, tmp_path)
     if name == "Plain PyTorch":
         assert found["train"].next_epoch == 2

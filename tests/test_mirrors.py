@@ -1,4 +1,4 @@
-"""Every module has a test of its own name, or stands in this table beside the test that holds it."""
+"""Every module has a test file of its own name, or is in this table, which names the test that covers it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = ("loaders", "engine", "recipes", "tools")
 
-# A line for each test: the modules that it holds, below the folder that begins the line.
+# One entry per test: a folder, then the modules below that folder that the test covers.
 HELD = {
     "loaders/test_contract.py": """loaders/ batch build epochs options backends/cpu backends/work
         transform kernels/memory views/presets""",
@@ -100,7 +100,7 @@ HELD = {
 
 
 def held() -> dict[str, str]:
-    """The test of each module of the table."""
+    """Return the test of each module in the table."""
     found: dict[str, str] = {}
     for test, line in HELD.items():
         folder, *names = line.split()
@@ -130,7 +130,7 @@ def test_every_module_has_a_test_or_a_line() -> None:
 
 @cache
 def reached(module: str) -> frozenset[str]:
-    """Modules of the project that one names: in its imports, or as a script in a text."""
+    """Return the project's modules that one module names, in imports or as a script in a string."""
     path = ROOT / f"{module}.py"
     path = path if path.exists() else ROOT / module / "__init__.py"
     if not path.exists():
@@ -158,5 +158,5 @@ def test_the_test_of_a_line_reaches_its_modules(test: str) -> None:
             seen.add(module)
             front += reached(module)
     named = {module for module, its in held().items() if its == test}
-    if test != "test_commands.py":  # which takes every script that it finds
+    if test != "test_commands.py":  # it runs every script that it finds
         assert sorted(named - seen) == []

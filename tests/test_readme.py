@@ -1,4 +1,4 @@
-"""The Python of the README runs as it stands there, on a pack that the README's own command makes."""
+"""The Python code of the README runs unchanged, on a pack that the README's own command makes."""
 
 import re
 import shlex
@@ -10,7 +10,7 @@ from tests.in_process import run_script
 from tests.loaders.packs.inputs import jpeg, write_tree
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
-NUM_PHOTOS = 300  # as many as the README speaks of
+NUM_PHOTOS = 300  # the number in the README
 
 
 def blocks(language: str) -> list[str]:

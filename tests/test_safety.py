@@ -1,6 +1,6 @@
-"""Nothing that came from outside is unpickled, unpacked or run, and JSON is read in one way.
+"""No outside data is unpickled, unpacked or run as code, and all JSON is read by one function.
 
-Checked on the syntax tree of all code: a name counts as what it was imported from, whatever it is called.
+The check reads the syntax tree of all code and resolves each name to what was imported, whatever its alias.
 """
 
 import ast
@@ -11,20 +11,20 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 THE_ONE_WAY = {
-    "loaders/common/json_text.py uses json.loads",  # which bounds the depth of what is read
-    # Of what this very call wrote, before it gets its name.
+    "loaders/common/json_text.py uses json.loads",  # limits the depth of nesting
+    # Reads a file that the same call has just written, before it gets its final name.
     "engine/nets/exported.py uses torch.export.load",
-    # A peer in a benchmark: the file that the user names with --source, run because it is to be measured.
+    # A peer in a benchmark: runs the file that the user names with --source, in order to measure it.
     "tools/peers/airbench.py uses spec.loader.exec_module in a way that may run what it reads",
 }
 UNSAFE_MODULES = {"pickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal", "joblib", "yaml"}
 UNSAFE_NAMES = {
     *("eval", "exec", "compile", "os.system", "os.popen", "shutil.unpack_archive", "pandas.read_pickle"),
-    *("torch.export.load", "torch.jit.load", "torch.package.PackageImporter"),  # run what a file says
+    *("torch.export.load", "torch.jit.load", "torch.package.PackageImporter"),  # run code from the file
     *("tarfile.TarFile", "json.load", "json.loads", "json.JSONDecoder"),
 }
-UNSAFE_METHODS = {"extract", "extractall", "unpack_archive", "read_pickle"}  # of anything
-# Calls that are safe with a certain argument: which, and as what it is written.
+UNSAFE_METHODS = {"extract", "extractall", "unpack_archive", "read_pickle"}  # of any object
+# Calls that are safe with a certain argument: its name and value.
 CONDITIONS = {"numpy.load": ("allow_pickle", "False"), "torch.load": ("weights_only", "True")}
 
 
@@ -41,7 +41,7 @@ def unsafe(tree: ast.AST) -> Iterator[str]:
             yield from (f"uses {name}" for name in imported if name in UNSAFE_NAMES)
         elif isinstance(node, ast.Name | ast.Attribute):
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                continue  # such as the field of a dataclass, which hides no builtin
+                continue  # an assignment, such as a dataclass field
             name = _full_name(node, origins)
             if name in UNSAFE_NAMES:
                 yield f"uses {name}"
@@ -74,7 +74,7 @@ def _full_name(node: ast.expr, origins: dict[str, str]) -> str:
 
 
 def _is_allowed(name: str, call: ast.Call | None) -> bool:
-    """Tell whether a name is none that needs a certain argument, or is called with it."""
+    """Return whether an unsafe name is called with the argument that makes the call safe."""
     if name in CONDITIONS:
         keyword, value = CONDITIONS[name]
         return call is not None and _argument(call, keyword) == value

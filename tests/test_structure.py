@@ -11,13 +11,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("engine", "loaders", "recipes", "tools")
 MOST_LINES, MOST_LINES_OF_FUNCTION, MOST_PARAMETERS = 450, 60, 8
-PUBLIC = {"build_paired_loader": 9}  # people call it by the names of its parameters, which stay
-COMPILED = "loaders/kernels"  # a kernel takes its arrays one by one, and calls cost time there
-COMPILERS = {"kernel", "njit"}  # elsewhere by these decorators
+PUBLIC = {"build_paired_loader": 9}  # a public function whose parameters must not change
+COMPILED = "loaders/kernels"  # kernels need arrays as separate parameters, and calls are costly
+COMPILERS = {"kernel", "njit"}  # decorators of kernels elsewhere
 
 
 def too_long(path: Path, text: str) -> Iterator[str]:
-    """Yield what is beyond a limit in a file."""
+    """Yield a message for each limit that a file exceeds."""
     if (lines := text.count("\n")) > MOST_LINES:
         yield f"{path} has {lines} lines"
     if path.as_posix().startswith(COMPILED):
@@ -51,12 +51,12 @@ def test_nothing_is_too_long_to_read(folder: str) -> None:
 
 
 ZERO_IS_FINE = {"seed", "num_tested"}
-GIVEN_ANEW = {"resolution", "epochs", "batch_size"}  # `RunConfig` says what they may be
+GIVEN_ANEW = {"resolution", "epochs", "batch_size"}  # `RunConfig` declares their ranges
 CONFIGS = {"RunConfig", "ClassifierConfig", "SemiConfig", "TileConfig"}
 
 
 def unsaid(text: str) -> list[str]:
-    """Return the fields of dataclasses that count something and do not say that there must be one."""
+    """Return dataclass fields that count something but are not declared as `Count`, at least 1."""
     return [
         field.target.id
         for node in ast.walk(ast.parse(text))
@@ -73,7 +73,7 @@ def unsaid(text: str) -> list[str]:
 
 
 def test_a_count_says_that_there_must_be_one() -> None:
-    """Whatever a default above 0 counts is a `Count`; what may be 0 as well is named here."""
+    """A number with a default above 0 is a `Count`; exceptions, which may be 0, are listed here."""
     paths = [*ROOT.glob("recipes/*.py"), *ROOT.glob("tools/*.py"), *ROOT.glob("engine/train/*config.py")]
     found = {path.name: unsaid(path.read_text("utf-8")) for path in paths}
     assert {name: fields for name, fields in found.items() if fields} == {}

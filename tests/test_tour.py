@@ -1,4 +1,4 @@
-"""Every command of docs/tour.md, in its order, with fewer steps, on a few drawn photographs."""
+"""Run every command of docs/tour.md, in order, with fewer steps, on a few drawn photographs."""
 
 import csv
 import importlib
@@ -23,7 +23,7 @@ COMMANDS = [
     for block in re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.S)
     for line in re.sub(r" *\\\n\s*", " ", block).strip().splitlines()
 ]
-# One step instead of an hour; a processor's time for each stage.
+# Options that shorten each stage to a step or so, which a processor takes little time for.
 SHORTER = {
     "barlow": ["--max-steps", "1"],
     "supervised": [
@@ -31,14 +31,14 @@ SHORTER = {
         "1",
         "--lr",
         "0.001",
-    ],  # one step at the usual rate breaks what one step made
+    ],  # a step at the usual rate would spoil a network of one step
     "doctor": ["--seconds", "0.02"],
 }
 SMALLER = {"32": "16", "512": "16"}
 
 
 def label(path: Path) -> None:
-    """Fill in a request, as its page does."""
+    """Fill in a request as the labelling page does."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     for row, name in zip(rows, ("cat", "dog", "cat"), strict=False):
@@ -51,7 +51,7 @@ def label(path: Path) -> None:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages without drawings, which take half of the time and have tests of their own."""
+    """Leave out the drawings of pages, which take half of the time and are tested elsewhere."""
     blank = io.BytesIO()
     Image.new("RGB", (4, 4)).save(blank, "PNG")
 

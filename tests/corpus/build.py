@@ -1,4 +1,4 @@
-"""Files of odd forms, written byte by byte where no library writes them."""
+"""Writers of unusual image files, byte by byte where no library writes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PICTURE = Image.fromarray(pixels(3, 48, 80))
 
 
 def pillow(data: bytes) -> np.ndarray:
-    """Pillow's upright RGB on white, of an 8-bit mode."""
+    """Decode with Pillow to upright RGB on white, uint8 [H, W, 3]; for 8-bit modes only."""
     with Image.open(io.BytesIO(data)) as image:
         image.load()
         turned = ImageOps.exif_transpose(image)
@@ -52,7 +52,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png(values: np.ndarray, depth: int, colour: int, trns: bytes = b"") -> bytes:
-    """A PNG of 8 or 16 bits; gray [H, W] or RGB [H, W, 3]."""
+    """Write a PNG of 8 or 16 bits per sample from gray [H, W] or RGB [H, W, 3]."""
     rows = values.astype(">u2" if depth == 16 else np.uint8)
     body = b"".join(b"\0" + row.tobytes() for row in rows)
     head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], depth, colour, 0, 0, 0)
@@ -64,7 +64,7 @@ def png(values: np.ndarray, depth: int, colour: int, trns: bytes = b"") -> bytes
 
 
 def tiff(samples: np.ndarray, tags: dict[int, int], order: str = "<") -> bytes:
-    """An uncompressed TIFF of one strip; samples [H, W] of any dtype."""
+    """Write an uncompressed TIFF of one strip from samples [H, W] of any dtype."""
     height, width = samples.shape[:2]
     body = samples.astype(samples.dtype.newbyteorder(order)).tobytes()
     known = {256: width, 257: height, 258: samples.itemsize * 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: height}
@@ -75,10 +75,10 @@ def tiff(samples: np.ndarray, tags: dict[int, int], order: str = "<") -> bytes:
 
 
 def planar_tiff(values: np.ndarray) -> bytes:
-    """An uncompressed TIFF whose planes stand one behind the other; uint8 [H, W, 3]."""
+    """Write an uncompressed TIFF that stores one colour plane after the other, from uint8 [H, W, 3]."""
     height, width, _ = values.shape
     size = height * width
-    extra = 8 + 3 * size  # where the fields of three values stand
+    extra = 8 + 3 * size  # offset of the fields with three values
     entries = {256: width, 257: height, 259: 1, 262: 2, 277: 3, 278: height, 284: 2}
     fields = [(tag, 4, 1, struct.pack("<I", value)) for tag, value in entries.items()]
     fields.append((258, 3, 3, struct.pack("<I", extra)))
@@ -91,7 +91,7 @@ def planar_tiff(values: np.ndarray) -> bytes:
 
 
 def transparent() -> dict[str, bytes]:
-    """A picture with a transparent half in every way that a format has for it."""
+    """Write a partly transparent picture in every format that supports transparency, in each possible way."""
     rgba = PICTURE.convert("RGBA")
     rgba.putalpha(Image.fromarray(np.tile(np.linspace(0, 255, 80).astype(np.uint8), (48, 1))))
     palette = PICTURE.quantize(16)

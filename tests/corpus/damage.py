@@ -15,7 +15,7 @@ TALL = encoded(Image.fromarray(pixels(5, 2400, 32)), "JPEG", quality=90)
 
 
 def without_jfif(*segments: bytes) -> bytes:
-    """`PLAIN` with other segments in the place of its JFIF one."""
+    """Return `PLAIN` with other segments in place of its JFIF segment."""
     return PLAIN[:2] + b"".join(segments) + PLAIN[20:]
 
 

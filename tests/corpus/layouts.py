@@ -1,4 +1,4 @@
-"""The layouts that people bring: what writes each, and the class of each image in it."""
+"""Dataset layouts that users have: a writer for each, and the expected class of each image."""
 
 from __future__ import annotations
 

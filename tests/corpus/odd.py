@@ -1,4 +1,4 @@
-"""Nearly 300 odd files whose right pixels are known by construction, or the reason why they are refused."""
+"""Nearly 300 unusual image files, each with its correct pixels (by construction) or reasons to refuse it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.loaders.packs.inputs import encoded, pixels
 
 RIGHT = np.asarray(PICTURE)
 GRAY = np.asarray(PICTURE.convert("L"))
-# Each orientation as a writer lays the upright picture down: EXIF 2.32, tag 0x0112, names the side of the
-# picture that row 0 is, and the one that column 0 is.
+# How a writer stores the upright picture for each orientation. For each value, tag 0x0112 of EXIF 2.32 names
+# the side of the picture that row 0 holds, and the side that column 0 holds.
 LAID_DOWN = {
     1: lambda p: p,  # top, left
     2: lambda p: p[:, ::-1],  # top, right
@@ -36,14 +36,14 @@ _LOSSY = {"JPEG": 2.0, "MPO": 2.5, "AVIF": 3.0, "HEIF": 4.0, "JXL": 3.0}
 
 
 class Odd(NamedTuple):
-    """A file and what is right of it.
+    """A file and its correct pixels.
 
     Attributes:
-        data: the file.
-        right: uint8 [H, W, 3] or [H, W], its upright RGB or gray on white; None where it is refused.
-        most: largest difference of a value, of a format without loss.
-        mean: largest mean difference.
-        reasons: why it is refused, one of these.
+        data: content of the file.
+        right: uint8 [H, W, 3] or [H, W], its upright RGB or gray on white; None if the file must be refused.
+        most: largest difference allowed for a value, if the format is lossless.
+        mean: largest mean difference allowed.
+        reasons: reasons for refusal, of which one must be given.
     """
 
     data: bytes
@@ -62,7 +62,7 @@ def _refused(data: bytes, *reasons: Reason) -> Odd:
 
 
 def _orientations() -> Iterator[tuple[str, Odd]]:
-    """Every way in which a format says that it lies on its side."""
+    """Yield files that state their orientation, in every way that a format has for it."""
     bilevel = np.where(GRAY > 127, 255, 0).astype(np.uint8)
     for turn, lay_down in LAID_DOWN.items():
         laid = Image.fromarray(np.ascontiguousarray(lay_down(RIGHT)))
@@ -93,7 +93,7 @@ def _orientations() -> Iterator[tuple[str, Odd]]:
 
 
 def _modes() -> Iterator[tuple[str, Odd]]:
-    """Every kind of samples of every format."""
+    """Yield files with every sample type of every format."""
     palette = PICTURE.quantize(16)
     indexed = np.array(palette.getpalette()).reshape(-1, 3)[np.asarray(palette)].astype(np.uint8)
     bilevel = np.where(GRAY > 127, 255, 0).astype(np.uint8)
@@ -157,8 +157,8 @@ def _modes() -> Iterator[tuple[str, Odd]]:
 
 
 def _depths() -> Iterator[tuple[str, Odd]]:
-    """Samples of more than 8 bits, and the rule of each."""
-    short = GRAY.astype(np.uint16) * 203 + 17  # up to 51,782: the brightest value is not the largest
+    """Yield files with samples of more than 8 bits, and the pixels that the rule for each type gives."""
+    short = GRAY.astype(np.uint16) * 203 + 17  # up to 51,782: the brightest pixel is below the largest value
     right = np.floor(short / 65_535 * 255 + 0.5).astype(np.uint8)
     yield "png gray of 16 bits", Odd(png(short, 16, 0), right)
     deep = RIGHT.astype(np.uint16) * 256 + 77
@@ -201,7 +201,7 @@ def _depths() -> Iterator[tuple[str, Odd]]:
 
 
 def _transparent() -> Iterator[tuple[str, Odd]]:
-    """Every way in which a format has holes."""
+    """Yield files with transparency, in every way that a format has for it."""
     alpha = np.tile(np.linspace(0, 255, 80).astype(np.uint8), (48, 1))
     share = alpha[..., None] / 255
     on_white = np.floor(RIGHT * share + 255 * (1 - share) + 0.5)
@@ -240,7 +240,7 @@ def _transparent() -> Iterator[tuple[str, Odd]]:
 
 
 def _metadata() -> Iterator[tuple[str, Odd]]:
-    """What stands beside the pixels, large, broken, or of another type."""
+    """Yield files whose metadata is large, broken, or of an unexpected type."""
     text = PngImagePlugin.PngInfo()
     text.add_text("workflow", "x" * (2 << 20), zip=True)
     text.add_itxt("prompt", "y" * (2 << 20), zip=True)
@@ -267,9 +267,9 @@ def _with_thumbnail() -> bytes:
 
 
 def _damaged() -> Iterator[tuple[str, Odd]]:
-    """What is repaired, what lacks pixels, and what no decoder makes pixels of."""
+    """Yield damaged files: some are repaired, some lack pixels, and some cannot be decoded at all."""
     right = dict.fromkeys(DAMAGED, np.asarray(SMOOTH)) | {"the last of many rows": pixels(5, 2400, 32)}
-    # Where to go on behind such a marker is a guess, which is to be that of all others.
+    # Where the image continues after such a marker is a guess; ours must be that of other decoders.
     off = "a restart marker of another number"
     right[off] = decoded(DAMAGED[off])
     for name, data in DAMAGED.items():
@@ -288,7 +288,7 @@ def _damaged() -> Iterator[tuple[str, Odd]]:
 
 
 def _unread() -> Iterator[tuple[str, Odd]]:
-    """Formats that are told by name and not read."""
+    """Yield files of formats that are recognised by name but not read."""
     for number, (data, text) in enumerate(NAMED.items()):
         yield f"{text.split(',')[0]} {number}", _refused(data, Reason.UNSUPPORTED)
     if not (has("HEIF") and has("JXL")):

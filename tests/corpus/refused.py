@@ -1,4 +1,4 @@
-"""Inputs whose labels cannot be told: what writes each, its PATH, and what the refusal says."""
+"""Inputs whose labels cannot be determined: a writer for each, its PATH, and the expected error message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever Pillow opens is packed with Pillow's pixels, or refused for a reason of the enumeration."""
+"""Any file that Pillow opens is packed with Pillow's pixels, or refused for one of the listed reasons."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.corpus.build import exif, pillow, png, tiff
 from tests.corpus.odd import corpus
 from tests.loaders.packs.inputs import encoded, pack, write_tree
 
-# What no bytes are refused for.
+# Reasons that never depend on a file's bytes.
 OF_LISTS = {Reason.DUPLICATE, Reason.NOT_A_FILE, Reason.NO_IMAGE, Reason.HIDDEN, Reason.UNKNOWN}
 MODES = {
     "JPEG": ("L", "RGB", "CMYK"),
@@ -55,13 +55,13 @@ OPTIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
 
 
 class Drawn(NamedTuple):
-    """A file.
+    """A generated file and what must become of it.
 
     Attributes:
-        data: its bytes.
-        right: of a depth that Pillow does not convert: uint8 [H, W], by the stated rule.
-        is_whole: nobody damaged it, so it may not be refused.
-        refusal: why it is to be refused, if so.
+        data: content of the file.
+        right: uint8 [H, W], its pixels by the stated rule, for a bit depth that Pillow does not convert.
+        is_whole: whether the file is undamaged, so that it may not be refused.
+        refusal: the reason for which it must be refused, if any.
     """
 
     data: bytes
@@ -71,7 +71,7 @@ class Drawn(NamedTuple):
 
 
 def values(seed: int, height: int, width: int, channels: int) -> np.ndarray:
-    """Values with smooth and with sharp parts, uint8 [H, W, channels]."""
+    """Draw pixels with smooth and with noisy rows, uint8 [H, W, channels]."""
     rng = np.random.default_rng(seed)
     slope = np.linspace(0, 255, height * width * channels).reshape(height, width, channels)
     noise = rng.integers(0, 256, (height, width, channels))
@@ -80,7 +80,7 @@ def values(seed: int, height: int, width: int, channels: int) -> np.ndarray:
 
 @st.composite
 def plain(draw: st.DrawFn) -> Drawn:
-    """A file of 8 bits as Pillow writes it, on its side or not, with holes or not."""
+    """Draw a file of 8 bits per sample as Pillow writes it, with or without orientation and transparency."""
     kind = draw(st.sampled_from(sorted(MODES)))
     mode = draw(st.sampled_from(MODES[kind]))
     height, width, seed = draw(st.integers(1, 40)), draw(st.integers(1, 40)), draw(st.integers(0, 1 << 30))
@@ -104,7 +104,7 @@ def plain(draw: st.DrawFn) -> Drawn:
 
 @st.composite
 def deep(draw: st.DrawFn) -> Drawn:
-    """A file of more than 8 bits a sample, with what the rule makes of it."""
+    """Draw a file of more than 8 bits per sample, with the pixels that the rule gives."""
     height, width = draw(st.integers(1, 20)), draw(st.integers(1, 20))
     rng = np.random.default_rng(draw(st.integers(0, 1 << 30)))
     top = draw(st.sampled_from([200, 256, 4095, 65_535]))
@@ -134,7 +134,7 @@ def deep(draw: st.DrawFn) -> Drawn:
 
 @st.composite
 def damaged(draw: st.DrawFn) -> Drawn:
-    """A file of the corpus, or any other, with bytes altered, left out or put in."""
+    """Draw a file of the corpus, or a new one, with bytes altered, removed or inserted."""
     data = bytearray(draw(st.one_of(st.sampled_from(list(corpus().values())), plain())).data)
     for _ in range(draw(st.integers(1, 3))):
         if not data:
@@ -153,7 +153,7 @@ def damaged(draw: st.DrawFn) -> Drawn:
 
 
 def of_pillow(data: bytes) -> np.ndarray | None:
-    """Return Pillow's upright RGB on white; None where it cannot decode the file, or leaves its depth."""
+    """Return Pillow's upright RGB on white; None if Pillow cannot decode the file or reduce it to 8 bits."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -165,7 +165,7 @@ def of_pillow(data: bytes) -> np.ndarray | None:
 
 
 def check(file: Drawn, got: np.ndarray | Reason, is_raw: bool, is_copied: bool) -> None:
-    """Judge what became of a file: its pixels, uint8 [H, W, 3], or why it was refused."""
+    """Check a file's result: its pixels, uint8 [H, W, 3], or the reason for which it was refused."""
     if isinstance(got, Reason):
         assert got not in OF_LISTS
         assert not file.is_whole or file.refusal == got
@@ -187,7 +187,7 @@ def check_packed(files: list[Drawn], encoding: str, in_bulk: bool) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         if in_bulk:
             patch.setattr(packer, "_SMALL_INPUT_BYTES", 0)
-        # One that is surely packed: a split without an image is refused as a whole.
+        # One file that is certainly packed, since a split without any image would be refused as a whole.
         tree = {f"{i}.jpg": file.data for i, file in enumerate([*files, Drawn(corpus()["jpeg 444"].data)])}
         made = pack(Path(folder) / "p", f"t={write_tree(Path(folder) / 'in', tree)}", encoding=encoding)
         found: dict[str, np.ndarray | Reason] = {

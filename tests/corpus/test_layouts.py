@@ -1,4 +1,4 @@
-"""The layouts that people bring: each image is given the class that its layout means, or none."""
+"""Each image of the dataset layouts that users have gets the class that the layout implies, or none."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tools.pack_dataset import print_summary
 
 
 def content(packed: Pack) -> dict[bytes, str | None]:
-    """Class of every image."""
+    """Return the class of every image, by its bytes; None for no class."""
     labels = packed.labels.dense(len(packed))
     return {packed.read(r): packed.classes[labels[r]] if labels[r] >= 0 else None for r in range(len(packed))}
 
@@ -45,7 +45,7 @@ def summary(packed: Pack) -> str:
 
 
 def sourced(root: Path, source: str) -> str:
-    """Return PATH with the folder of the test in front of each of its paths."""
+    """Return a source PATH with the test's folder in front of each path that it contains."""
     prefix = "wds:" if source.startswith("wds:") else ""
     return f"{prefix}{root}/{source.removeprefix(prefix)}".replace("#labels=", f"#labels={root}/")
 
@@ -74,12 +74,12 @@ def test_what_nobody_meant_is_in_the_quarantine_or_skipped(tmp_path: Path) -> No
         [".ipynb_checkpoints/1-checkpoint.jpg", "dog/.ipynb_checkpoints/1.jpg", "@eaDir/1.jpg"],
         ("hidden", "in a hidden folder"),
     )
-    # No images by their names: ._1.jpg in the folder; .DS_Store, ._1.jpg and ._pets in the archive.
+    # Skipped because of their names: ._1.jpg in the folder; .DS_Store, ._1.jpg and ._pets in the archive.
     assert {split.name: split.num_skipped for split in packed.manifest.splits} == {"a": 1, "b": 3}
 
 
 def test_resource_forks_between_the_members_of_a_shard_are_skipped(tmp_path: Path) -> None:
-    """Each would be a sample of its own, without an image or with a broken one."""
+    """Unless skipped, each would be a separate sample, without an image or with a broken one."""
     write_tar(tmp_path / "in.tar", {"._1.jpg": b"\0\5", "1.jpg": CAT, "._1.cls": b"\0\5", "1.cls": b"0"})
     packed = pack(tmp_path / "p", f"train=wds:{tmp_path / 'in.tar'}")
     (split,) = packed.manifest.splits

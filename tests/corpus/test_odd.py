@@ -1,4 +1,4 @@
-"""Every odd file goes through both formats, both encodings and every reader, and keeps its pixels."""
+"""Every unusual file keeps its pixels in both pack formats, in both encodings and in every reader."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.loaders.packs.inputs import pack, write_tree
 from tools.packing.inspect import inspect_pack
 
 FORMS = [(form, encoding) for form in ("webdataset", "ffcv") for encoding in ("jpeg", "raw")]
-SIDE = RIGHT.shape[0]  # of the square in the middle of a picture, which readers are asked for
+SIDE = RIGHT.shape[0]  # side length of the centred square that readers return
 BESIDE = {
     ".DS_Store": b"\0\0\0\1Bud1",
     "c0/Thumbs.db": b"\xd0\xcf",
@@ -48,14 +48,14 @@ class Packed(NamedTuple):
     files: dict[str, Odd]
 
     def row_pixels(self, row: int, **options: bool) -> np.ndarray:
-        """Return what is stored in a row: uint8 [H, W, 3]."""
+        """Decode the stored image of a row: uint8 [H, W, 3]."""
         columns, data = self.pack.columns, self.pack.read(row)
         if columns.action[row] & Action.DECODED:
             return np.frombuffer(data, np.uint8).reshape(columns.height[row], columns.width[row], 3)
         return simplejpeg.decode_jpeg(data, **options)
 
     def squares(self) -> dict[int, np.ndarray]:
-        """Return the square in the middle of every row that is a picture of the usual size."""
+        """Return the centred square of every row whose image has the usual size."""
         columns = self.pack.columns
         usual = (columns.height == RIGHT.shape[0]) & (columns.width == RIGHT.shape[1])
         left = (RIGHT.shape[1] - SIDE) // 2
@@ -98,12 +98,12 @@ def test_each_file_has_its_pixels_or_its_reason(packed: Packed) -> None:
 
 
 def differences(packed: Packed, row: int, odd: Odd) -> Iterator[str]:
-    """Tell how a row differs from what is right, beyond what its format and its encoding lose."""
+    """Describe how a row differs from the correct pixels, beyond the loss of its format and encoding."""
     assert odd.right is not None
     right = np.broadcast_to(odd.right.reshape(*odd.right.shape[:2], -1), (*odd.right.shape[:2], 3))
     action, got = packed.pack.columns.action[row], packed.row_pixels(row)
     if action & Action.REENCODED and odd.mean == 0:
-        # The same encoding of the right pixels.
+        # Compare with the same encoding of the correct pixels.
         right = simplejpeg.decode_jpeg(simplejpeg.encode_jpeg(right.astype(np.uint8), 95, "rgb", "444"))
         most, mean = (0, 0.0) if odd.most == 0 else (255, 1.0)
     else:
@@ -130,7 +130,7 @@ def test_checks_and_page_read_what_is_packed(packed: Packed) -> None:
 
 
 def views_of(packed: Packed, backend: str) -> dict[int, np.ndarray]:
-    """Return what a loader makes of every row: uint8 [SIDE, SIDE, 3]."""
+    """Return a loader's view of every row: uint8 [SIDE, SIDE, 3]."""
     square, found = ViewPolicy("square", SIDE, CenterCrop(1.0)), {}
     options = LoaderOptions(num_threads=1, backend=backend)
     with build_loader(packed.pack.split("train"), (square,), 16, options=options, mode="eval") as loader:
@@ -201,7 +201,7 @@ np.savez(sys.argv[1], *images)
 }
 
 
-# The others compile or begin for many seconds.
+# Readers other than DALI take many seconds to compile or to start.
 @pytest.mark.parametrize(
     "reader", [pytest.param(name, marks=[] if name == "dali" else pytest.mark.slow) for name in STOCK]
 )
@@ -226,5 +226,5 @@ def test_stock_readers_give_these_pixels(packed: Packed, reader: str, tmp_path: 
     for row in packed.squares():
         left = (images[row].shape[1] - SIDE) // 2
         found[row] = images[row][:, left : left + SIDE]
-    # FFCV asks libjpeg-turbo for its fast transform, DALI for its own way to enlarge colours.
+    # FFCV uses libjpeg-turbo's fast inverse DCT, and DALI upsamples the chroma in its own way.
     agree(packed, found, 255, 2.0)

@@ -1,4 +1,4 @@
-"""What writes the inputs of tests as other programs do: trees, archives, lists, tables."""
+"""Writers of test inputs in the form that other programs write: trees, archives, lists, tables."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ E_ACUTE = unicodedata.normalize("NFC", "caf\u00e9")
 
 @dataclass(frozen=True)
 class Layout:
-    """A way in which images come.
+    """A layout of an image dataset.
 
     Attributes:
-        write: writes the input below a folder.
-        classes: class of every image; None for none.
-        source: PATH below that folder.
-        said: words that the summary must have; "" for a summary without a note.
-        columns: what the user chooses.
+        write: writes the dataset below a folder.
+        classes: class of every image, by its bytes; None for no class.
+        source: PATH of the dataset below that folder.
+        said: words that the packing summary must contain; "" for a summary without a note.
+        columns: the user's options for columns.
     """
 
     write: Callable[[Path], object]
@@ -44,13 +44,13 @@ class Layout:
 
 
 def tree(**files: bytes | str) -> Callable[[Path], object]:
-    """Files below `in`; names as keywords or by `tree(**{...})`, texts in UTF-8."""
+    """Return a writer of files below `in`, given as `tree(**{name: content})`; text is written in UTF-8."""
     raw = {f"in/{name}": data.encode() if isinstance(data, str) else data for name, data in files.items()}
     return lambda root: write_tree(root, raw)
 
 
 def beside(name: str, text: str | bytes) -> Callable[[Path], object]:
-    """Two images `in/a.jpg` and `in/b.jpg`, and a list beside their folder."""
+    """Return a writer of two images, `in/a.jpg` and `in/b.jpg`, and of a list beside their folder."""
     data = text.encode() if isinstance(text, str) else text
     return lambda root: write_tree(root, {"in/a.jpg": CAT, "in/b.jpg": DOG, name: data})
 
@@ -68,7 +68,7 @@ def tarred(**files: bytes | str) -> Callable[[Path], object]:
 
 
 def zipped(files: dict[str, bytes], flag_utf8: bool = True) -> Callable[[Path], object]:
-    """A zip; without the flag, names are UTF-8 that nothing says is UTF-8, as macOS writes them."""
+    """Return a writer of a zip; without the flag, names are UTF-8 but not marked as such, as on macOS."""
 
     def write(root: Path) -> None:
         buffer = io.BytesIO()
@@ -85,7 +85,7 @@ def zipped(files: dict[str, bytes], flag_utf8: bool = True) -> Callable[[Path], 
 
 
 def image_table(columns: dict[str, object], features: dict[str, object] | None = None) -> pa.Table:
-    """A table of two images and further columns, with Hugging Face's metadata."""
+    """Build a table of two images and further columns, with Hugging Face's metadata."""
     rows = [{"bytes": data, "path": None} for data in (CAT, DOG)]
     table = pa.table({"image": rows, **columns})
     if features is None:
@@ -98,7 +98,7 @@ def class_label(*names: str) -> dict[str, object]:
 
 
 def parquet(path: str, columns: dict[str, object], features: dict[str, object] | None = None, **more):
-    """Parquet files of images: the same at each path."""
+    """Return a writer of Parquet files of images, with the same content at each path."""
 
     def write(root: Path) -> None:
         for place in (path, *more.get("also", ())):
@@ -109,7 +109,7 @@ def parquet(path: str, columns: dict[str, object], features: dict[str, object] |
 
 
 def saved(folder: str) -> Callable[[Path], object]:
-    """What `save_to_disk` writes: a stream of Arrow, and two files about it."""
+    """Return a writer of what `save_to_disk` writes: an Arrow stream, and two files that describe it."""
 
     def write(root: Path) -> None:
         target = root / folder

@@ -1,8 +1,8 @@
-"""How good the average of a network's weights is on the digits, by the rule for BatchNorm's statistics.
+"""Accuracy of the averaged weights of a network on the digits, for each rule for BatchNorm's statistics.
 
 As a program it prints the table: PYTHONPATH=. python tests/engine/average_on_digits.py
 
-One training gives all rows: the averages follow it and change nothing.
+One training gives all rows of the table, since the averages follow the weights without changing them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RULES: dict[str, tuple[Statistics, Callable[[int, float], float]]] = {
 
 
 def small_network() -> nn.Module:
-    """Two convolutions with BatchNorm, from images [B, 1, 8, 8] to logits [B, 10]."""
+    """Build two convolutions with BatchNorm that map images [B, 1, 8, 8] to logits [B, 10]."""
     layers: list[nn.Module] = []
     for size_in, size_out in ((1, 16), (16, 32)):
         layers += [
@@ -42,7 +42,7 @@ def small_network() -> nn.Module:
 
 
 def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return images [N, 1, 8, 8] and labels [N] of the training, and of the test, the last 445."""
+    """Return training images [N, 1, 8, 8] and labels [N], then test images and labels (the last 445)."""
     found = load_digits()
     x = torch.as_tensor(found.images, dtype=torch.float32)[:, None] / 8.0 - 1.0
     y = torch.as_tensor(found.target, dtype=torch.int64)
@@ -50,7 +50,7 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def accuracies(seed: int, steps: tuple[int, ...], rules: Collection[str] = RULES) -> dict[str, list[float]]:
-    """Train at a constant rate; return the test accuracy after each number of steps, raw and by rule."""
+    """Train at a constant learning rate; return test accuracies after `steps`, raw and for each rule."""
     torch.manual_seed(seed)
     x, y, test_x, test_y = digits()
     network = small_network()

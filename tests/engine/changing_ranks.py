@@ -1,7 +1,7 @@
-"""Trains in parts on changing numbers of ranks; run as `python changing_ranks.py PACK WORK`.
+"""Train runs in parts, on a changing number of ranks; run as `python changing_ranks.py PACK WORK`.
 
-Every rank is a forked child, so that torch is imported once. Each part leaves the rows of its steps as
-WORK/NAME-rows-STEP-RANK.json beside the run folder WORK/NAME.
+Every rank is a forked child, so that torch is imported only once. Each part writes the pack rows of its steps
+to WORK/NAME-rows-STEP-RANK.json, beside the run folder WORK/NAME.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.engine.synthetic import train_small
 PACK, WORK = Path(sys.argv[1]), Path(sys.argv[2])
 PARTS = {
     "whole": [(1, 6)],
-    "more": [(1, 2), (2, 6)],  # ranks, steps over all
+    "more": [(1, 2), (2, 6)],  # number of ranks, steps of the run so far
     "fewer": [(2, 2), (1, 6)],
     "nodes": [(4, 6)],
 }
@@ -45,7 +45,7 @@ def make_loader(rank: int, num_ranks: int) -> EpochLoader:
 
 
 class Recorded:
-    """A loader that writes down the rows of every step."""
+    """A loader that records the rows of every step."""
 
     def __init__(self, inner: EpochLoader, name: str, rank: int) -> None:
         self._inner, self._name, self._rank = inner, name, rank
@@ -62,20 +62,20 @@ class Recorded:
 
 
 def recorded(name: str, rank: int, *arguments: Any, **options: Any) -> DistributedDataParallel:
-    """Wrap a module for several ranks, and write down how."""
+    """Wrap a module in DistributedDataParallel, and record its options."""
     (WORK / f"{name}-ddp-{rank}.json").write_text(json.dumps(options))
     return DistributedDataParallel(*arguments, **options)
 
 
 def train_rank(name: str, rank: int, num_ranks: int, port: int, max_steps: int) -> None:
-    """Train in this process, which is forked, and end it."""
+    """Train in this forked process, then exit from it."""
     try:
         if num_ranks > 1:
-            node, local_rank = divmod(rank, RANKS_PER_NODE)  # what torchrun and accelerate set on every node
+            node, local_rank = divmod(rank, RANKS_PER_NODE)  # set these as torchrun and accelerate do
             os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(num_ranks), "GROUP_RANK": str(node)}
             os.environ |= {"LOCAL_RANK": str(local_rank), "LOCAL_WORLD_SIZE": str(RANKS_PER_NODE)}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
-        warnings.simplefilter("error", UserWarning)  # such as that on strides, which cost a copy a step
+        warnings.simplefilter("error", UserWarning)  # such as the one about strides that cost a copy per step
         torch.nn.parallel.DistributedDataParallel = partial(recorded, name, rank)  # type: ignore[misc]
         loader = Recorded(make_loader(rank, num_ranks), name, rank)
         train_small(WORK / name, loader=loader, dropout=0.0, max_steps=max_steps, resume=True)
@@ -87,7 +87,7 @@ def train_rank(name: str, rank: int, num_ranks: int, port: int, max_steps: int) 
 
 def main() -> None:
     torch.set_num_threads(1)
-    make_loader(0, 1).close()  # compiles before the fork
+    make_loader(0, 1).close()  # compile the kernels before the fork
     for name, parts in PARTS.items():
         for num_ranks, max_steps in parts:
             with socket.socket() as probe:

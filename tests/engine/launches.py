@@ -1,4 +1,4 @@
-"""Counts the operations that a function sends to its device; each is a launch on a GPU, or several."""
+"""Count the operations that a function sends to its device; on a GPU, each is one or more kernel launches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Counts(TorchDispatchMode):
 
 
 def launches(function: Callable[[], Any]) -> Counter[str]:
-    """Call a function and return how often it called each operation."""
+    """Call a function and return the number of calls of each operation."""
     with _Counts() as counts:
         function()
     return counts.found

@@ -1,7 +1,7 @@
-"""Every objective whose loss is a mean over the rank's own rows, on one network: N ranks against one.
+"""Test cases of every objective whose loss is a mean over the rank's own rows, to compare N ranks with one.
 
-The objectives that couple the rows of all ranks (Barlow Twins, SimCLR, VICReg, triplets) stand in
-`rank_cases`. Shapes: 16 rows, so that 4 ranks get an even number each, as mixing needs.
+The objectives that couple the rows of all ranks (Barlow Twins, SimCLR, VICReg, triplets) are in `rank_cases`.
+A batch has 16 rows, so that each of 4 ranks gets an even number, as mixing needs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ROWS, SIDE, CLASSES = 16, 4, 5
 
 
 class Rows:
-    """The joined batch of a case, of which each rank sees its own rows."""
+    """The global batch of a case, of which each rank sees its own rows."""
 
     def __init__(self, rank: int, num_ranks: int) -> None:
         self._rank, self._num_ranks = rank, num_ranks

@@ -1,4 +1,4 @@
-"""What the tests of several ranks compute: the same functions on N ranks and, in the test, on one."""
+"""Functions that tests run on N ranks and on one rank, to compare the results."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def own_rows(joined: Tensor, rank: int, num_ranks: int) -> Tensor:
 
 
 class BarlowHead(nn.Module):
-    """Everything of the objective that couples rows: projector with BatchNorm, standardisation, loss."""
+    """The parts of Barlow Twins that couple rows: projector with BatchNorm, standardisation, loss."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class BarlowHead(nn.Module):
 
 
 def barlow_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
-    """Loss, parameter gradients as DDP averages them, and running statistics, in float64."""
+    """Return loss, parameter gradients as DDP averages them, and running statistics, in float64."""
     torch.manual_seed(0)
     head: nn.Module = synchronise_batchnorm(BarlowHead().double(), torch.device("cpu"))
     views = torch.randn(2, ROWS, FEATURES, dtype=torch.float64)
@@ -65,14 +65,14 @@ def barlow_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
 
 
 def batchnorm_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
-    """Output, input gradient and buffers of channels_last images through each kind of BatchNorm."""
+    """Return output, input gradient and buffers of each kind of BatchNorm on channels_last images."""
     torch.manual_seed(1)
     network = nn.Sequential(
         nn.BatchNorm2d(3), BatchNormAct2d(3), nn.BatchNorm2d(3, affine=False, momentum=None)
     )
     network[0].weight.data.uniform_(0.5, 2.0)
     network[0].bias.data.normal_()
-    joined = torch.randn(ROWS, 3, 4, 4) * 3 + 100  # a mean far from 0 shows cancellation
+    joined = torch.randn(ROWS, 3, 4, 4) * 3 + 100  # a mean far from 0, to reveal cancellation
     target = torch.randn(ROWS, 3, 4, 4)
     network = synchronise_batchnorm(network, torch.device("cpu"))  # type: ignore[assignment]
     x = own_rows(joined, rank, num_ranks).contiguous(memory_format=torch.channels_last).requires_grad_()
@@ -86,7 +86,7 @@ def batchnorm_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
 
 
 def autocast_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
-    """Output and input gradient of two views, far from zero, through layers under bfloat16 autocast."""
+    """Return output and input gradient of layers under bfloat16 autocast, for two views far from zero."""
     torch.manual_seed(6)
     network: nn.Module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False))
     network = synchronise_batchnorm(network, torch.device("cpu"))
@@ -101,7 +101,7 @@ def autocast_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
 
 
 def views_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
-    """Output, input gradient and buffers of two views, each with its own statistics; messages each way."""
+    """Return output, input gradient and buffers of two views with separate statistics, and message counts."""
     torch.manual_seed(5)
     network = nn.Sequential(nn.BatchNorm2d(3), BatchNormAct2d(3), nn.BatchNorm2d(3, affine=False))
     network[0].weight.data.uniform_(0.5, 2.0)
@@ -120,13 +120,13 @@ def views_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
     values = {f"views.rows.y{n}": y for n, y in enumerate(outputs)}
     values |= {f"views.rows.grad{n}": x.grad for n, x in enumerate(views) if x.grad is not None}
     gradients = _averaged(torch.zeros((), requires_grad=True), network, num_ranks)
-    values |= {f"views.{n}": v * num_ranks for n, v in gradients.items()}  # of a sum, not of a mean
+    values |= {f"views.{n}": v * num_ranks for n, v in gradients.items()}  # the loss is a sum
     values |= {f"views.buffer.{n}": b for n, b in network.named_buffers()}
     return values | {"messages": torch.tensor([gathered.call_count, reduced.call_count])}
 
 
 def collective_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
-    """Gradients of the sum of all ranks' losses through a sum and a gather."""
+    """Return gradients of the sum of all ranks' losses through all_reduce_sum and all_gather."""
     torch.manual_seed(2)
     joined = torch.randn(ROWS, 2, dtype=torch.float64)
     weights = torch.randn(num_ranks, ROWS, 2, dtype=torch.float64)[rank]
@@ -142,7 +142,7 @@ def collective_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
 
 
 def triplet_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
-    """Loss, order and gradients of the latent's weights, with negatives from the joined batch."""
+    """Return loss and encoder gradients of the triplet loss, with negatives from the global batch."""
     torch.manual_seed(3)
     encoder = nn.Linear(FEATURES, EMBEDDING, dtype=torch.float64)
     views = torch.randn(2, ROWS, FEATURES, dtype=torch.float64)
@@ -151,7 +151,7 @@ def triplet_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
 
 
 def two_view_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
-    """Loss and gradients of SimCLR (a mean over own rows) and VICReg (computed in full by every rank)."""
+    """Return loss and gradients of SimCLR (a mean over own rows) and VICReg (whole on every rank)."""
     values = {}
     for name, objective in (("simclr", simclr_loss), ("vicreg", vicreg_loss)):
         torch.manual_seed(4)
@@ -163,7 +163,7 @@ def two_view_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
 
 
 def own_rows_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
-    """Loss and gradients of every objective that is a mean over the rank's own rows."""
+    """Return loss and gradients of every objective that is a mean over the rank's own rows."""
     values = {}
     for name in OBJECTIVES:
         loss, network = objective_case(name, rank, num_ranks)
@@ -172,7 +172,7 @@ def own_rows_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
 
 
 def draws_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
-    """Two draws of a step."""
+    """Return two random draws of one step."""
     draws = StepDraws(seed=7, step=3, device=torch.device("cpu"))
     rows = ROWS // num_ranks
     return {"draws.rows.normal": draws.normal(rows, 2), "draws.rows.integers": draws.integers(9, rows)}
@@ -190,7 +190,7 @@ def _averaged(loss: Tensor, module: nn.Module, num_ranks: int) -> dict[str, Tens
 
 
 class Embeds(Recipe):
-    """A loss of all rows on a network in which rows do not meet."""
+    """A loss that couples all rows, on a network that does not."""
 
     name, backbone_name, parts = "embeds", "embeds", "embeddings"
 
@@ -215,7 +215,7 @@ class Embeds(Recipe):
 
 
 def parts_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
-    """Loss and gradients of a batch: in parts on several ranks, in one go on one."""
+    """Return loss and gradients of a batch: accumulated over parts on several ranks, at once on one."""
     torch.manual_seed(2)
     recipe = Embeds()
     views = torch.randn(2, ROWS, FEATURES, dtype=torch.float64)
@@ -239,7 +239,7 @@ def parts_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
 
 
 def patience_case(rendezvous: str, rank: int, num_ranks: int) -> dict[str, Tensor]:
-    """Work of rank 0 that takes longer than any message of the group may."""
+    """Let rank 0 work for longer than the timeout of the process group."""
     dist.destroy_process_group()
     dist.init_process_group(
         "gloo", init_method=rendezvous, rank=rank, world_size=num_ranks, timeout=timedelta(seconds=1)
@@ -248,7 +248,7 @@ def patience_case(rendezvous: str, rank: int, num_ranks: int) -> dict[str, Tenso
 
 
 def all_cases(rank: int, num_ranks: int) -> dict[str, Tensor]:
-    """Every case in one group of processes; starting one costs seconds."""
+    """Run all cases in one group of processes, since starting a group takes seconds."""
     cases = (
         barlow_case,
         batchnorm_case,

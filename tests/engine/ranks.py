@@ -1,4 +1,4 @@
-"""Runs a function on several gloo ranks, forked as `tests.forked` does, and hands their results back."""
+"""Run a function on several gloo ranks, forked as by `tests.forked`, and return their results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RankFunction = Callable[[int, int], dict[str, Tensor]]
 def _entry(
     rank: int, num_ranks: int, folder: str, function: RankFunction, environment: dict[str, str]
 ) -> None:
-    os.environ.clear()  # that of the fork server is of the first test that needed one
+    os.environ.clear()  # the fork server has that of the test that started it
     os.environ.update(environment)
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -37,7 +37,7 @@ def _entry(
 
 
 def run_ranks(function: RankFunction, num_ranks: int = 2) -> list[dict[str, Tensor]]:
-    """Run `function(rank, num_ranks)`, a function of a module, and return its tensors in rank order."""
+    """Run a module-level `function(rank, num_ranks)`; return each rank's tensors in rank order."""
     with tempfile.TemporaryDirectory() as folder, chdir(ROOT):
         given = (num_ranks, folder, function, dict(os.environ))
         mp.start_processes(_entry, given, nprocs=num_ranks, start_method="forkserver")

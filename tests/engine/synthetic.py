@@ -22,7 +22,7 @@ from loaders.batch import Batch
 
 
 class SyntheticLoader:
-    """Two random views per image; a pure function of (epoch, step), sliced over ranks."""
+    """Yields two random views per image, a pure function of (epoch, step), divided among the ranks."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class SyntheticLoader:
 
 
 class SmallRecipe(Recipe):
-    """Barlow Twins on timm's small ResNet, with dropout so that a run depends on random generators."""
+    """Barlow Twins on timm's small ResNet, with dropout, so that a run depends on the random generators."""
 
     name = "small"
 

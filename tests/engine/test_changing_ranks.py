@@ -1,4 +1,4 @@
-"""A run stopped on one process goes on with the same batches on two, and the other way round."""
+"""A run that stopped on one process continues on two with the same batches, and the other way round."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def rows_of(work: Path, name: str, step: int) -> list[int]:
 
 @pytest.mark.parametrize("name", ["more", "fewer", "nodes"])
 def test_other_ranks_take_or_go_on_with_the_same_batches(parts: Path, name: str) -> None:
-    """Also on two nodes of two ranks, which leave one log."""
+    """Also on two nodes with two ranks each, which write one log."""
     assert len({tuple(rows_of(parts, "whole", step)) for step in range(6)}) == 6
     for step in range(6):
         rows = rows_of(parts, name, step)
@@ -43,7 +43,7 @@ def test_other_ranks_take_or_go_on_with_the_same_batches(parts: Path, name: str)
 
 @pytest.mark.parametrize("name", ["more", "fewer"])
 def test_ranks_share_views_of_buckets_over_one_graph_and_nothing_warns(parts: Path, name: str) -> None:
-    """The weights are channels_last, among them those of 1 x 1 kernels."""
+    """The weights are channels_last, including those of 1 x 1 kernels, whose strides are ambiguous."""
     for rank in range(2):
         options = json.loads((parts / f"{name}-ddp-{rank}.json").read_text())
         assert (options["static_graph"], options["gradient_as_bucket_view"]) == (True, True)

@@ -1,4 +1,4 @@
-"""Files of a run that hold JSON too deep to be read are damaged files like any other: one line."""
+"""Files of a run with JSON nested too deeply to parse count as damaged: the error is one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where networks compute, with stand-ins for a GPU: on the processor if that is asked for."""
+"""The device of networks, with a simulated GPU: --device cpu keeps everything on the processor."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SWITCHED = "device: expected auto or cpu beside ACCELERATE_USE_CPU, found cuda; 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that is said to have a GPU."""
+    """Pretend that the machine has a GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
 
@@ -74,7 +74,7 @@ def test_torch_is_asked_where_it_is_loaded_or_a_driver_is_there(gpu: None, monke
 def test_on_a_processor_that_is_asked_for_nothing_follows_the_gpu(
     gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, has_bfloat16: bool
 ) -> None:
-    """Neither the precision, new or recorded, nor TF32 and the choice of cuDNN."""
+    """With --device cpu a GPU decides neither the precision, new or recorded, nor TF32 nor cuDNN settings."""
     taken: dict[str, Any] = {}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_bfloat16})
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
@@ -104,7 +104,7 @@ print(on_this_rank(LoaderOptions()).device)
 
 
 def test_an_accelerator_stays_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the loaders and the pages of its process; in one of its own, since accelerate keeps its device."""
+    """So do loaders and pages. Run in a separate process, because accelerate keeps its device for good."""
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     done = run_forked("-c", MADE)
     assert done.stdout.split() == ["cuda", "cpu", "cpu", "cpu"], done.stderr
@@ -122,7 +122,7 @@ def test_a_process_that_trains_nothing_takes_what_there_is(monkeypatch: pytest.M
     "recipe", ["fixmatch", "transfer", "pipeline", "active", "evaluate", "self_training"]
 )
 def test_every_recipe_takes_a_device_and_its_loaders_none(recipe: str, tmp_path: Path) -> None:
-    """One option, which the device of `LoaderOptions` does not meet; a wrong name is told with code 2."""
+    """There is one --device, without a second one from `LoaderOptions`; a wrong name exits with code 2."""
     done = run_forked(f"recipes/{recipe}.py", "--help")
     assert done.stdout.count("--device {auto,cpu,cuda}") == 1
     assert "loader.device" not in done.stdout

@@ -1,4 +1,4 @@
-"""What a run of the long forms is: each fault once, and a file of records that holds this run alone."""
+"""Fault tests: `-m "not short"` runs one form of each test, and the record file covers one run only."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as short what has a long form: `-m "not short"` leaves one form of every test."""
+    """Mark the short form of tests that also have a long one, so that `-m "not short"` runs only the long."""
     own = [item for item in items if HERE in item.path.parents]
     long = {(item.path, function_of(item)) for item in own if item.get_closest_marker("slow")}
     for item in own:
@@ -23,7 +23,7 @@ def function_of(item: pytest.Item) -> str:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Begin the file of records anew, so that no table is pieced together from several runs."""
+    """Delete the old record file, so that no table mixes several runs."""
     path = os.environ.get("SLUICE_FAULT_RECORDS")
     if path and not hasattr(session.config, "workerinput"):
         Path(path).unlink(missing_ok=True)

@@ -1,9 +1,9 @@
-"""Coverage-guided search for files that a reader breaks on; needs atheris, which no other part does.
+"""Coverage-guided search for files that break a reader; only this script needs atheris.
 
 Run as `python tests/faults/fuzz_readers.py READER SECONDS FOLDER`, from the root of the project, for each
-READER of tests/faults/test_fuzz.py. The search starts from whole files and ends at the first one whose reader
-raises anything but a `UserError` of one line, or takes more than 32 MiB; it is written into FOLDER. Put it
-into tests/faults/corpus/READER, mend the reader, and test_fuzz.py reads it for ever.
+READER of tests/faults/test_fuzz.py. The search starts from valid files and ends at the first file for which
+the reader raises anything but a `UserError` of one line, or takes more than 32 MiB. That file is written into
+FOLDER. Move it to tests/faults/corpus/READER and mend the reader; from then on, test_fuzz.py reads the file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import atheris
 
-# Compiled code is not instrumented: numba takes the bytecode that Python made.
+# Code that numba compiles must not be instrumented, since numba needs the bytecode that Python made.
 KERNELS = [".".join(path.with_suffix("").parts) for path in Path("loaders/kernels").rglob("*.py")]
 with atheris.instrument_imports(include=["loaders"], exclude=KERNELS):
     from tests.faults import test_fuzz

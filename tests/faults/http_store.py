@@ -1,4 +1,4 @@
-"""A small HTTP server over a folder that fails in the ways stores do, and counts what it was asked."""
+"""A small HTTP server over a folder that fails in the ways that stores do, and counts its requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Fault = Literal["error", "stall", "crawl", "cut", "short", "reset", "flip", "den
 
 
 class FaultyStore:
-    """What the server does: `fault_for(path, n)` names the fault of the n-th request (from 0) of a path."""
+    """The server's state; `fault_for(path, n)` returns the fault for the n-th request (from 0) of a path."""
 
     def __init__(self, folder: Path, ranges: bool = True) -> None:
         self.folder = folder
@@ -66,7 +66,7 @@ def _handler(store: FaultyStore) -> type[BaseHTTPRequestHandler]:
                 data, status = data[int(first) : int(last) + 1], 206
             if fault == "flip":
                 data = bytes([data[0] ^ 1]) + data[1:]
-            if fault == "short":  # a whole answer by its own account, but not what was asked for
+            if fault == "short":  # the answer claims to be complete but is too short
                 data = data[: len(data) // 2]
             if fault == "reset":
                 self.close_connection = True

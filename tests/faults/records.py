@@ -1,4 +1,4 @@
-"""What the fault tests met, one JSON line per test, for the table in docs/guarantees.md."""
+"""Results of the fault tests, one JSON line per test, for the table in docs/guarantees.md."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 def record(fault: str, tries: int, survived: int, note: str) -> None:
-    """Check that nothing was lost, and note the outcome where SLUICE_FAULT_RECORDS names a file.
+    """Check that every try survived, and append the result to the file SLUICE_FAULT_RECORDS, if it is set.
 
     Args:
-        fault: what was done.
-        tries: how often.
-        survived: how often it ended as `note` says.
+        fault: description of the fault.
+        tries: number of tries.
+        survived: number of tries that ended as `note` says.
         note: what surviving means for this fault.
     """
     path = os.environ.get("SLUICE_FAULT_RECORDS")

@@ -1,4 +1,4 @@
-"""Runs moto's S3 server; in a process of its own, because it patches what the client uses as well."""
+"""Run moto's S3 server in a separate process, because moto patches libraries that the client uses too."""
 
 from __future__ import annotations
 

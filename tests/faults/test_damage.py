@@ -1,4 +1,4 @@
-"""Damage by the hundred: truncated shards, flipped bits, read errors, failing stores, jumping clocks."""
+"""Hundreds of cases of damage: cut shards, flipped bits, read errors, failing stores, clock jumps."""
 
 import errno
 import json
@@ -123,12 +123,12 @@ def test_a_store_that_keeps_failing(whole, tmp_path, tries):
     )
 
 
-NO_MEMORY = "/proc/self/mem"  # reading its beginning is EIO, from the kernel itself
+NO_MEMORY = "/proc/self/mem"  # reading at its beginning gives EIO from the kernel
 
 
 @pytest.fixture(scope="module")
 def sources(source, whole):
-    """The 40 images in files and in archives, by what reads them."""
+    """Return sources of the same 40 images, in files and in archives, by the kind of reader."""
     folder = source.parent
     with zipfile.ZipFile(folder / "in.zip", "w") as archive:
         for name, data in class_tree(2, 20).items():
@@ -140,7 +140,7 @@ def sources(source, whole):
 
 @contextmanager
 def bad_file(folder, image, monkeypatch):
-    """Put a file that cannot be read in the place of one that holds `image`."""
+    """Replace the file that holds `image` by one that cannot be read."""
     (path,) = (path for path in folder.rglob("*.jpg") if path.read_bytes() == image)
     path.unlink()
     path.symlink_to(NO_MEMORY)
@@ -169,7 +169,7 @@ def bad_sector(path, image, monkeypatch):
 @pytest.mark.skipif(not os.path.exists(NO_MEMORY), reason=f"{NO_MEMORY} is Linux's")
 @number_of_tries(10, 200)
 def test_read_errors_of_sources(sources, tmp_path, tries, monkeypatch):
-    """An image that cannot be read while packing is in the quarantine with its reason, nowhere else."""
+    """An image that cannot be read while packing goes to the quarantine with its reason, and nowhere else."""
     rng, survived, images = random.Random(4), 0, list(class_tree(2, 20).values())
     for number in range(tries):
         kind = list(sources)[number % len(sources)]
@@ -208,7 +208,7 @@ def test_clock_jumps(source, whole, tmp_path, tries, monkeypatch):
                 for batch in (batch for epoch in (0, 1) for batch in loader.epoch(epoch)):
                     found.append(batch)
                     for path in (tmp_path / f"c{number}").glob("*/shards/*.tar"):
-                        try:  # the times of last use are from before or after a jump
+                        try:  # times of last use as a clock jump would leave them
                             os.utime(path, (0, rng.uniform(0, 4e9)))
                         except FileNotFoundError:
                             continue
@@ -218,7 +218,7 @@ def test_clock_jumps(source, whole, tmp_path, tries, monkeypatch):
 
 
 def test_a_shard_that_shrinks_under_a_loader_is_no_silent_loss(copy):
-    """What a store of another size would give is an error even when the loader was built before."""
+    """A shard of another size than recorded is an error even if it changes after the loader was built."""
     loader = build_loader(copy.split("train"), VIEWS, 8, options=LoaderOptions(num_threads=1))
     for shard in range(copy.num_shards):
         copy.shard_path(shard).write_bytes(b"")

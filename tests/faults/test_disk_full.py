@@ -1,4 +1,4 @@
-"""A disk that is full: one line says so, what was finished stays, and the same command goes on later."""
+"""A full disk is reported in one line; finished work stays, and the same command continues later."""
 
 import subprocess
 from pathlib import Path
@@ -27,7 +27,7 @@ def mount(folder: Path, size_bytes: int) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of 256 KiB; returns its folder and what changes its size."""
+    """Mount a disk of 256 KiB; return its folder and a function that enlarges it."""
     folder = tmp_path / "disk"
     mount(folder, 256 << 10)
 
@@ -56,7 +56,7 @@ def test_training(tmp_path, small_disk):
     disk, enlarge = small_disk
     expected, _ = train_small(tmp_path / "whole", checkpoint_every_steps=1, keep_checkpoints=9)
     files = (path for path in (tmp_path / "whole" / "checkpoints").rglob("*") if path.is_file())
-    enlarge(f"{sum(path.stat().st_size for path in files) * 2 // 3 >> 10}k")  # room for some of the six
+    enlarge(f"{sum(path.stat().st_size for path in files) * 2 // 3 >> 10}k")  # room for four of six
     with pytest.raises(UserError, match=r"cannot write the checkpoint.*No space left.*make room"):
         train_small(disk / "run", checkpoint_every_steps=1, keep_checkpoints=9)
     assert 0 < len(list_checkpoints(disk / "run" / "checkpoints")) < 6

@@ -1,7 +1,7 @@
-"""Damaged and hostile files: every reader says what is wrong in one line, within small memory, or reads on.
+"""Damaged and hostile files: every reader either reads them or reports one line, within little memory.
 
-Each example changes a good file in a few places (bytes, cuts, repeats, large numbers), so that it comes past
-the first checks. What a longer search found stands at the end as tests of its own.
+Each example changes a good file in a few places (bytes, cuts, repeats, large numbers), so that it gets past
+the first checks. Files that longer searches found have separate tests at the end.
 """
 
 import json
@@ -97,7 +97,7 @@ def good(tmp_path_factory):
 
 
 def good_files(folder: Path) -> dict:
-    """Write a pack and return the content of whole files of each kind, and the pack."""
+    """Write a pack; return the contents of valid files for each reader, and the pack."""
     write_tree(folder / "in", class_tree(2, 4))
     made = pack(folder / "pack", f"train={folder / 'in'}", shard_size_mb=0.01)
     ffcv = pack(folder / "beton", f"train={folder / 'in'}", shard_format="ffcv")
@@ -106,7 +106,7 @@ def good_files(folder: Path) -> dict:
         write_tar(folder / f"{n}.tar", {long_name: jpeg(0), "c/b.jpg": jpeg(1)}, n).read_bytes()
         for n in range(3)
     ]
-    scan_jpegs(np.zeros(0, np.uint8), np.zeros(1, np.int64), ScanTables())  # compiling takes memory, too
+    scan_jpegs(np.zeros(0, np.uint8), np.zeros(1, np.int64), ScanTables())  # compile before memory is counted
     picture = Image.fromarray(pixels(0, 24, 32))
     with zipfile.ZipFile(folder / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("c/a.jpg", jpeg(0))
@@ -145,7 +145,7 @@ def column_data(pack, name: str) -> bytes:
 
 
 def read_index(path: Path, pack) -> None:
-    """Put values into a column, which the first byte chooses, and read every row by them."""
+    """Replace the column that the first byte selects by the file's values, and read every row."""
     data = path.read_bytes()
     name = list(COLUMN_DTYPES)[data[0] % len(COLUMN_DTYPES)] if data else "size"
     found = {field: getattr(pack.columns, field) for field in COLUMN_DTYPES}
@@ -183,15 +183,15 @@ def read_source(path: Path, pack) -> None:
 
 
 def read_image(path: Path, pack) -> None:
-    """Prepare an image, decode it as a loader does, and ask the compiled scan, whose yes must be true."""
+    """Prepare and decode an image as a loader does; if the compiled scan accepts it, that must be right."""
     data = path.read_bytes()
     policy = ImagePolicy(max_pixels=1 << 20)
     starts, tables = np.array([0, len(data)]), ScanTables()
-    for _ in range(2):  # tables of a small file are built when they come a second time
+    for _ in range(2):  # the scan of a small file builds tables only the second time
         facts = scan_jpegs(np.frombuffer(data, np.uint8), starts, tables)[0]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, about EXIF data that it cannot read
+            warnings.simplefilter("ignore")  # Pillow warns of EXIF data that it cannot read
             image = prepare_image(data, policy)
     except BadImage as error:
         problem = str(error)
@@ -286,7 +286,7 @@ def test_what_a_coverage_guided_search_found(good, tmp_path, path):
 
 
 def test_the_good_files_are_read(good, tmp_path):
-    """Else everything above would pass because nothing gets far."""
+    """Otherwise the tests above could pass because no file gets past the first checks."""
     for reader in READERS:
         for number, data in enumerate(good[reader]):
             if reader == "column" and number:
@@ -294,7 +294,7 @@ def test_the_good_files_are_read(good, tmp_path):
             path = tmp_path / FILE_NAMES.get(reader, "file")
             path.write_bytes(data)
             if reader == "column":
-                with pytest.raises(UserError, match=r"content_hash\.npy"):  # both names get the same bytes
+                with pytest.raises(UserError, match=r"content_hash\.npy"):  # both columns get the same bytes
                     READERS[reader](path, good["pack"])
             else:
                 READERS[reader](path, good["pack"])
@@ -310,7 +310,7 @@ def changed_manifest(good, tmp_path, change) -> Path:
 
 @pytest.mark.parametrize("max_rows", [None, 8])
 def test_a_label_table_that_claims_many_rows_is_refused_before_it_is_read(tmp_path, max_rows, monkeypatch):
-    """Equal values need no room in a parquet file: a few kilobytes can claim gigabytes."""
+    """Equal values take almost no space in a parquet file, so a few kilobytes can claim gigabytes."""
     zeros, path = np.zeros(1 << 20, np.int64), tmp_path / "labels.parquet"
     with path.open("wb") as file, LabelTableWriter(file, 3) as writer:
         for _ in range(4):
@@ -357,9 +357,9 @@ def test_a_column_of_objects_is_not_unpickled(good, tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        [("repeat", 0.0, 8)],  # a header said to be 1.2 GB long was read
-        [("repeat", 0.0, 20)],  # an odd one broke the parser
-        [("drop", 0.5, 1), ("repeat", 0.609375, 31)],  # and another made it guess at Python 2
+        [("repeat", 0.0, 8)],  # a header that claims 1.2 GB was read
+        [("repeat", 0.0, 20)],  # a malformed header broke the parser
+        [("drop", 0.5, 1), ("repeat", 0.609375, 31)],  # another header was parsed as Python 2's
     ],
 )
 def test_column_headers_that_a_long_search_found(good, tmp_path, changes):
@@ -370,7 +370,7 @@ def test_column_headers_that_a_long_search_found(good, tmp_path, changes):
 
 
 def test_an_image_of_a_beton_whose_end_wraps_around_is_refused(good, tmp_path):
-    """The sum of its place and its size is small again in 64 bits."""
+    """The sum of its offset and its size overflows 64 bits, so that it looks small."""
     data = bytearray(good["beton"][0])
     sample = np.frombuffer(data, beton_layout.SAMPLE, 1, beton_layout.METADATA_START)
     table = int(np.frombuffer(data, beton_layout.HEADER, 1)["alloc_table_ptr"][0])

@@ -1,4 +1,4 @@
-"""Processes killed at many moments: what they were making is made again to the same bytes."""
+"""Processes are killed at many moments; a restart then produces the same bytes as an undisturbed run."""
 
 import json
 import os
@@ -55,7 +55,7 @@ LONG = [pytest.mark.slow, pytest.mark.timeout(3600)]
     ],
 )
 def test_training(tmp_path, mode, num_ranks, tries):
-    """The weights are the same bit for bit on one process, within float reduction on several."""
+    """Weights are equal bit for bit on one process, and up to the rounding of reductions on several."""
     write_tree(tmp_path / "in", class_tree(2, 20))
     pack(tmp_path / "pack", f"train={tmp_path / 'in'}")
     found = drive(HERE / "training_kills.py", tmp_path, mode, tries, 0, num_ranks)

@@ -1,4 +1,4 @@
-"""A pack on S3: the same batches as from the disk, and the faults that an S3 store shows."""
+"""A pack on S3 gives the same batches as one on disk, also under the faults that an S3 store shows."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def endpoint():
 
 @pytest.fixture(scope="module")
 def bucket(endpoint, local):
-    """A client of the store, which holds the pack as s3://images/packs/mine."""
+    """Upload the pack as s3://images/packs/mine; return a client of the store."""
     client = s3fs.S3FileSystem(**KEYS, client_kwargs={"endpoint_url": endpoint}, skip_instance_cache=True)
     client.mkdir("images")
     client.put(str(local.path), "images/packs/mine", recursive=True)
@@ -38,7 +38,7 @@ def bucket(endpoint, local):
 
 
 def remote(endpoint, tmp_path, path="images/packs/mine", **changes):
-    # One try per request below ours, so that the faults are met by our own retries.
+    # The client library tries each request once, so that our own retries have to handle the faults.
     filesystem = {**KEYS, "client_kwargs": {"endpoint_url": endpoint}, **changes}
     filesystem["config_kwargs"] = {"retries": {"max_attempts": 0}, "connect_timeout": 2}
     options = StoreOptions(

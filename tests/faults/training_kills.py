@@ -1,12 +1,12 @@
-"""Ends a small training run at many moments, resumes it, and compares the weights with an undisturbed run.
+"""End a small training run at many moments, resume it, and compare the weights with an undisturbed run.
 
 Run as `python training_kills.py WORK MODE NUM_TRIES SEED [NUM_RANKS]`. The images come through a real loader
 from the pack WORK/pack. MODE "time" kills every rank by SIGKILL after a random time; "disk" kills rank 0 just
 before the n-th step to the disk (write, sync, rename, remove); "term" sends SIGTERM to every rank at a random
-moment of training, as a scheduler does, and expects the exit code of a saved run within 10 s; every other
-time the last rank then waits for a batch that does not come. Every rank is a forked child, so that torch is
-imported once. Prints the number of kills, of runs that ended with other weights, and the longest time from
-SIGTERM to the end.
+moment of training, as a scheduler does, and expects the exit code of a saved run within 10 s; in every other
+try the last rank is then waiting for a batch that does not come. Every rank is a forked child, so that torch
+is imported once. The script prints the number of kills, the number of runs that ended with other weights, and
+the longest time from SIGTERM to the end.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from tests.engine.synthetic import train_small
 WORK, MODE, NUM_TRIES, SEED = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 NUM_RANKS = int(sys.argv[5]) if len(sys.argv) > 5 else 1
 SETTINGS = {"epochs": 3, "checkpoint_every_steps": 2, "keep_checkpoints": 2, "resume": True}
-TOLERANCE = 0.0 if NUM_RANKS == 1 else 1e-6  # sums of floats over ranks may differ in their last bits
-STEP_S = 0.02 if MODE == "term" else 0.0  # so that a signal finds training under way
+TOLERANCE = 0.0 if NUM_RANKS == 1 else 1e-6  # sums over ranks may differ in the last bits
+STEP_S = 0.02 if MODE == "term" else 0.0  # so that the signal comes during training
 
 
 HANG_S = 600.0
@@ -56,7 +56,7 @@ def make_loader(rank: int) -> EpochLoader:
 
 
 class Paced:
-    """A loader that marks that training has begun, takes its time, and hangs before one step."""
+    """A loader that writes a marker file at the start, delays each step, and hangs before step `hang_at`."""
 
     def __init__(self, inner: EpochLoader, rank: int, hang_at: int | None) -> None:
         self._inner, self._rank, self._hang_at = inner, rank, hang_at
@@ -73,7 +73,7 @@ class Paced:
 
 
 def die_before_disk_step(kill_at: int) -> None:
-    """Make the `kill_at`-th disk operation of this process its last."""
+    """Kill this process just before its `kill_at`-th disk operation."""
     count = 0
 
     def counted(function):
@@ -86,7 +86,7 @@ def die_before_disk_step(kill_at: int) -> None:
 
         return wrapper
 
-    os.fsync = counted(lambda descriptor: None)  # a killed process loses nothing that the kernel holds
+    os.fsync = counted(lambda descriptor: None)  # a kill loses nothing that the kernel already has
     os.unlink, os.rmdir, os.mkdir = counted(os.unlink), counted(os.rmdir), counted(os.mkdir)
     Path.rename, Path.replace = counted(Path.rename), counted(Path.replace)
     files.partial_path, checkpoint.write_synced = counted(files.partial_path), counted(files.write_synced)
@@ -94,7 +94,7 @@ def die_before_disk_step(kill_at: int) -> None:
 
 
 def train_rank(name: str, rank: int, port: int, kill_at: int | None, hang_at: int | None) -> None:
-    """Train in this process, which is forked, and end it."""
+    """Train in this forked process, then exit from it."""
     try:
         if NUM_RANKS > 1:
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(NUM_RANKS)}
@@ -142,7 +142,7 @@ class Run:
         return len(self.codes) == NUM_RANKS
 
     def wait(self, seconds: float, one_is_enough: bool = False) -> None:
-        """Wait until all ranks (or one) have ended, or time is over."""
+        """Wait until all ranks (or one) have ended, or the time is up."""
         end = time.monotonic() + seconds
         while not self.poll() and time.monotonic() < end:
             if one_is_enough and self.codes:
@@ -150,21 +150,21 @@ class Run:
             time.sleep(0.002)
 
     def send(self, number: int) -> None:
-        """Send a signal to every rank that is still there."""
+        """Send a signal to every rank that is still running."""
         for child in self.children:
             if child not in self.codes:
                 os.kill(child, number)
 
     def finish(self) -> None:
-        """Wait to the end, which must be a good one."""
+        """Wait until all ranks have ended, and require that all succeeded."""
         self.wait(300)
         assert set(self.codes.values()) == {0}, f"a run ended with {self.codes}"
 
 
 def kill_at_random(rng: random.Random, length_s: float) -> bool:
-    """Kill a run; return whether that came before its end."""
+    """Kill a run; return whether the kill came before the run's end."""
     run = Run("cut", rng.randint(1, 60) if MODE == "disk" else None)
-    # A rank that dies takes the others with it, as every launcher sees to.
+    # When one rank dies, kill the others too, as every launcher does.
     run.wait(300 if MODE == "disk" else rng.uniform(0, length_s), one_is_enough=True)
     if MODE == "time" or any(run.codes.values()):
         run.send(signal.SIGKILL)
@@ -175,7 +175,7 @@ def kill_at_random(rng: random.Random, length_s: float) -> bool:
 
 
 def terminate_at_random(rng: random.Random, hangs: bool) -> tuple[bool, float]:
-    """Send SIGTERM; return whether that came before the end, and how long the end took in seconds."""
+    """Send SIGTERM; return whether it came before the run's end, and the seconds until the run stopped."""
     run = Run("cut", hang_at=rng.randint(0, 8) if hangs else None)
     while not run.poll() and not all((WORK / f"training-{rank}").exists() for rank in range(NUM_RANKS)):
         time.sleep(0.002)
@@ -202,7 +202,7 @@ def same_weights() -> bool:
 def main() -> None:
     torch.set_num_threads(1)
     rng = random.Random(SEED)
-    make_loader(0).close()  # compiles before the fork
+    make_loader(0).close()  # compile the kernels before the fork
     gc.freeze()  # see tests/conftest.py
     start = time.monotonic()
     Run("whole").finish()
@@ -220,7 +220,7 @@ def main() -> None:
             killed = kill_at_random(rng, length_s)
         kills += killed
         if killed and rng.random() < 0.5:
-            continue  # killed again before it comes to its end
+            continue  # let the next try kill the resumed run again
         Run("cut").finish()
         lost += not same_weights()
         shutil.rmtree(WORK / "cut")

@@ -1,4 +1,4 @@
-"""The packs that trainings held to floors read, each made when it is first asked for."""
+"""The packs that floor-tested trainings read, each made on first use."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Data:
     """
 
     def __init__(self, digits: Pack, images: Path, folder: Path) -> None:
-        """Keep the places.
+        """Store the paths.
 
         Args:
-            digits: the pack.
-            images: the folder of its images, `train/<digit>/*.jpg` and `test/<digit>/*.jpg`.
-            folder: where packs and runs made here go.
+            digits: the digits as the splits `unlabeled`, `train` and `test`.
+            images: folder of the images, `train/<digit>/*.jpg` and `test/<digit>/*.jpg`.
+            folder: folder for the packs and runs made here.
         """
         self.digits, self._images, self._folder = digits, images, folder
         self.small, self.trained = cache(self._pack_small), cache(self._train)
@@ -41,8 +41,8 @@ class Data:
         return folder / "pack"
 
     def _train(self, seed: int) -> Path:
-        """Train a classifier and its average on ten digits of each class; the run is not to be changed."""
-        from recipes import supervised  # here, because tests of loaders need no recipe
+        """Train a classifier and its average on ten digits per class; tests must not change the run."""
+        from recipes import supervised  # imported here, as tests of loaders need no recipe
         from tests.recipes.labelled import FEW
 
         out = self._folder / f"trained-{seed}"

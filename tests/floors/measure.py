@@ -1,10 +1,10 @@
-r"""Train what `tests/floors/table.py` holds to floors, over seeds and code paths, and broken; keep every run.
+r"""Train what `tests/floors/table.py` has floors for: over seeds, code paths, and with broken objectives.
 
 Example:
     python -m tests.floors.measure
 
-Every run is a line of docs/records/floors.jsonl; those that are there are not measured again. Whoever changes
-a training names it with `--again`, which drops its lines first. At the end docs/floors.md is written anew.
+Every run is a line of docs/records/floors.jsonl; runs already recorded are not measured again. After changing
+a training, name it with `--again`, which drops its lines first. At the end docs/floors.md is written anew.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ class Config:
     """Measure what is missing from the record."""
 
     record: Path = RECORD
-    """Where the runs are kept."""
+    """File that records the runs."""
     parts: tuple[Part, ...] = ("own", "broken", "paths")
-    """As the processor likes, with objectives broken, on the other code paths."""
+    """own: on the processor's own code path; broken: with broken objectives; paths: on other code paths."""
     only: tuple[str, ...] = ()
     """Trainings to measure; all by default."""
     again: tuple[str, ...] = ()
-    """Trainings whose lines are dropped first."""
+    """Trainings whose recorded runs are dropped first."""
     seeds: tuple[int, ...] = SEEDS
-    """Seeds; of what the processor takes by itself, named by a variable, the first alone, to show it."""
+    """Seeds; only the first is used for code paths that name what the processor takes by itself."""
     within: str = ""
-    """For the script's own processes: the code path that they were started on."""
+    """Internal, for child processes: the code path of the process."""
     inner: bool = False
-    """For the script's own processes: measure here."""
+    """Internal, for child processes: measure in this process."""
 
 
 def missing(config: Config, part: Part, path: CodePath) -> list[tuple[str, int, str]]:
-    """Return training, seed and break of the runs that a part lacks on a path."""
+    """Return training, seed and break of each run that is not yet recorded for a part on a code path."""
     names = config.only or tuple(TRAININGS)
     breaks = {name: sorted({b for f in FLOORS if f.training == name for b in f.breaks}) for name in names}
     there = {run.key for run in read_runs(config.record)}
@@ -81,7 +81,7 @@ def make_data(folder: Path) -> Data:
 
 
 def measure(config: Config, part: Part, path: CodePath) -> None:
-    """Train what is missing, in this process."""
+    """Train the missing runs in this process."""
     torch.set_num_threads(1)  # as in tests
     with tempfile.TemporaryDirectory() as folder:
         data = make_data(Path(folder))
@@ -97,7 +97,7 @@ def measure(config: Config, part: Part, path: CodePath) -> None:
 
 
 def start(part: Part, path: CodePath, config: Config) -> None:
-    """Measure in a process of its own, whose torch reads the variable."""
+    """Measure in a new process, whose torch reads the path's environment variable."""
     command = [
         sys.executable,
         "-m",
@@ -122,7 +122,7 @@ def start(part: Part, path: CodePath, config: Config) -> None:
 
 
 def main() -> None:
-    """Measure all that is missing."""
+    """Measure all missing runs."""
     config = tyro.cli(Config, description=__doc__)
     if config.inner:
         variable, _, value = config.within.partition("=")

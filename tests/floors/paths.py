@@ -1,4 +1,4 @@
-"""The code paths of a processor: what its libraries run with when its widest instructions are taken away."""
+"""The code paths of a processor: what its libraries run if they may not use its widest instructions."""
 
 from __future__ import annotations
 
@@ -14,19 +14,14 @@ _VALUES = {
 
 
 class CodePath(NamedTuple):
-    """One environment variable, read when torch is loaded.
-
-    Attributes:
-        variable: "" for none.
-        value: likewise.
-    """
+    """One environment variable, read when torch is loaded; both strings are "" for none."""
 
     variable: str = ""
     value: str = ""
 
     @property
     def text(self) -> str:
-        """As a shell takes it; "" where nothing is set."""
+        """The setting in shell syntax; "" for none."""
         return f"{self.variable}={self.value}" if self.variable else ""
 
 
@@ -34,16 +29,16 @@ OWN = CodePath()
 
 
 def code_paths() -> list[CodePath]:
-    """Return a path for every value that this processor has instructions for, the widest last."""
+    """Return a code path for each setting whose instructions this processor has, the widest last."""
     widest = torch.backends.cpu.get_cpu_capability()
     if widest not in _WIDTHS:
-        return []  # another architecture, which has other variables
+        return []  # other architectures have other variables
     count = _WIDTHS.index(widest) + 1
     return [CodePath(variable, value) for variable, values in _VALUES.items() for value in values[:count]]
 
 
 def narrower_paths() -> list[CodePath]:
-    """Return those that differ from what the processor takes by itself."""
+    """Return the code paths that differ from what the processor takes by itself."""
     return [path for path in code_paths() if path.value not in widest_values()]
 
 

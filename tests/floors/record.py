@@ -1,4 +1,4 @@
-"""The kept runs behind the floors, and the page that is written from them."""
+"""The recorded runs behind the floors, and the page that is written from them."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "docs" / "records" / "floors.jsonl"
 PAGE = ROOT / "docs" / "floors.md"
 DEVIATIONS = 3.0
-_SMALLEST = 1e-4  # a deviation that five seeds may not show
+_SMALLEST = 1e-4  # lower limit of deviations, since five seeds may agree by chance
 SEEDS = (0, 1, 2, 3, 4)
-# Of the record's processor, which has AVX2: what it takes by itself, and what narrower ones take.
+# Code paths of the record, whose processor has AVX2: its own, and those of narrower processors.
 PATHS = ("", "ATEN_CPU_CAPABILITY=default", "ONEDNN_MAX_CPU_ISA=SSE41")
 Key = tuple[str, int, str, str]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training.
+    """The record of one training.
 
     Attributes:
         training: a name of `TRAININGS`.
-        seed: of weights, order, views and draws.
+        seed: seed of weights, order, views and draws.
         path: the code path as text, "" for the processor's own.
         broken: a name of `BREAKS`, "" for none.
-        figures: what came out.
+        figures: results by name.
         cpu_s: seconds of processor time.
     """
 
@@ -44,19 +44,19 @@ class Run:
 
     @property
     def key(self) -> Key:
-        """What tells it from the others."""
+        """The fields that identify the run."""
         return self.training, self.seed, self.path, self.broken
 
 
 def read_runs(record: Path = RECORD) -> list[Run]:
-    """Return the kept runs, none where there are none."""
+    """Return the recorded runs; none if there is no file."""
     if not record.is_file():
         return []
     return [Run(**json.loads(line)) for line in record.read_text().splitlines()]
 
 
 def append_run(run: Run, record: Path) -> None:
-    """Keep a run."""
+    """Append a run to the record."""
     rounded = {name: round(value, 5) for name, value in run.figures.items()}
     kept = asdict(run) | {"figures": rounded, "cpu_s": round(run.cpu_s, 1)}
     with record.open("a") as file:
@@ -79,12 +79,12 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 class Held(NamedTuple):
-    """A floor and what was measured.
+    """A floor and the measurements behind it.
 
     Attributes:
-        floor: of the table.
-        sound: by code path.
-        broken: by name of what was broken.
+        floor: entry of the table.
+        sound: figures of intact trainings, by code path.
+        broken: figures of broken trainings, by name of the break.
     """
 
     floor: Floor
@@ -93,37 +93,37 @@ class Held(NamedTuple):
 
     @property
     def deviation(self) -> float:
-        """Deviation over seeds, from all code paths, each about its own mean."""
+        """Standard deviation over seeds, pooled over code paths, each with its own mean."""
         squares = math.fsum((s.count - 1) * s.deviation**2 for s in self.sound.values())
         return math.sqrt(squares / sum(s.count - 1 for s in self.sound.values()))
 
     def room_on(self, path: str) -> float:
-        """Return the deviations between the floor and the mean on a code path."""
+        """Return the distance from the floor to the mean on a code path, in standard deviations."""
         return self.floor.sign * (self.sound[path].mean - self.floor.limit) / max(self.deviation, _SMALLEST)
 
     def distance_of(self, broken: str) -> float:
-        """Return the deviations between the mean with something broken and the floor."""
+        """Return the distance from the mean of a broken training to the floor, in standard deviations."""
         found = self.broken[broken]
         return self.floor.sign * (self.floor.limit - found.mean) / max(found.deviation, _SMALLEST)
 
     @property
     def room(self) -> float:
-        """Deviations on the code path that leaves the fewest."""
+        """The smallest `room_on` over all code paths."""
         return min(self.room_on(path) for path in self.sound)
 
     @property
     def distance(self) -> float:
-        """Deviations of the break that comes nearest; infinite where nothing is broken."""
+        """The smallest `distance_of` over all breaks; infinite if there are none."""
         return min((self.distance_of(broken) for broken in self.broken), default=math.inf)
 
     @property
     def holds(self) -> bool:
-        """Whether the floor is far enough from both."""
+        """Whether the floor is far enough from intact and from broken trainings."""
         return min(self.room, self.distance) >= DEVIATIONS
 
     @property
     def between(self) -> tuple[float, float]:
-        """The least and the largest floor that would hold; in the wrong order where none would."""
+        """The smallest and the largest floor that would hold; in reverse order if none would."""
         sign, away = self.floor.sign, DEVIATIONS * self.deviation
         least = [sign * s.mean + DEVIATIONS * s.deviation for s in self.broken.values()]
         most = min(sign * s.mean - away for s in self.sound.values())
@@ -131,7 +131,7 @@ class Held(NamedTuple):
 
 
 def held(runs: list[Run], floors: Sequence[Floor] = FLOORS) -> list[Held]:
-    """Return the figures of every floor of whose training the record has several seeds."""
+    """Return the measurements of every floor whose training has several recorded seeds."""
     entries = []
     for floor in floors:
         groups: dict[tuple[str, str], list[float]] = {}
@@ -146,9 +146,9 @@ def held(runs: list[Run], floors: Sequence[Floor] = FLOORS) -> list[Held]:
 
 
 def absent(runs: list[Run]) -> list[Key]:
-    """Return the keys of the runs that a whole record has and this one lacks.
+    """Return the keys of the runs that a complete record has and this one lacks.
 
-    A whole record has every seed of every training on every path of `PATHS`, and broken in every way.
+    A complete record has every seed of every training: intact on each of `PATHS`, and with each break.
     """
     there = {run.key for run in runs}
     names = dict.fromkeys(floor.training for floor in FLOORS)
@@ -159,12 +159,12 @@ def absent(runs: list[Run]) -> list[Key]:
 
 
 def _of_path(path: str) -> str:
-    """Return a code path for a reader."""
+    """Return the text of a code path for the page."""
     return f"`{path}`" if path else "what the processor takes by itself"
 
 
 def _absent_lines(keys: list[Key]) -> list[str]:
-    """Return a line for each code path, or for what is broken, and each set of seeds that it lacks."""
+    """Return a line for each code path, or broken trainings, and each set of missing seeds."""
     seeds: dict[tuple[str, str], list[int]] = {}
     for training, seed, path, how in keys:
         where = f"{_of_path(path)}, broken" if how else _of_path(path)
@@ -205,7 +205,7 @@ def _text(found: Spread) -> str:
 
 
 def _row(entry: Held) -> str:
-    """Return a floor's line."""
+    """Return the table row of a floor."""
     floor, sign = entry.floor, entry.floor.sign
     worst = min(entry.sound, key=lambda path: entry.room_on(path))
     cells = [floor.training, floor.figure, f"{'>' if sign > 0 else '<'} {floor.limit:g}"]

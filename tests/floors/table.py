@@ -1,9 +1,9 @@
-"""The floors that trainings in tests are held to, in one place.
+"""The floors that the results of trainings in tests must exceed, in one place.
 
-Each floor is at least three standard deviations below the mean of its figure over seeds, under every
-code path of the processors it was measured on, and at least three above the mean of the same training with
-its objective broken (`tests/recipes/broken.py`). `docs/floors.md` is the table of these figures,
-`tests/floors/test_floors.py` holds the floors against it, `tests/floors/measure.py` measures it.
+Each floor is at least three standard deviations below the mean of its figure over seeds, on every code path
+of the processor it was measured on, and at least three above the mean of the same training with its objective
+broken (`tests/recipes/broken.py`). `tests/floors/measure.py` measures these figures, `docs/floors.md` lists
+them, and `tests/floors/test_floors.py` checks the floors against them.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Floor:
-    """What a figure of a training has to come to.
+    """A limit for one figure of a training: either `least` or `most` is set.
 
     Attributes:
         training: a name of `TRAININGS`.
-        figure: one of its figures.
-        least: which the figure has to exceed; for a figure that has to be small, `most`.
-        most: which the figure has to stay below.
-        breaks: names of `BREAKS` under which the figure must not come to this.
+        figure: name of one of its figures.
+        least: the figure must exceed this number.
+        most: the figure must stay below this number.
+        breaks: names of `BREAKS` under which the figure must miss the limit.
     """
 
     training: str
@@ -50,8 +50,9 @@ def _below(training: str, figure: str, most: float, *breaks: str) -> Floor:
     return Floor(training, figure, breaks, most=most)
 
 
-# What the neighbours of frozen features vote for (knn) is no floor: on digits, features of a network whose
-# objective was broken are nearly as good. So is what true labels put right again after wrong pseudo-labels.
+# There is no floor for the kNN accuracy of frozen features: on digits, features of a network with a broken
+# objective are nearly as good. Nor is there one for accuracies after true labels have corrected the effect of
+# wrong pseudo-labels.
 FLOORS = (
     _below("barlow_twins", "invariance", 12.0, "barlow"),
     _above("simclr", "contrast_top1", 0.15, "simclr"),
@@ -84,7 +85,7 @@ FLOORS = (
     _above("gan", "top1", 0.5, "ssl_gan"),
     _below("active_choice", "margin_to_average", 0.6, "active"),
     _above("active_choice", "wrong_guesses", 0.31, "active random"),
-    # What one stage gains over the stage before differs from seed to seed by as much as itself.
+    # No floor for the gain of a stage over the stage before: it varies over seeds as much as its own size.
     _above("chain", "top1_pseudo", 0.6, "pipeline rounds"),
     _above("chain", "top1_fixmatch", 0.6, "pipeline"),
     _above("chain", "top1_active", 0.65, "pipeline"),
@@ -92,10 +93,10 @@ FLOORS = (
 
 
 def check(training: str, figures: dict[str, float]) -> None:
-    """Hold the figures of a training to its floors.
+    """Check the figures of a training against its floors.
 
     Raises:
-        AssertionError: one does not come to its floor.
+        AssertionError: a figure misses its floor.
     """
     floors = [floor for floor in FLOORS if floor.training == training]
     assert floors, f"no floor for {training}"

@@ -1,4 +1,4 @@
-"""The floors hold by the kept record: three deviations below what is sound, three above what is broken."""
+"""By the record, floors are three deviations below intact trainings and three above broken ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.recipes.broken import BREAKS
 
 RUNS = read_runs()
 HELD = held(RUNS)
-WIDEST = ("ATEN_CPU_CAPABILITY=avx2", "ONEDNN_MAX_CPU_ISA=AVX2")  # of the processor of the record
+WIDEST = ("ATEN_CPU_CAPABILITY=avx2", "ONEDNN_MAX_CPU_ISA=AVX2")  # of the processor that made the record
 
 
 @pytest.mark.parametrize("entry", HELD, ids=lambda entry: f"{entry.floor.training}-{entry.floor.figure}")
@@ -60,7 +60,7 @@ def test_the_table_the_trainings_and_the_record_are_of_the_same() -> None:
 
 
 def test_a_path_that_names_what_the_processor_takes_changes_nothing() -> None:
-    """So the others of the record are all that can differ on that processor."""
+    """So only the other recorded code paths can give other results on that processor."""
     own = {(run.training, run.seed): run.figures for run in RUNS if run.path == "" and not run.broken}
     alike = [run for run in RUNS if run.path in WIDEST]
     assert all(run.figures == own[run.training, run.seed] for run in alike)
@@ -98,7 +98,7 @@ def test_a_figure_that_misses_its_floor_fails() -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("path", narrower_paths(), ids=lambda path: path.text)
 def test_the_floors_hold_on_other_code_paths(path: CodePath) -> None:
-    """As processors that lack the widest instructions of this one would train."""
+    """These paths are what processors without the widest instructions of this one take."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "floor", "tests"]
     environment = {**os.environ, path.variable: path.value, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1750)

@@ -1,6 +1,6 @@
-"""The trainings that tests hold to floors: each takes packs, a folder and a seed, and returns its figures.
+"""The trainings whose results have floors: each takes packs, a folder and a seed, and returns its figures.
 
-The tests train each of them once, with seed 0; `tests/floors/measure.py` trains them over seeds and code
+The tests run each training once, with seed 0; `tests/floors/measure.py` runs them over seeds and code
 paths of the processor. Both read the floors in `tests/floors/table.py`.
 """
 
@@ -49,7 +49,7 @@ def _mean_of_last(out: Path, name: str, steps: int = 8) -> float:
 
 
 def _short(name: str, data: Data, out: Path, seed: int, **changes: Any) -> float:
-    """Run a self-supervised recipe; return what its features are worth to their neighbours."""
+    """Run a self-supervised recipe; return the kNN accuracy of its features."""
     default = "tiny_resnet" if name in _NEEDS_WIDTH else "test_resnet"
     backbone = SMALL[name].get("backbone", default)
     run_short(name, data.digits.path, out, **{"backbone": backbone, "seed": seed, **changes})
@@ -83,7 +83,7 @@ def barlow_twins(data: Data, out: Path, seed: int) -> Figures:
         progress=False,
     )
     barlow.run(config)
-    # Of views of different images: 64.
+    # For comparison: the invariance term between views of different images is 64.
     return {"invariance": _mean_of_last(out, "invariance"), "knn": knn_top1_of_run(out, data.digits)}
 
 
@@ -121,7 +121,7 @@ def patches(data: Data, out: Path, seed: int) -> Figures:
 def _vae(data: Data, out: Path, seed: int, beta: float) -> Figures:
     changes = {"num_latent": 32, "decoder_width": 8, "beta": beta, "lr": 0.003}
     knn = _short("vae", data, out, seed, epochs=2, **changes)
-    # First step: above 500; every image as their mean: 359.
+    # For comparison: above 500 in the first step; 359 if every image is reconstructed as the mean image.
     return {"reconstruction": _mean_of_last(out, "reconstruction"), "knn": knn}
 
 
@@ -136,7 +136,7 @@ def autoencoder(data: Data, out: Path, seed: int) -> Figures:
 def siamese_vae(data: Data, out: Path, seed: int) -> Figures:
     changes = {"num_latent": 32, "decoder_width": 8, "min_crop": 0.5}
     knn = _short("siamese_vae", data, out, seed, epochs=2, **changes)
-    # At first 0.75 are ordered and the triplet costs 0.3; collapsed means would cost 0.5.
+    # At first 0.75 of the triplets are ordered and the triplet loss is 0.3; with collapsed means it is 0.5.
     names = ("triplets_ordered", "triplet")
     return {name: _mean_of_last(out, name) for name in names} | {"knn": knn}
 
@@ -144,7 +144,7 @@ def siamese_vae(data: Data, out: Path, seed: int) -> Figures:
 def deepcluster(data: Data, out: Path, seed: int) -> Figures:
     changes = {"hidden": (), "num_clusters": 40, "pca_components": 32, "min_crop": 0.5}
     knn = _short("deepcluster", data, out, seed, epochs=2, **changes)
-    return {"cluster_top1": _mean_of_last(out, "cluster_top1"), "knn": knn}  # by chance: 0.025
+    return {"cluster_top1": _mean_of_last(out, "cluster_top1"), "knn": knn}  # 0.025 by chance
 
 
 def supervised_digits(data: Data, out: Path, seed: int) -> Figures:
@@ -157,7 +157,7 @@ def _top1(summary: Any) -> float:
 
 
 def untrained_run(folder: Path, resolution: int, seed: int, backbone: str = "test_resnet") -> Path:
-    """Leave the run folder of a network that never trained."""
+    """Write the run folder of an untrained network."""
     fields = {"backbone": backbone, "resolution": resolution}
     with opened_run(folder, "barlow", fields, (), resume=False):
         pass
@@ -215,14 +215,14 @@ def mean_teacher_digits(data: Data, out: Path, seed: int) -> Figures:
 
 
 def mean_teacher_clusters(data: Data, out: Path, seed: int) -> Figures:
-    """Views keep the direction between the clusters and draw all else anew: what to agree on is plain."""
+    """Views keep the coordinate that separates the clusters and redraw all others, so agreement is easy."""
 
     def redrawn(x: torch.Tensor) -> torch.Tensor:
         view = torch.randn_like(x)
         view[:, 0] = x[:, 0]
         return view
 
-    rows_per_label = 1 + NUM_UNLABELED / NUM_LABELED  # the class loss is divided by all rows
+    rows_per_label = 1 + NUM_UNLABELED / NUM_LABELED  # as the class loss is divided by all rows
 
     def accuracy(weight: float) -> float:
         changed = replace(mean_teacher_config(data, out), consistency_weight=weight / rows_per_label)
@@ -296,7 +296,7 @@ def pseudo_label_clusters(data: Data, out: Path, seed: int) -> Figures:
 
 
 def pseudo_label_local(data: Data, out: Path, seed: int) -> Figures:
-    """From a classifier of the same labels: its first guesses have to be worth learning."""
+    """Start from a classifier of the same labels, since the first guesses must be good enough to learn."""
     begun = {"mode": "local", "cycles": 1, "init": data.trained(seed), "keep_head": True, "batch_size": 25}
     config = replace(pseudo_label_config(data, out, seed), **begun, first_epochs=10, epochs=3)
     done = pseudo_label.run_cycles(config, data.digits)
@@ -407,7 +407,7 @@ def chain(data: Data, out: Path, seed: int) -> Figures:
 
 
 def chain_figures(out: Path, measured: list[pipeline.Measured]) -> Figures:
-    """Return what the stages came to, and what the round did before it was put right by true labels."""
+    """Return the accuracy of each stage, and that of the round before fine-tuning on true labels."""
     top1 = {row.stage: row.top1 for row in measured}
     figures = {f"top1_{stage}": value for stage, value in top1.items()}
     figures["top1_pseudo"] = read_accuracy(out / "rounds" / "round-1-pseudo")["raw"].top1
@@ -434,4 +434,4 @@ TRAININGS: dict[str, Callable[[Data, Path, int], Figures]] = {
         *(pseudo_label_classical, pseudo_label_clusters, pseudo_label_local, gan, active_choice),
     )
 }
-"""By name; the names of the table's trainings."""
+"""All trainings, by the name that the table of floors uses."""

@@ -1,4 +1,4 @@
-"""Real photographs (scikit-learn's bundled ones) cut into packs of small and odd images."""
+"""Packs of small and odd images, cut from real photographs (those that scikit-learn bundles)."""
 
 from pathlib import Path
 from typing import Literal
@@ -52,11 +52,11 @@ def photo_pack(tmp_path_factory: pytest.TempPathFactory, photos: list[np.ndarray
 
 @pytest.fixture(scope="session")
 def photo_beton_pack(tmp_path_factory: pytest.TempPathFactory, photos: list[np.ndarray]) -> Pack:
-    """Hold the same rows in a .beton."""
+    """Pack the same rows as a .beton."""
     return write_pack(tmp_path_factory.mktemp("photos-beton"), photos, shard_format="ffcv")
 
 
-FFCV_COMPILES = {  # FFCV compiles anew for every loader, most of a second: these run in the long form alone
+FFCV_COMPILES = {  # these run only as slow tests, since FFCV compiles for most of a second per loader
     "test_every_dtype_and_layout_holds_the_same_pixels": {"resolution": {20}, "channels_last": {True}},
     "test_ranks_share_what_one_rank_sees": {"num_ranks": {4, 8}},
     "test_threads_do_not_change_a_byte": {"num_threads": {2, 16}},

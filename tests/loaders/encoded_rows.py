@@ -1,4 +1,4 @@
-"""Images in memory as the decoder takes them, and as it leaves them."""
+"""Images in memory in the form of the decoder's input and output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from loaders.kernels.encodings import ENCODING_JPEG
 
 
 def encoded_rows(*images: tuple[bytes, int, int], encoding: int = ENCODING_JPEG) -> EncodedRows:
-    """Return rows of (bytes, height, width)."""
+    """Return encoded rows from tuples (bytes, height, width)."""
     data = [np.frombuffer(image, np.uint8) for image, _, _ in images]
     sizes = np.array([size for _, *size in images])
     rows = EncodedRows.of_jpegs(data, sizes[:, 0].copy(), sizes[:, 1].copy())

@@ -1,4 +1,4 @@
-"""The backends that the contract suite runs over: one entry here and every promise is tested on it."""
+"""The backends that the contract suite tests: every promise is tested on each entry here."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class BackendCase:
     """A backend as the suite sees it.
 
     Attributes:
-        name: what `build_loader` is asked for.
-        place: turns a local pack into the one that this backend is to read; gets a scratch folder.
-        work: what a worker calls for every image, by its dotted name, for tests that make it fail or hang.
+        name: the backend's name for `build_loader`.
+        place: turns a local pack, given a scratch folder, into the pack that this backend reads.
+        work: dotted name of the function called for every image, which tests make fail or hang.
         options: further options of `build_loader`.
-        shard_format: of the packs it reads.
-        views: of sides 24 and 32, for tests that do not ask for others.
-        always_verifies: it compares a row's checksum at its first reading without being asked to.
-        in_store: it reads a copy, of the shards in a cache or of their pixels.
-        pairs: it can render a paired loader; else it refuses by name.
-        places: how many places in memory may take turns when no batch is kept and none is made ahead.
-        module: must be there, or its tests are skipped.
+        shard_format: format of the packs that the backend reads.
+        views: default views of tests, with sides of 24 and 32 pixels.
+        always_verifies: whether it compares a row's checksum at the first reading even without --verify.
+        in_store: whether it reads copies, of the shards in a cache or of their pixels.
+        pairs: whether it can render a paired loader; otherwise it refuses by name.
+        places: number of batch buffers that may alternate if no batch is kept and none is made ahead.
+        module: Python module without which the backend's tests are skipped.
     """
 
     name: BackendName
@@ -77,7 +77,7 @@ BACKENDS = {
 
 
 def reseal(pack: Pack) -> Pack:
-    """Give changed shards new checksums, as if their bad images had been bad when they were packed."""
+    """Give changed shards new checksums, as if their images had been damaged when they were packed."""
     lines = [json.loads(line) for line in (pack.path / SHARD_LIST_NAME).read_text("utf-8").splitlines()]
     for line in lines:
         data = (pack.path / "shards" / line["files"][0]["path"]).read_bytes()

@@ -1,4 +1,4 @@
-"""A device whose streams do their work only when a test tells them to."""
+"""A fake device whose streams do their work only when a test tells them to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 class FakeEvent:
-    """A mark that its stream passes; nobody may wait for it on the host."""
+    """An event that its stream passes; the host must not wait for it."""
 
     def __init__(self):
         self.passed = False
@@ -21,7 +21,7 @@ class FakeEvent:
 
 
 class FakeStream:
-    """Work in its order; a wait holds it up until the event has passed."""
+    """A queue of work that is done in order; a wait in it blocks the queue until its event has passed."""
 
     def __init__(self, name):
         self.name = name
@@ -36,7 +36,7 @@ class FakeStream:
         self.queue.append(("wait", event.query))
 
     def run(self, most=None):
-        """Do up to `most` pieces of work, all by default, as far as nothing holds the stream up."""
+        """Do up to `most` pieces of work, all by default, until a wait blocks the stream."""
         done = 0
         while self.queue and (most is None or done < most) and self.queue[0][1]() is not False:
             self.queue.pop(0)
@@ -44,9 +44,9 @@ class FakeStream:
 
 
 class FakeStreams:
-    """A stand-in on the host for `loaders.placing.CudaStreams`; `log` has what was queued, in order.
+    """A stand-in on the host for `loaders.placing.CudaStreams`; `log` lists the queued work in order.
 
-    An eager device copies at once, as kernels of an interpreter need it; its events still wait to be passed.
+    With `eager`, copies are done at once, as interpreted kernels need; events still pass only in `run`.
     """
 
     def __init__(self, eager=False):
@@ -80,7 +80,7 @@ class FakeStreams:
         target = torch.full_like(tensor, 77)
         tensor = (
             tensor.detach()
-        )  # a device keeps no object of Python alive, so another one of the same memory
+        )  # a new Python object of the same memory, since a device keeps no object alive
         self.log.append(f"copy on {self.current().name}")
         if self.eager:
             target.copy_(tensor)

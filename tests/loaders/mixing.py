@@ -1,4 +1,4 @@
-"""How well an order mixes, measured against a full shuffle."""
+"""Measure how well an order mixes, compared with a full shuffle."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from loaders.order.permutation import Positions
 
 @dataclass(frozen=True)
 class MixingQuality:
-    """How near an order comes to a full shuffle; both ratios are 1 for a full shuffle.
+    """Similarity of an order to a full shuffle, for which both ratios are 1.
 
     Attributes:
-        neighbour_ratio: mean distance in the pack of rows that follow each other, over that of a full
-            shuffle, (num_rows + 1) / 3.
+        neighbour_ratio: mean distance in the pack between consecutive rows of the order, divided by that of a
+            full shuffle, (num_rows + 1) / 3.
         groups_per_batch: mean number of distinct groups (classes, shards) in a batch.
-        groups_expected: the same for a full shuffle, by the hypergeometric distribution.
+        groups_expected: expected `groups_per_batch` of a full shuffle, by the hypergeometric distribution.
     """
 
     neighbour_ratio: float
@@ -28,20 +28,17 @@ class MixingQuality:
 
     @property
     def group_ratio(self) -> float:
-        """Return the groups per batch over those of a full shuffle."""
+        """The groups per batch divided by those of a full shuffle."""
         return self.groups_per_batch / self.groups_expected
 
 
 def mixing_quality(order: Positions, groups: NDArray[np.integer], batch_size: int) -> MixingQuality:
-    """Measure an order, or any stretch of consecutive positions of it, against a full shuffle.
+    """Compare an order, or any consecutive part of one, with a full shuffle.
 
     Args:
         order: int64 [K] rows in the order of reading, K >= max(2, batch_size).
         groups: integer [num_rows], the class or shard of each row, from 0.
         batch_size: rows per batch.
-
-    Returns:
-        The measurement.
     """
     num_rows = groups.size
     distance = float(np.abs(np.diff(order)).mean()) / ((num_rows + 1) / 3)
@@ -57,6 +54,6 @@ def _batches(values: NDArray[np.integer], batch_size: int) -> Iterator[NDArray[n
 
 
 def _chance_of_none(num_rows: int, group_size: int, batch_size: int) -> float:
-    """Return the chance that a batch drawn without replacement holds no row of a group."""
+    """Return the probability that a batch drawn without replacement contains no row of a group."""
     drawn = np.arange(batch_size, dtype=np.float64)
     return float(np.prod(np.clip((num_rows - group_size - drawn) / (num_rows - drawn), 0.0, 1.0)))

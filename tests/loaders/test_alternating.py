@@ -1,4 +1,4 @@
-"""Labelled and unlabelled batches in turns: the same rows as together, from any step on, on any rank."""
+"""Alternating labelled and unlabelled batches have the rows of paired ones, from any step and on any rank."""
 
 from __future__ import annotations
 

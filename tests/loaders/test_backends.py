@@ -1,4 +1,4 @@
-"""Which backend a loader takes, and how it says so."""
+"""The choice of a loader's backend, and the message about it."""
 
 import re
 from typing import get_args

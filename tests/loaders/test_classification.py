@@ -1,4 +1,4 @@
-"""Few labels over many ranks: every rank gets its share, whatever the numbers."""
+"""Few labels over many ranks: every rank gets an equal number of images."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_balanced_training_draws_every_class_equally_often(photo_pack: Pack) -> 
 
 
 def test_an_image_of_several_tables_comes_once_for_each_label(photo_pack: Pack) -> None:
-    """Whatever the number of ranks; with one table nothing changes."""
+    """This holds for any number of ranks; with one table nothing changes."""
     classes = len(photo_pack.classes)
     first = LabelTable.of(np.array([1, 4, 6, 9]), np.array([0, 1, 2, 0]), classes)
     second = LabelTable.of(np.array([4, 9]), np.array([2, 1]), classes)

@@ -1,4 +1,4 @@
-"""What every backend promises (design contracts 2, 3, 6, 7), on packs of real photographs."""
+"""The promises of every backend (design contracts 2, 3, 6, 7), on packs of real photographs."""
 
 import gc
 import importlib.util
@@ -41,7 +41,7 @@ def photo_pack(case, photo_pack, photo_beton_pack):
 
 @pytest.fixture
 def build(case, tmp_path):
-    """Build a loader of the backend under test; the same pack is placed once."""
+    """Return a function that builds a loader of the backend under test; it places each pack once."""
     placed = {}
 
     def make(pack, **options):
@@ -77,10 +77,10 @@ def test_a_batch_is_what_the_contract_says(build, photo_pack):
     assert torch.equal(batch.labels, torch.from_numpy(photo_pack.split("train").labels()[batch.index]))
 
 
-FLOATS = {}  # what every dtype is compared with
+FLOATS = {}  # float32 batches, with which other dtypes are compared
 
 
-@pytest.mark.parametrize("resolution", [20, 21])  # whole vectors, and what is left over
+@pytest.mark.parametrize("resolution", [20, 21])  # whole vectors, and a remainder
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize(
     ("dtype", "tolerance"),
@@ -185,7 +185,7 @@ def damaged_pack(case, folder, photos, bad_rows, damage):
 
 
 def damage_rows(pack, bad_rows, damage):
-    """Damage rows in place, where a loader may have them mapped."""
+    """Damage rows in the shard file itself, which a loader may have mapped."""
     places = [(int(pack.columns.offset[row]), int(pack.columns.size[row])) for row in bad_rows]
     path = pack.shard_path(0)
     content = bytearray(path.read_bytes())
@@ -205,7 +205,7 @@ def swap(content, offset, size):
 
 
 def flip_a_bit_of_the_picture(content, offset, size):
-    table = content.index(b"\xff\xdb", offset, offset + size)  # how coarse a frequency is: any value decodes
+    table = content.index(b"\xff\xdb", offset, offset + size)  # a quantisation table: any value decodes
     content[table + 20] ^= 4
 
 
@@ -292,7 +292,7 @@ def test_an_exception_in_a_worker_reaches_the_caller(build, case, photo_pack, mo
             take(loader)
 
 
-@pytest.mark.filterwarnings("ignore:.* still hang")  # close() waits no longer than a batch may take
+@pytest.mark.filterwarnings("ignore:.* still hang")  # close() does not wait for hung workers
 def test_a_hung_worker_is_an_error_after_the_time_limit(build, case, photo_pack, monkeypatch):
     release = threading.Event()
     with build(photo_pack, timeout_s=0.2) as loader:
@@ -324,7 +324,7 @@ def test_closing_while_iterating_stops_the_threads(build, photo_pack):
 def test_closing_in_another_thread_ends_the_wait_for_a_batch(build, case, photo_pack, monkeypatch):
     release = threading.Event()
     loader = build(photo_pack, timeout_s=60.0, num_threads=1)
-    # So slow that close() overtakes it; True, as for a row that can be read.
+    # So slow that close() comes first; returns True, as for a readable row.
     monkeypatch.setattr(case.work, lambda *args: release.wait(0.1) or True)
     closer = threading.Timer(0.3, loader.close)
     closer.start()
@@ -372,7 +372,7 @@ def test_a_thousand_epochs_leave_nothing_behind(build, photo_pack, num_epochs):
         for epoch in range(settling, num_epochs):
             take(loader, epoch)
         gc.collect()
-        end = time.monotonic() + 10  # a thread of FFCV's last epoch may be about to end
+        end = time.monotonic() + 10  # a thread of FFCV's last epoch may still be ending
         while process.num_threads() > before[1] and time.monotonic() < end:
             time.sleep(0.01)
         after = (process.memory_info().rss, process.num_threads(), process.num_fds())
@@ -382,11 +382,11 @@ def test_a_thousand_epochs_leave_nothing_behind(build, photo_pack, num_epochs):
 
 
 NO_POLICY, BORROWED = ("weak",), (replace(presets.weak(16), shares_draws_of=1),)
-IMPOSSIBLE = [  # of both kinds of loader
+IMPOSSIBLE = [  # for both kinds of loader
     ("seed", (-1, 2**63, 1.0, "1", True, None)),
     ("device", ("gpu", "cuda:99", 1.5)),
     ("num_threads", (0, -1, 1.5)),
-    ("num_ranks", (0, -1, 3, 1.0)),  # batches of 8 and 2 cannot be cut in 3
+    ("num_ranks", (0, -1, 3, 1.0)),  # batches of 8 and 2 cannot be divided by 3
     ("rank", (1, -1, 0.0)),
     ("dtype", ("float64", "int8", torch.float32, None)),
     ("channels_last", ("NHWC", 1, None)),
@@ -412,7 +412,7 @@ IMPOSSIBLE_PAIR = [
     ("unlabeled_views", ((), NO_POLICY, FUSED * 129)),
 ]
 
-SAID = {  # where the line begins with more than the name of the argument
+SAID = {  # arguments whose message does not begin with just their name
     "batch_size": r"batch size \(global\)|unlabelled batch size \(mu = .*\)",
     "num_ranks": r"num_ranks|batch size \(global\)",
     "mu": r"mu|unlabelled batch size \(mu = .*\)",
@@ -421,7 +421,7 @@ SAID = {  # where the line begins with more than the name of the argument
 
 
 def check_refusals(make, impossible):
-    """Every value is refused in one line that says what, expected, found and remedy; no thread is left."""
+    """Check that each value is refused in one line (what, expected, found, remedy) and leaves no thread."""
     threads = threading.active_count()
     for name, values in impossible:
         for value in values:
@@ -520,7 +520,7 @@ def test_paired_streams_cycle_without_a_gap_and_resume(paired, photo_pack):
 def test_tables_that_were_swapped_leave_no_threads_behind(paired, photo_pack):
     def workers():
         gc.collect()
-        return sum("fetch" not in thread.name for thread in threading.enumerate())  # those start by and by
+        return sum("fetch" not in thread.name for thread in threading.enumerate())  # these start gradually
 
     with paired(photo_pack) as loader:
         take(loader)
@@ -532,7 +532,7 @@ def test_tables_that_were_swapped_leave_no_threads_behind(paired, photo_pack):
 
 
 def test_the_streams_draw_apart(paired, photo_pack):
-    """An image that stands in both streams is not seen twice in the same way."""
+    """An image that is in both streams gets different views in them."""
     with paired(
         photo_pack,
         batch_size=8,

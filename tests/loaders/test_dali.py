@@ -1,4 +1,4 @@
-"""The DALI backend: the contract that every backend keeps, and its views beside the cpu backend's."""
+"""The DALI backend beyond the contract of all backends, and its views compared with the cpu backend's."""
 
 import dataclasses
 import sys
@@ -73,7 +73,7 @@ def augment(name, low=0.0, high=0.0, signed=False):
     return dataclasses.replace(presets.weak(40), operations=(operation,))
 
 
-# largest mean difference in 1/255, and share of values that may differ by more than 8/255
+# View, largest mean difference in units of 1/255, and share of values that may differ by more than 8/255.
 PARITY = {
     "crop and flip": (CROP, 0.6, 0.01),
     "weak": (presets.weak(40), 0.6, 0.01),
@@ -102,7 +102,7 @@ PARITY = {
 
 
 def by_operators(view, pack, rows):
-    """Draw a view of rows of a pack by DALI's own operators."""
+    """Render a view of some rows of a pack by DALI's own operators."""
     columns = pack.columns
     sides = columns.height[rows].astype(np.int64), columns.width[rows].astype(np.int64)
     drawn = draw(view, 3, np.zeros(len(rows), np.int64), rows, MAX_VIEWS, *sides)
@@ -153,7 +153,7 @@ EVERY = (
     ids=str,
 )
 def test_every_view_is_the_cpu_backends_to_the_byte(photo_pack, options):
-    """Where the decoders agree, as on these JPEGs with libjpeg-turbo behind both."""
+    """This holds if the decoders agree, as on these JPEGs, which both decode with libjpeg-turbo."""
     found = take(photo_pack, epoch=1, views=EVERY, **options)
     expected = take(photo_pack, epoch=1, views=EVERY, backend="cpu", **options)
     assert all(map(same, found, expected))
@@ -211,7 +211,7 @@ def test_evaluation_marks_a_bad_image_invalid_in_its_place(tmp_path, photos):
 
 @pytest.mark.parametrize("verify", [False, True])
 def test_an_image_that_dali_refuses_is_decoded_by_us(photo_pack, monkeypatch, verify):
-    """DALI makes its pipeline invalid; it is built again without the image, which is asked about but once."""
+    """A refusal makes DALI's pipeline invalid; it is rebuilt without the image, which is not tried again."""
     expected = take(photo_pack)
     refused = photo_pack.view(int(expected[1].index[3])).tobytes()
     run, asked = DaliDecoder._run, []
@@ -232,7 +232,7 @@ def test_an_image_that_dali_refuses_is_decoded_by_us(photo_pack, monkeypatch, ve
 
 
 def test_an_image_that_nobody_can_decode_is_replaced(photo_pack, monkeypatch):
-    """Bytes that pass the check and are no image: DALI refuses them, and then so do we."""
+    """Bytes that pass the first check but are no image: DALI refuses them, and then our decoder does."""
     expected = take(photo_pack)
     bad = int(expected[1].index[3])
     garbage = np.frombuffer(b"\xff\xd8 no image", np.uint8)
@@ -256,7 +256,7 @@ def test_an_image_that_nobody_can_decode_is_replaced(photo_pack, monkeypatch):
 
 
 def test_a_device_reads_dalis_memory_where_it_lies(photo_pack, monkeypatch):
-    """The way of a GPU in the interpreter: interleaved pixels of DALI's, and a row that we decode."""
+    """The code path of a GPU, in the interpreter: DALI's interleaved pixels, and a row that we decode."""
     pytest.importorskip("triton")
     view = presets.weak(16, normalize=None)
     options = LoaderOptions(seed=1, num_threads=1)
@@ -281,7 +281,7 @@ def test_a_device_reads_dalis_memory_where_it_lies(photo_pack, monkeypatch):
 
 
 def test_rows_that_we_decode_go_to_the_device_in_one_copy_from_pinned_memory(tmp_path, photos):
-    """No memory is lent again while a copy may read it, and a replaced row is copied as the others are."""
+    """No memory is reused while a copy may still read it; a replaced row is copied like the others."""
     pytest.importorskip("triton")
     pack = damage(write_pack(tmp_path, photos, num_classes=1), 5)
     options = LoaderOptions(seed=1, num_threads=1)
@@ -296,7 +296,7 @@ def test_rows_that_we_decode_go_to_the_device_in_one_copy_from_pinned_memory(tmp
         found, expected = (one.submit(request).result(60.0) for one in (device, plain))
         assert torch.equal(found.index, expected.index)
         assert (found.views[0] - expected.views[0]).abs().max() < 0.01 / 255
-        # The rows in one block and the numbers in another; no block where DALI has decoded every row.
+        # One block for the rows and one for the parameters; no block of rows if DALI has decoded all of them.
         assert streams.log.count("pin") == streams.log.count("copy on stream 0") == pinned
     assert list(device.bad_rows) == [5]
     held = [place.keep[1] for _, (place,) in device._lent._kept]
@@ -311,7 +311,7 @@ def test_rows_that_we_decode_go_to_the_device_in_one_copy_from_pinned_memory(tmp
 
 
 def test_an_error_between_feeding_and_running_drops_the_pipeline(photo_pack, monkeypatch):
-    """What was fed would else come out in the place of the next batch."""
+    """Otherwise the data already fed would come out in place of the next batch."""
     expected = take(photo_pack)
     decoder = DaliDecoder(8, 1, None)
     first, other = ([photo_pack.view(row) for row in rows] for rows in ([0, 1], [2, 3]))
@@ -347,9 +347,9 @@ HUNG = (
 
 @pytest.mark.filterwarnings(
     "ignore:.*left behind:RuntimeWarning"
-)  # tests/loaders/backends/test_threads.py holds it
+)  # tests/loaders/backends/test_threads.py tests this warning
 def test_a_hung_dali_is_an_error_after_the_time_limit(photo_pack, monkeypatch):
-    """Whoever waits for DALI: a thread of the cpu backend's kernels, or the one that draws on a device."""
+    """This holds for both waiting threads: that of the cpu backend's kernels and that of a device."""
     release = threading.Event()
     monkeypatch.setattr(DaliDecoder, "_run", lambda *_: release.wait(30))
     try:
@@ -398,9 +398,9 @@ def test_an_operation_of_randaugment_that_dali_was_not_taught_is_refused(monkeyp
 
 
 def test_the_decoder_of_a_gpu_is_described_without_one():
-    """Colours upsampled as libjpeg-turbo does, the hardware used, nothing grown in the first epoch."""
+    """It upsamples colours like libjpeg-turbo, uses the hardware decoder, and preallocates its memory."""
     pipeline = build_decoder(8, 2, 0)
-    pipeline._device_id = None  # DALI asks for a driver as soon as a device is named
+    pipeline._device_id = None  # with a device, DALI would need a driver
     text = pipeline.serialize()
     for argument in (b"jpeg_fancy_upsampling", b"hw_decoder_load", b"preallocate_width_hint", b"mixed"):
         assert argument in text
@@ -423,7 +423,7 @@ def test_a_missing_gpu_is_an_error(photo_pack):
 def test_the_gpu_graph_is_built_and_serialised_without_a_gpu():
     views = (*VIEWS, presets.weak(32), without_equalize(presets.fixmatch_strong(32)))
     pipeline, feeds = build_pipeline(views, 8, 2, device_id=0, dtype="float32", channels_last=True)
-    pipeline._device_id = None  # DALI asks for a driver as soon as a device is named
+    pipeline._device_id = None  # with a device, DALI would need a driver
     text = pipeline.serialize()
     assert text.count(b"mixed") >= 1
     assert len({feed.name for feed in feeds}) == len(feeds) > 50
@@ -443,5 +443,5 @@ def test_views_of_the_gpu_are_the_cpu_backends(view, photo_pack):
     (expected,) = take(photo_pack, backend="cpu", **options)
     assert found.views[0].is_cuda
     difference = (found.views[0].cpu() - expected.views[0]).abs() * 255
-    assert difference.mean() < 0.5  # nvJPEG rounds in its own way
+    assert difference.mean() < 0.5  # nvJPEG rounds differently
     assert (difference > 8).float().mean() < 0.01

@@ -1,4 +1,4 @@
-"""FFCV: our views inside its Loader on any .beton, and its Loader behind our contract."""
+"""FFCV: our views inside FFCV's Loader on any .beton, and FFCV's Loader as one of our backends."""
 
 import importlib.util
 import sys

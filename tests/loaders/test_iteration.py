@@ -1,4 +1,4 @@
-"""The loader where people are: `for`, `len`, pairs, samplers, and transforms of their own."""
+"""The loader as users use it: `for`, `len`, pairs, samplers, and transforms of their own."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,7 +41,7 @@ def test_a_for_loop_runs_one_epoch_after_the_other(photo_pack) -> None:
         passes = [rows(loader) for _ in range(3)]
         assert passes == [rows(loader.epoch(epoch)) for epoch in range(3)]
         loader.next_epoch = 1
-        next(iter(loader))  # a pass that breaks off counts
+        next(iter(loader))  # a pass that is broken off counts too
         assert loader.next_epoch == 2
         assert rows(loader) == passes[2]
 
@@ -59,7 +59,7 @@ def test_pairs(photo_pack) -> None:
 
 
 def uneven(pack) -> LabelTable:
-    """Sixteen images of class 0, four of class 1, one of class 2, three without a label."""
+    """Return labels of sixteen images of class 0, four of class 1, one of class 2; three have none."""
     return LabelTable.of(np.arange(21), np.repeat([0, 1, 2], [16, 4, 1]), 3)
 
 
@@ -72,11 +72,11 @@ def test_balanced_epochs_take_classes_equally_often(photo_pack) -> None:
         assert labels.tolist() == [36, 36, 36]
         first = torch.cat([batch.index for batch in batches])
         assert (first[:27] < 16).sum() == 9
-        assert torch.bincount(first, minlength=16)[:16].min() >= 2  # all before any a third time
+        assert torch.bincount(first, minlength=16)[:16].min() >= 2  # all twice before any a third time
         again = rows(loader.epoch(2, start_step=1))
         assert again == rows(loader.epoch(2))[1:]
         views = [b.views[0][b.labels == 2] for b in loader.epoch(0)]
-        assert not torch.equal(views[0][0], views[0][1])  # one image, drawn anew
+        assert not torch.equal(views[0][0], views[0][1])  # one image, in two random views
         assert loader.fingerprint["sampler"] == "balanced"
 
 
@@ -98,7 +98,7 @@ def test_weights_set_how_often_a_row_comes(photo_pack) -> None:
     with build(photo_pack, sampler=[1.0] + [0.0] * 23) as loader:
         batch = next(loader.epoch(0))
         assert set(batch.index.tolist()) == {0}
-        assert len({view.numpy().tobytes() for view in batch.views[0]}) > 3  # drawn anew each time
+        assert len({view.numpy().tobytes() for view in batch.views[0]}) > 3  # a new random view each time
         assert loader.fingerprint["sampler"] != other
 
 
@@ -112,9 +112,9 @@ def test_weights_may_be_any_tensor_of_numbers(weights) -> None:
 
 
 def test_weighted_rows_show_both_sides_in_turns(photo_pack) -> None:
-    """Four rows come two or three times an epoch, the others at most once."""
+    """Four rows occur two or three times per epoch, the others at most once."""
     weights = np.repeat([3.0, 1.0], [4, 20])
-    turned = presets.flipped_in_turns(presets.weak(16, padding=0.0))  # nothing is random but the side
+    turned = presets.flipped_in_turns(presets.weak(16, padding=0.0))  # only the mirroring varies
     shown = {row: [] for row in range(24)}
     with build(photo_pack, (turned,), sampler=weights) as loader:
         for epoch in range(12):
@@ -126,7 +126,7 @@ def test_weighted_rows_show_both_sides_in_turns(photo_pack) -> None:
         assert len(set(sides)) == 2, row
         assert abs(2 * sides.count(sides[0]) - len(sides)) <= len(sides) / 2, row
     assert said.endswith(", sides in turns")
-    with build(photo_pack, sampler=weights) as other:  # whose draws are seeded as they always were
+    with build(photo_pack, sampler=weights) as other:  # seeded by the epoch alone
         assert "sides" not in other.fingerprint["sampler"]
         assert {int(e) // 4 for step in range(4) for e in other.request(5, step).epochs} == {5}
 
@@ -169,7 +169,7 @@ def test_a_block_shuffle_takes_no_sampler(photo_pack) -> None:
 
 
 def brighter(views, generator):
-    """A transform: each image gets a summand of its own."""
+    """A transform that adds a different random number to each image."""
     device = views[0].device
     shift = torch.rand(len(views[0]), 1, 1, 1, generator=generator, device=device)
     return tuple((view + 0.25 * shift).clamp(0, 1) for view in views)
@@ -244,7 +244,7 @@ def made_of(held):
 def made_to_call(by):
     called = made(by)
 
-    @torch.no_grad()  # holds an object that tells nothing
+    @torch.no_grad()  # wraps the function in an object without a useful repr
     def transform(views, generator):
         return called(views, generator)
 
@@ -301,7 +301,7 @@ class Silent:
         lambda by: made_of(weighing(by)),
         weighing,
         Shifting,
-        lambda by: Shifting(torch.arange(2000.0) == 1000 * by),  # its repr leaves out the middle
+        lambda by: Shifting(torch.arange(2000.0) == 1000 * by),  # repr() omits the middle
         lambda by: Shifting([np.arange(2000.0) == 1000 * by]),
         lambda by: Shifting(by).__call__,
     ],
@@ -313,14 +313,14 @@ def test_parameters_of_a_transform_stand_in_its_name(make) -> None:
 
 
 def test_plain_parameters_are_named_as_they_are_written() -> None:
-    """These names stand in the fingerprints of runs."""
+    """These names are part of the fingerprints of existing runs and must not change."""
     assert transform_name(made((0.5, "a  b"))) == f"{__name__}.made.<locals>.transform with by=(0.5, 'a  b')"
     assert transform_name(Shifting((0.5,))) == f"{__name__}.Shifting Shifting(by=(0.5,))"
     assert transform_name(v2.RandomGrayscale(p=0.5)).endswith("RandomGrayscale RandomGrayscale(p=0.5)")
 
 
 def test_a_gpu_draws_other_numbers_than_the_cpu() -> None:
-    """The kind of device counts, not its number; the text of runs on the CPU stays."""
+    """The kind of device counts, not its number; the text for the CPU stays as in older runs."""
     said = [transform_facts(nothing, LoaderOptions(device=d)) for d in ("cpu", "cuda:0", "cuda:1")]
     assert [one["batch_transform"].partition("nothing ")[2] for one in said] == [
         "on 1 ranks", "on 1 ranks of cuda", "on 1 ranks of cuda",
@@ -328,7 +328,7 @@ def test_a_gpu_draws_other_numbers_than_the_cpu() -> None:
 
 
 def test_generators_of_other_devices_are_left_alone(photo_pack, monkeypatch) -> None:
-    """A network on a GPU beside a loader of the CPU would get the same dropout from every batch's seed."""
+    """Otherwise a CPU loader would reseed the GPU per batch, and a network there would repeat its dropout."""
     seeded = []
     for name in ("manual_seed", "manual_seed_all"):
         monkeypatch.setattr(torch.cuda, name, seeded.append)

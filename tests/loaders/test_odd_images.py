@@ -1,4 +1,4 @@
-"""Images that a pack holds as they came: tiny, endless, gray, and CMYK ones that were made RGB."""
+"""Unusual images that a pack may contain: tiny, very long, gray, and CMYK ones converted to RGB."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""The labelled stream of a paired loader: which rows it holds, in which proportions, and for how long."""
+"""The labelled stream of a paired loader: its rows, their proportions, and from when on they change."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_another_table_counts_from_the_next_epoch_on(photo_pack):
         late = list(loader.epoch(1))
     assert set(labeled(early)) == {(2, 1), (5, 0), (11, 2)}
     assert set(labeled(late)) == {(2, 0), (7, 1), (8, 1), (9, 2)}
-    with paired(photo_pack, second) as loader:  # as a resumed run does
+    with paired(photo_pack, second) as loader:  # as in a resumed run
         again = list(loader.epoch(1, start_step=2))
     assert labeled(again) == labeled(late[2:])
     assert torch.equal(again[0].labeled.views[0], late[2].labeled.views[0])
@@ -124,7 +124,7 @@ def test_balanced_batches_hold_every_class_equally_often(photo_pack):
     counted = Counter(row for row, _ in labeled(steps))
     assert counted[11] == len(steps) == 12
     assert counted[9] == counted[10] == 6
-    assert {counted[row] for row in range(9)} <= {1, 2}  # 12 draws of 9 rows: each once before any twice
+    assert {counted[row] for row in range(9)} <= {1, 2}  # each is drawn once before any is drawn twice
     views = [step.labeled.views[0][step.labeled.labels == 2] for step in steps]
     assert not torch.equal(views[0], views[1]), "a row that comes again is seen in another way"
 

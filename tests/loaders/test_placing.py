@@ -1,4 +1,4 @@
-"""Batches on their way to a device, on streams that do their work only when told to."""
+"""Batches are copied to a device, with fake streams that do their work only when told to."""
 
 import gc
 import weakref
@@ -53,7 +53,7 @@ def test_a_batch_is_handed_out_after_the_next_ones_copies_were_queued_and_none_w
     assert [kind for kind, _ in copies.queue].count("copy") == 6  # per batch two views and one block
     assert set(streams.log) == {"pin", "copy on stream 0"}
     assert [kind for kind, _ in streams.consumer.queue] == ["wait"]
-    assert not same(first, batch_of(0))  # nothing was copied yet: nobody waited
+    assert not same(first, batch_of(0))  # nothing is copied yet, so the host did not wait
     streams.consumer.run()
     assert streams.consumer.queue, "the consumer's stream went on before its batch was there"
     copies.run(5)  # the first batch: three copies and two events
@@ -96,7 +96,7 @@ def test_memory_is_kept_until_its_copy_is_done_and_then_used_again(streams):
     gc.collect()
     assert all(one() is not None for one in alive), "memory went while a queued copy still reads it"
     assert streams.log.count("pin") == 4
-    for _ in range(8):  # now each copy is done soon
+    for _ in range(8):  # from now on, each copy is done at once
         streams.streams[0].run()
         next(placed)
     gc.collect()
@@ -142,7 +142,7 @@ def test_a_block_aligns_what_it_holds():
 
 
 def test_loaders_place_their_epochs(streams, photo_pack):
-    """The whole way: what a loader gives on the host and what arrives are equal, resumed and paired."""
+    """Batches that arrive on the device equal those on the host, also after a resume and when paired."""
     split, views = photo_pack.split("train"), (presets.weak(16), presets.barlow_a(16))
     options = LoaderOptions(seed=1, num_threads=1)
     placer = Placer(streams)

@@ -1,4 +1,4 @@
-"""A loader belongs to the process that built it, and says so at once in any other."""
+"""A loader belongs to the process that built it; any other process gets an error at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from loaders.packs import Pack
 from loaders.views import presets
 
 VIEWS = (presets.weak(16),)
-# Python 3.12 and later warn of a fork among threads, which is what these tests are about.
+# Python 3.12 and later warn of a fork in a process with threads, which these tests do on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
@@ -32,7 +32,7 @@ def paired(pack: Pack) -> PairedLoader:
 
 
 def found_in_a_fork(work: Callable[[], object]) -> str:
-    """Return the error that a function raises in a forked process, where nothing may wait for 30 s."""
+    """Return the error that a function raises in a forked process, within 30 s."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
 

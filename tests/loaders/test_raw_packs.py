@@ -1,4 +1,4 @@
-"""Packs of decoded pixels: read by the CPU loader and by stock readers, in both formats."""
+"""Packs of decoded pixels, read by the cpu backend and by the formats' own libraries, in both formats."""
 
 import io
 import tarfile

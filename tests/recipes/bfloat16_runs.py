@@ -1,6 +1,6 @@
-"""Runs a recipe on a processor that is said to have bfloat16, and goes on on one that has none.
+"""Run a recipe on a simulated processor with bfloat16, and resume the run on one without.
 
-Then the same on a GPU that it is said to have, whose loader delivers bfloat16 too.
+Then do the same with a simulated GPU, for which the loader delivers bfloat16 views too.
 
 usage: python -m tests.recipes.bfloat16_runs NAME PACK FOLDER
 """

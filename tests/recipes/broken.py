@@ -1,6 +1,6 @@
-"""Objectives broken on purpose, each in a way that still runs: a floor that stays up would be worth nothing.
+"""Objectives broken on purpose, each in a way that still runs, to check that floors detect broken training.
 
-A plugin of pytest, told by the environment: SLUICE_BREAK=rotnet python -m pytest -p tests.recipes.broken
+A pytest plugin, controlled by the environment: SLUICE_BREAK=rotnet python -m pytest -p tests.recipes.broken
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Break:
     """What is broken, how, and the test that has to fail.
 
     Attributes:
-        target: module:attribute.
-        how: in words.
-        make: turns the sound function into the broken one.
-        test: file and the words that select the test.
+        target: the function to break, as module:attribute.
+        how: description of the break.
+        make: turns the intact function into the broken one.
+        test: file, and the words that select the test in it.
     """
 
     target: str
@@ -41,7 +41,7 @@ def _other_images_view(loss: Function) -> Function:
 
 
 def _shuffled(place: int) -> Callable[[Function], Function]:
-    """Give one argument's rows in another order."""
+    """Shuffle the rows of one argument."""
 
     def make(loss: Function) -> Function:
         def broken(*args: Any, **named: Any) -> Any:
@@ -64,7 +64,7 @@ def _never_unlabelled(place: int) -> Callable[[Function], Function]:
 
 
 def _against(place: int) -> Callable[[Function], Function]:
-    """Turn the sign of the weight of the unlabelled images."""
+    """Reverse the sign of the weight of the unlabelled images."""
 
     def make(loss: Function) -> Function:
         return lambda *args, **named: loss(*args[:place], -args[place], *args[place + 1 :], **named)
@@ -154,7 +154,7 @@ def _newest_label(table: Function) -> Function:
 
 
 def _mixed_table(as_table: Function) -> Function:
-    """Shuffle the labels: a later fine-tuning on true ones undoes a mere change of the classes' names."""
+    """Shuffle the labels; merely permuting classes would be undone by later fine-tuning on true labels."""
     generator = np.random.default_rng(0)
     return lambda kept, cycle: as_table(replace(kept, label=generator.permutation(kept.label)), cycle)
 
@@ -299,7 +299,7 @@ BREAKS = {
 
 
 def place_of(chosen: Break) -> tuple[Any, str]:
-    """Return what holds the target, and the target's name there."""
+    """Return the module or class that holds the target, and the target's name in it."""
     module, path = chosen.target.split(":")
     *owners, attribute = path.split(".")
     owner: Any = import_module(module)
@@ -309,7 +309,7 @@ def place_of(chosen: Break) -> tuple[Any, str]:
 
 
 def apply(name: str) -> Callable[[], None]:
-    """Break what a name of `BREAKS` says; return what mends it again."""
+    """Apply the break `BREAKS[name]`; return a function that undoes it."""
     chosen = BREAKS[name]
     owner, attribute = place_of(chosen)
     sound = owner.__dict__[attribute]
@@ -318,5 +318,5 @@ def apply(name: str) -> Callable[[], None]:
 
 
 def pytest_configure() -> None:
-    """Break what the environment names."""
+    """Apply the break that the environment names."""
     apply(os.environ["SLUICE_BREAK"])

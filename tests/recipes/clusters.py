@@ -1,6 +1,6 @@
-"""Two clusters of points: the smallest problem on which unlabelled data help, and by far.
+"""Two clusters of points: a small problem on which unlabelled data help very much.
 
-Eight labels tell the direction between the clusters badly in 100 dimensions, 400 more points tell it well.
+In 100 dimensions, eight labels show the direction between the clusters poorly; 400 more points show it well.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from engine.train.ema import make_target
 from loaders.batch import Batch, PairedBatch
 
 DIMENSIONS, NUM_LABELED, NUM_UNLABELED = 100, 8, 400
-PROBLEMS = 5  # what eight labels tell differs too much from one draw of points to the next
+PROBLEMS = 5  # accuracies from eight labels vary too much over draws of the points
 Views = Callable[[Tensor], tuple[Tensor, ...]]
 
 
@@ -29,18 +29,15 @@ def accuracy_on_clusters(
     steps: int = 200,
     lr: float = 0.05,
 ) -> float:
-    """Train a recipe's step with a linear classifier in place of its network, on several draws of points.
+    """Train by a recipe's step, with a linear classifier as its network; return the mean test accuracy.
 
     Args:
-        make_recipe: builds the recipe, of two classes.
-        labeled: the views of labelled points [B, 100].
-        unlabeled: likewise, of unlabelled ones.
-        seed: of the points, the weights and the views.
-        steps: of SGD.
-        lr: of SGD.
-
-    Returns:
-        The test accuracy, as the mean over the draws.
+        make_recipe: builds the recipe for two classes.
+        labeled: returns the views of labelled points [B, 100].
+        unlabeled: returns the views of unlabelled points [B, 100].
+        seed: seed of the points, the weights and the views; the mean is over several draws of these.
+        steps: steps of SGD.
+        lr: learning rate of SGD.
     """
     seeds = range(PROBLEMS * seed, PROBLEMS * (seed + 1))
     return fmean(_accuracy_of_one(make_recipe, labeled, unlabeled, s, steps, lr) for s in seeds)

@@ -1,4 +1,4 @@
-"""What the tests of several recipes read: a pack small enough for many runs, and a trained classifier."""
+"""Fixtures for the tests of several recipes: a pack small enough for many runs, and a trained classifier."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.once import made_once
 
 @pytest.fixture(scope="session")
 def few_digits(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """64 digits of 8 classes as the splits `unlabeled` and `train`."""
+    """Pack of 64 digits of 8 classes, as the splits `unlabeled` and `train`."""
     folder = tmp_path_factory.mktemp("few-digits")
     for digit in "01234567":
         target = folder / "images" / digit
@@ -31,13 +31,13 @@ def few_digits(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def trained(data: Data) -> Path:
-    """Run folder of a classifier and its average, trained on ten digits of each class; not to be changed."""
+    """Run folder, not to be changed, of a classifier and its average, trained on ten digits per class."""
     return data.trained(0)
 
 
 @pytest.fixture(scope="session")
 def by_two(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the runs of every self-supervised recipe that two processes made, see `two_processes`."""
+    """Folder with a run of every self-supervised recipe on two processes, see `two_processes`."""
     program = ROOT / "tests/recipes/two_processes.py"
     return made_once(
         tmp_path_factory, "two", lambda out: launch_forked(2, program, "without labels", few_digits, out)
@@ -46,7 +46,7 @@ def by_two(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def labelled_by_two(little_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the runs of every recipe with labels that two processes made, see `two_processes`."""
+    """Folder with a run of every recipe with labels on two processes, see `two_processes`."""
     program = ROOT / "tests/recipes/two_processes.py"
     return made_once(
         tmp_path_factory,

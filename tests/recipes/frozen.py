@@ -1,4 +1,4 @@
-"""How good a run's frozen features are, measured as quickly as can be."""
+"""Measure the quality of a run's frozen features quickly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.recipes.short_runs import RESOLUTION
 
 
 def knn_top1(backbone: nn.Module, pack: Pack, out: Path, resolution: int = RESOLUTION) -> float:
-    """Accuracy on the split `test` by the neighbours in `train`."""
+    """Return the accuracy on the split `test` by the nearest neighbours in `train`."""
     features = []
     for split in ("train", "test"):
         policy = presets.evaluation(resolution)

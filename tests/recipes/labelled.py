@@ -1,4 +1,4 @@
-"""What the tests of recipes with labels share: a small run on the digits, and the check that it repeats."""
+"""For tests of recipes with labels: options of a small run on the digits, and a check that runs repeat."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.train.run import RunSummary
 from loaders import LoaderOptions
 
 FEW: dict[str, Any] = {
-    "backbone": "test_resnet",  # timm's, in a third of the time of tiny_resnet
+    "backbone": "test_resnet",  # timm's, which takes a third of tiny_resnet's time
     "resolution": 16,
     "labels_per_class": 4,
     "batch_size": 20,
@@ -24,11 +24,11 @@ FEW: dict[str, Any] = {
     "trackers": (),
     "progress": False,
 }
-"""40 labels, digits are not mirrored."""
+"""Options of a small run with 40 labels, without mirroring the digits."""
 
 
 def check_exact_runs(config: Any, run: Callable[[Any], RunSummary], tmp_path: Path, steps: int) -> None:
-    """Two runs end in the same bytes, and so does one that was broken off and resumed."""
+    """Check that two runs, and one that is interrupted and resumed, leave the same bytes."""
     names = ("classifier.safetensors", "classifier-ema.safetensors", "accuracy.json")
     names += ("last/classifier.safetensors", "labels/validation.parquet")
 

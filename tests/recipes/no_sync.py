@@ -1,4 +1,4 @@
-"""A step that must not wait for the device: whatever would do so on a GPU raises, also on the CPU."""
+"""Check, even on a CPU, that a step does not wait for the device: calls that would wait on a GPU raise."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.train.loop import _Run
 
-# What brings a value to the host, as Python calls it. `tensor` and its like bring one to the device, from
-# memory that is not pinned, which waits as well.
+# Functions called from Python that copy a value to the host. `tensor` and similar functions copy one to the
+# device from memory that is not pinned, which waits as well.
 _CALLS: dict[Any, str] = {
     **{getattr(Tensor, n): n for n in ("item", "tolist", "numpy", "cpu", "nonzero", "unique", "bincount")},
     **{getattr(Tensor, n): n for n in ("__bool__", "__int__", "__float__", "__index__", "__contains__")},
@@ -25,8 +25,8 @@ _CALLS: dict[Any, str] = {
     torch.allclose: "allclose",
     torch.masked_select: "masked_select",
 }
-# The same, and what hides inside other operations, as the dispatcher sees it. The sizes of these results
-# depend on values, which the host therefore has to know.
+# Such operations as the dispatcher sees them, also inside other operations. The sizes of some results depend
+# on values, for which the host therefore has to wait.
 _OPERATIONS = {
     *("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal", "unique_dim"),
     *("_unique2", "unique_consecutive", "bincount", "repeat_interleave"),
@@ -38,7 +38,7 @@ class SynchronisedError(AssertionError):
 
 
 def _is_of_an_optimizer() -> bool:
-    """Tell whether torch's own optimizer asks, whose step counters stay on the CPU."""
+    """Return whether the caller is one of torch's optimizers, whose step counters are on the CPU."""
     frame = sys._getframe(1)
     while frame is not None:
         if "torch/optim/" in frame.f_code.co_filename:
@@ -68,7 +68,7 @@ class _Operations(TorchDispatchMode):
 
 @contextmanager
 def no_sync() -> Iterator[None]:
-    """Raise `SynchronisedError` where the block would wait for a device."""
+    """Raise `SynchronisedError` if code in the block would wait for a device."""
     with ExitStack() as modes:
         modes.enter_context(_Calls())
         modes.enter_context(_Operations())
@@ -77,10 +77,10 @@ def no_sync() -> Iterator[None]:
 
 @contextmanager
 def guarded_steps() -> Iterator[list[int]]:
-    """Run every training step under `no_sync`; yields the list of steps that were so taken.
+    """Run every training step under `no_sync`; yield the list of the guarded steps.
 
-    A step is all of it: schedule, forward, backward, gradient norm, optimizer, what follows it, and what is
-    kept for the log.
+    A step is everything from schedule, forward, backward, gradient norm and optimizer to moving averages and
+    the metrics that are kept for the log.
     """
     taken: list[int] = []
     step = _Run._train_step

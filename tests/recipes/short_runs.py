@@ -1,4 +1,4 @@
-"""Short runs of every self-supervised recipe: the same configurations in one process and in several."""
+"""Short runs of every self-supervised recipe, with the same configurations for one process and several."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "siamese_vae": {"num_latent": 8, "decoder_width": 4, "flip_p": 0.0},
 }
-"""What each recipe's Config changes to be small; two epochs of two steps on 64 images."""
+"""Options that make each recipe's run short: two epochs of two steps on 64 images."""
 
 
 def run_short(name: str, pack: Path, out: Path, **changes: Any) -> TrainSummary:

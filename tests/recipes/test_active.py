@@ -37,7 +37,7 @@ def config(data: Data, tmp_path: Path) -> Config:
 
 @pytest.mark.floor
 def test_asks_for_unsure_images_of_every_cluster(config: Config, data: Data) -> None:
-    """What a network is unsure of, it often has wrong."""
+    """Images of which a network is unsure are often misclassified."""
     check("active_choice", trainings.active_choice(data, config.out, 0))
     request = choose(config, data.digits)
     counts = np.bincount(request.cluster, minlength=8)
@@ -55,7 +55,7 @@ def test_asks_for_unsure_images_of_every_cluster(config: Config, data: Data) -> 
 def test_the_smallest_margins_of_each_cluster_by_brute_force(
     config: Config, digits_pack: Pack, trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """With clusters that are known, and an embedding that is not the classifier's own."""
+    """With given clusters, and with features of another network than the classifier's."""
     embedding = tmp_path / "embedding"
     embedding.mkdir()
     seed_everything(5)
@@ -76,7 +76,7 @@ def test_the_smallest_margins_of_each_cluster_by_brute_force(
         features = extract_features(backbone, loader, "cpu", config.out)
         parts = list(predict(load_classifier(trained, "ema"), loader, "cpu", config.out))
     (points,) = given
-    np.testing.assert_allclose(points, features.h.numpy(), rtol=1e-3, atol=1e-4)  # of float16
+    np.testing.assert_allclose(points, features.h.numpy(), rtol=1e-3, atol=1e-4)  # features are float16
     rows = torch.cat([part.index for part in parts]).numpy()
     best = torch.cat([part.probabilities for part in parts]).topk(2)
     margin = (best.values[:, 0] - best.values[:, 1]).numpy()
@@ -97,7 +97,7 @@ def test_the_smallest_margins_of_each_cluster_by_brute_force(
 def test_an_image_is_shown_once_for_its_features_and_its_margin(
     init: str, config: Config, digits_pack: Pack, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the features are those of a start that the classifier's frozen backbone is."""
+    """Also if the features come from --init, when its network equals the classifier's frozen backbone."""
     seen: list[int] = []
 
     def counted(self: ResNet, x: torch.Tensor) -> torch.Tensor:
@@ -110,7 +110,7 @@ def test_an_image_is_shown_once_for_its_features_and_its_margin(
     request = choose(asked, digits_pack)
     images = len(digits_pack.split("unlabeled"))
     padded = -(-images // asked.batch_size) * asked.batch_size
-    assert padded <= sum(seen) <= padded + 10  # and a view of nothing for each network that was built
+    assert padded <= sum(seen) <= padded + 10  # plus a dummy view for each network that is built
     seen.clear()
     again = choose(replace(asked, strategy="k_centre"), digits_pack)
     assert sum(seen) <= 10
@@ -140,7 +140,7 @@ def test_an_oracle_that_does_not_know_is_found_before_the_predictions(
     pack, known = open_pack(digits_pack.path), digits_pack.labels
     few = few_labels(digits_pack.split("train"), 50, 0).row
     label = known.dense(len(digits_pack))[few]
-    pack.__dict__["labels"] = LabelTable.of(few, label, known.num_classes)  # as if nobody knew the others
+    pack.__dict__["labels"] = LabelTable.of(few, label, known.num_classes)  # the pack knows only these
     monkeypatch.setattr("recipes.active.open_pack", lambda path, store: pack)
     monkeypatch.setattr("recipes.active.predict", lambda *args: pytest.fail("predicted"))
     with pytest.raises(UserError, match=r"oracle: row \d+ .* has no label in the pack; leave out --oracle"):
@@ -169,7 +169,7 @@ def test_a_filled_request_becomes_a_table(config: Config, digits_pack: Pack, tmp
 
     write()
     filled = replace(config, filled=path, out=tmp_path / "bought", run=None, cycle=3)
-    replace(filled, unlabeled_splits=("none",)).check_places()  # not read, so not missed
+    replace(filled, unlabeled_splits=("none",)).check_places()  # not read, hence not checked
     table = LabelTable.read(run(filled))
     assert table.row.tolist() == [int(lines[0]["row"]), int(lines[2]["row"])]
     assert [digits_pack.classes[label] for label in table.label] == ["7", "2"]
@@ -199,7 +199,7 @@ def test_a_request_may_be_saved_by_a_spreadsheet(
 ) -> None:
     lines = [("row", "key", "cluster", "margin", "guess", "label")]
     lines += [(str(row), digits_pack.key(row), "0", "", "", "7") for row in (3, 5)]
-    lines.append(("8", digits_pack.key(8)))  # the empty cells at its end are left out
+    lines.append(("8", digits_pack.key(8)))  # without the empty cells at its end
     path = tmp_path / "request.csv"
     path.write_text(first + "".join(delimiter.join(line) + "\n" for line in lines), encoding)
     table = LabelTable.read(run(replace(config, filled=path, run=None)))

@@ -1,4 +1,4 @@
-"""One way to change labelled views and to mix them, for every recipe with labels."""
+"""Every recipe with labels augments and mixes labelled views in the same way."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ RECIPES: dict[str, tuple[Any, Make, int]] = {
     ),
     "ssl_gan": (ssl_gan.Config, lambda c: ssl_gan.SslGan(c, "abc"), 1),
 }
-"""Configuration, recipe, and views of unlabelled images; 0 where there are none."""
+"""Configuration, recipe, and number of views of unlabelled images; 0 if there are no such images."""
 
 
 def batch_of(name: str, x: Tensor) -> Any:
@@ -62,7 +62,7 @@ def batch_of(name: str, x: Tensor) -> Any:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_learns_from_mixed_images(name: str, tmp_path: Path) -> None:
-    """Its network sees the mixtures, and its labels are the mixtures of the labels."""
+    """The network sees mixed images, and the targets are the labels mixed alike."""
     make_config, make, _ = RECIPES[name]
     options = FEW | {"pack": tmp_path, "out": tmp_path, "mixing": "mixup", "seed": 3}
     if name == "ssl_gan":
@@ -84,7 +84,7 @@ def test_every_recipe_learns_from_mixed_images(name: str, tmp_path: Path) -> Non
 
 ARRANGED = torch.tensor([0.0, 1.0, 3.0])
 PAIRS = ((0, 1), (1, 0), (2, 0), (0, 2))
-"""Labels of the four images, and of what each is mixed with."""
+"""Labels of the four images, and of the images with which they are mixed."""
 
 
 def test_the_larger_share_is_the_label_that_counts() -> None:

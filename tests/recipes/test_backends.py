@@ -1,4 +1,4 @@
-"""Recipes over every backend that draws the cpu backend's views: the losses are the same numbers."""
+"""Recipes have identical losses on every backend that renders the cpu backend's views."""
 
 import importlib.util
 import json
@@ -52,14 +52,14 @@ def test_losses_are_the_cpu_backends(name: str, digits_pack: Pack, tmp_path: Pat
 
 
 def test_a_run_goes_on_on_another_device(digits_pack: Pack, tmp_path: Path) -> None:
-    """On one without a GPU, `auto` is the other choice that there is."""
+    """On a machine without a GPU, `auto` is the only other choice."""
     losses("barlow", digits_pack, tmp_path, device="cpu", max_steps=1)
     assert len(losses("barlow", digits_pack, tmp_path, device="auto", resume=True)) == 3
     assert json.loads((tmp_path / "config.json").read_text())["config"]["device"] == "cpu"
 
 
 def test_a_resume_keeps_the_backend_that_auto_took(digits_pack: Pack, tmp_path: Path) -> None:
-    """Of a run that began with a pack in a store, which lies here now; a backend that is given counts."""
+    """The run began with a pack in a store that is local now; an explicit --backend takes precedence."""
     there: Any = SimpleNamespace(path=Path(f"file://{digits_pack.path}"))
     cached = LoaderOptions(num_threads=1, store=StoreOptions(cache_dir=tmp_path / "cache"))
     out, file = tmp_path / "run", tmp_path / "run" / "config.json"
@@ -70,7 +70,7 @@ def test_a_resume_keeps_the_backend_that_auto_took(digits_pack: Pack, tmp_path: 
         losses("barlow", digits_pack, out, "cpu", resume=True)
     expected = losses("barlow", digits_pack, tmp_path / "whole", "stream")
     assert losses("barlow", digits_pack, out, "auto", resume=True, max_steps=2) == expected[:2]
-    del content["config"]["taken_backend"]  # as before it was written
+    del content["config"]["taken_backend"]  # like an older run
     file.write_text(json.dumps(content))
     with pytest.raises(UserError, match="expected order windows of 16 shards, found full shuffle"):
         losses("barlow", digits_pack, out, "auto", resume=True)
@@ -79,14 +79,14 @@ def test_a_resume_keeps_the_backend_that_auto_took(digits_pack: Pack, tmp_path: 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of processors")
 @pytest.mark.parametrize("name", ["fixmatch", pytest.param("barlow", marks=pytest.mark.slow)])
 def test_bfloat16_is_taken_said_kept_and_resumed(name: str, digits_pack: Pack, tmp_path: Path) -> None:
-    """A stand-in for the processor, in a process of its own: accelerate has one precision for good.
+    """A simulated processor, in a separate process, since accelerate keeps one precision per process.
 
-    The losses, whose sums are float32, stay near those of float32. Views that the loader rounds to bfloat16,
-    as it does for a GPU, are those that autocast rounds: every loss is the same, also after a resume.
+    The losses, whose sums are float32, stay near those of float32. The loader rounds views to bfloat16 for a
+    GPU exactly as autocast would: every loss is the same, also after a resume.
     """
     done = run_forked("-m", "tests.recipes.bfloat16_runs", name, digits_pack.path, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("precision: bfloat16 autocast") == 4  # runs and resumes on another machine
+    assert done.stderr.count("precision: bfloat16 autocast") == 4  # two runs, two resumes
     found: list[float] = []
     for folder, views in ((name, "float32"), (f"{name}-views", "bfloat16")):
         config = json.loads((tmp_path / folder / "config.json").read_text())["config"]

@@ -1,4 +1,4 @@
-"""A pack without any label: ask without a classifier, buy, name the classes, train on the table alone."""
+"""A pack without labels: request labels without a classifier, name classes, and train on the bought table."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ from tools import labels as tool
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Pack:
-    """24 images in one split, none with a label, no class."""
+    """A pack of 24 images in one split, without labels or classes."""
     write_tree(tmp_path / "in", {f"{number:02d}.jpg": jpeg(number) for number in range(24)})
     return pack(tmp_path / "bare", f"unlabeled={tmp_path / 'in'}")
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Path:
-    """A backbone that never saw a label."""
+    """Run folder of a random backbone, which never saw a label."""
     seed_everything(5)
     (tmp_path / "start").mkdir()
     backbone = build_backbone("test_resnet", 16)
@@ -179,7 +179,7 @@ def test_recipes_train_on_a_table_alone(bare: Pack, tmp_path: Path, name: str) -
 
 
 def test_a_few_of_a_table_and_transfer_from_it(start: Path, tmp_path: Path) -> None:
-    """A split without labels counts as none; the choice per class is then among the table's labels."""
+    """If --labeled-split has no labels, --labels-per-class chooses from the labels of the table."""
     write_tree(tmp_path / "flat", {f"{number:02d}.jpg": jpeg(number) for number in range(12)})
     write_tree(tmp_path / "test", class_tree(2, 3, seed=500))
     packed = pack(tmp_path / "p", f"train={tmp_path / 'flat'}", f"test={tmp_path / 'test'}")

@@ -1,4 +1,4 @@
-"""Every floor falls when its objective is broken: each is broken at least once and a test has to fail."""
+"""Every floor test fails when its objective is broken; each objective is broken in at least one way."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_broken_objective_fails_its_floor(name: str) -> None:
 
 @pytest.mark.parametrize("name", BREAKS)
 def test_what_is_broken_is_there(name: str) -> None:
-    """A function that was renamed would leave nothing to break; one with more options, a call that fails."""
+    """After a renaming there would be nothing to break; after a change of parameters the break would fail."""
     owner, attribute = place_of(BREAKS[name])
     sound = owner.__dict__[attribute]
     mend = apply(name)

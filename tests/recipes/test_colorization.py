@@ -1,4 +1,4 @@
-"""Colourisation: what the backbone sees, the counted colours, and that shapes come to tell colours."""
+"""Colourisation: what the backbone sees, the counted colours, and that colours are learned from shapes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def views(rgb: torch.Tensor) -> Batch:
 
 
 def shapes(generator: torch.Generator, size: int = 32) -> torch.Tensor:
-    """Red images with upright stripes and blue ones with level stripes, equally light, [N, 3, 16, 16]."""
+    """Draw red images with vertical and blue ones with horizontal stripes, equally light, [N, 3, 16, 16]."""
     light = 0.3 + 0.4 * torch.rand(size, 1, 1, 16, generator=generator).expand(-1, -1, 16, -1)
     upright = torch.rand(size, generator=generator) < 0.5
     light = torch.where(upright[:, None, None, None], light, light.transpose(2, 3))
@@ -41,7 +41,7 @@ def shapes(generator: torch.Generator, size: int = 32) -> torch.Tensor:
 
 
 def test_the_backbone_sees_no_colour(config: Config) -> None:
-    """Two images of the same lightness are one to it, and gray ones are as the loader gives them."""
+    """Images of equal lightness look equal to the backbone, and gray images stay as the loader gives them."""
     seed_everything(0)
     recipe = Colorization(config).eval()
     seen = []
@@ -70,7 +70,7 @@ def test_colours_are_counted_when_a_step_is_taken(config: Config) -> None:
 
 
 def test_learns_the_colours_of_shapes(config: Config) -> None:
-    """Upright stripes are red, level ones blue: b* is above 0 or below."""
+    """Vertical stripes become red, with b* above 0, and horizontal ones blue, with b* below 0."""
     seed_everything(0)
     recipe, generator = Colorization(config).train(), torch.Generator().manual_seed(1)
     optimizer = recipe.make_optimizer()

@@ -1,5 +1,4 @@
-"""What every self-supervised recipe promises: equal runs are identical, a resumed run too, ranks do not
-matter."""
+"""The promises of every self-supervised recipe: runs repeat and resume exactly, on any number of ranks."""
 
 from __future__ import annotations
 
@@ -32,7 +31,7 @@ def whole(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_interrupted_run_ends_like_a_whole_one(
     name: str, whole: Path, few_digits: Path, tmp_path: Path
 ) -> None:
-    for max_steps in (1, 2, 4):  # inside an epoch, between epochs, to the end
+    for max_steps in (1, 2, 4):  # stop in an epoch, between epochs, at the end
         summary = run_short(name, few_digits, tmp_path / name, max_steps=max_steps, resume=True)
     assert summary.step == summary.total_steps == 4
     assert losses(tmp_path / name) == losses(whole / name)
@@ -52,7 +51,7 @@ def test_another_seed_is_another_run(name: str, whole: Path, few_digits: Path, t
 @pytest.mark.parametrize("name", SMALL)
 def test_two_processes_equal_one(name: str, whole: Path, by_two: Path) -> None:
     for found, expected in zip(losses(by_two / name), losses(whole / name), strict=True):
-        # Where two logits are nearly equal, rounding decides: one image of 32 may fall on the other side.
+        # If two logits are nearly equal, rounding decides, so one image of 32 may be classified differently.
         shares = {n for n in found if n.endswith(("top1", "ordered"))}
         for metric in found:
             tolerance = {"abs": 1.5 / 32} if metric in shares else {"rel": 2e-3, "abs": 1e-5}

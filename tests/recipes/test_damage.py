@@ -1,4 +1,4 @@
-"""What a recipe's command line says of damaged images, and how its run reports them."""
+"""Damaged images: what a recipe's command line says about them, and how its run reports them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_damaged_images_of_training_and_test_are_reported(
     trained, tested = int(pack.split("train").row_ranges[0][0]), int(pack.split("unlabeled").row_ranges[0][0])
     damage(pack, (trained, tested))
     few = FEW | {"batch_size": 32, "epochs": 2, "labels_per_class": None, "test_split": "unlabeled"}
-    few |= {"allow_leak": True}  # both splits are the same images
+    few |= {"allow_leak": True}  # both splits hold the same images
     config = supervised.Config(pack=pack.path, out=tmp_path / "unseen", **few)
     supervised.run(config)
     assert read_bad_rows(config.out) == {}
@@ -66,7 +66,7 @@ def test_damaged_images_of_training_and_test_are_reported(
 
 @dataclass(frozen=True)
 class Damaged:
-    """A pack with three damaged images that only those meet who predict or measure, and a run on it."""
+    """A pack with three damaged images, which only predicting and measuring read, and a run on it."""
 
     pack: Path
     run: Path
@@ -134,7 +134,7 @@ def transferred(damaged: Damaged, out: Path, method: transfer.Method) -> Path:
 
 
 def stopped_early(damaged: Damaged, out: Path) -> Path:
-    """The validation images, in the folder of the training that they stop."""
+    """Run transfer with validation images; return the folder of the training that they end early."""
     tuning = replace(transfer.PRETRAINED, steps=1)
     options = {"init": damaged.run, "labels_per_class": (2,), "seeds": (0,), "pretrained": tuning}
     options |= {

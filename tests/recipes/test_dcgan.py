@@ -1,4 +1,4 @@
-"""DCGAN without labels on the digits: each loss teaches its own network, and the features that are left."""
+"""DCGAN on the digits, without labels: gradients of each network, and the features that result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def config(few_digits: Path, tmp_path: Path) -> Config:
 
 
 def test_each_loss_teaches_its_own_network(config: Config) -> None:
-    """The gradient of one step is that of either loss by itself, to the network that it is for."""
+    """In a joint step, each network gets exactly the gradient of its own loss."""
     seed_everything(0)
     recipe = Dcgan(config)
     rows = torch.arange(8)
@@ -58,7 +58,7 @@ def test_each_loss_teaches_its_own_network(config: Config) -> None:
 
 
 def test_learns_to_tell_them_apart_and_leaves_sheets(digits_pack: Pack, tmp_path: Path) -> None:
-    """With a generator that stands still, real digits are soon told from what it makes."""
+    """With a generator that does not learn, real digits are soon told from generated images."""
     out = tmp_path / "run"
     run_short("dcgan", digits_pack.path, out, lr_generator=0.0, lr=3e-3, epochs=1)
     records = read_metrics(out / "metrics.jsonl")
@@ -69,7 +69,7 @@ def test_learns_to_tell_them_apart_and_leaves_sheets(digits_pack: Pack, tmp_path
 
 
 def test_the_discriminator_then_classifies(config: Config, little_pack: Pack, tmp_path: Path) -> None:
-    """Its weights are what a classifier, here that of the semi-supervised GAN, starts from."""
+    """A classifier, here that of the semi-supervised GAN, starts from the discriminator's weights."""
     run(replace(config, max_steps=1))
     few = FEW | {"unlabeled_splits": ("train",), "backbone": config.backbone, "lr": 0.0, "lr_generator": 0.0}
     more = {"generator_width": 4, "init": config.out, "max_steps": 1, "test_split": ""}

@@ -1,4 +1,4 @@
-"""DeepCluster: constants, what an epoch begins with, and what a short run learns."""
+"""DeepCluster: constants, the preparation of an epoch, and the result of a short run."""
 
 from __future__ import annotations
 

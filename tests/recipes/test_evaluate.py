@@ -54,7 +54,7 @@ def test_one_view_gives_the_accuracy_of_the_training(config: Config, trained: Pa
 
 @pytest.mark.usefixtures("blank_drawings")
 def test_from_128_pixels_on_too(config: Config, few_digits: Path, tmp_path: Path) -> None:
-    """Where the run measures a crop of 0.875: evaluation and run disagree as soon as one shows all."""
+    """From 128 pixels on, the run measures a crop of 0.875, and evaluation must show the same crop."""
     few = FEW | {"resolution": 128, "batch_size": 8, "max_steps": 1, "test_split": "train"}
     few |= {"allow_leak": True, "labels_per_class": 1, "backbone": "test_resnet"}
     for source in (few_digits.parent / "images").rglob("*.jpg"):
@@ -81,7 +81,7 @@ def test_from_128_pixels_on_too(config: Config, few_digits: Path, tmp_path: Path
 
 
 def turned(trained: Path, out: Path) -> Path:
-    """Leave the same classifier with its classes the other way round."""
+    """Save the same classifier with its classes in reverse order."""
     network = load_classifier(trained, "ema")
     other = Classifier(network.backbone, network.backbone_name, network.view, network.classes[::-1])
     with torch.no_grad():
@@ -160,7 +160,7 @@ def test_views_are_averaged_and_listed(config: Config, digits_pack: Pack) -> Non
 
 
 def test_each_view_shows_what_it_says(config: Config, digits_pack: Pack, trained: Path) -> None:
-    """Against pictures cut, resized and mirrored here."""
+    """The views equal pictures that are cropped, resized and mirrored here."""
     network = load_classifier(trained, "ema")
     changed = replace(config, sizes=(16, 24), flips=True, crop=0.75, split="train")
     found = predict_split(changed, digits_pack)

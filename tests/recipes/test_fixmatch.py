@@ -1,4 +1,4 @@
-"""FixMatch on the digits and on two clusters: its constants, its step, what guesses teach, and short runs."""
+"""FixMatch on the digits and on two clusters: its constants, its step, learning from guesses, short runs."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_step_joins_the_batch_and_takes_its_guesses_without_gradient(config: C
 def test_guesses_in_a_pass_of_their_own_teach_what_joined_ones_do(
     guesses: Literal["apart", "average"], config: Config
 ) -> None:
-    """In evaluation, where no rows share statistics; the average of a first step equals the network."""
+    """In evaluation mode rows share no statistics; at the first step the average equals the network."""
     losses, gradients = [], []
     for way in ("joined", guesses):
         seed_everything(0)
@@ -114,7 +114,7 @@ def test_the_average_guesses_in_evaluation_where_it_is_asked(config: Config) -> 
 
 
 def test_alignment_and_the_adaptive_threshold_choose_the_guesses(config: Config) -> None:
-    """A network that always says the second class, with little doubt: only alignment hears the rest of it."""
+    """With a network that always predicts the second class, only alignment brings out other guesses."""
     seed_everything(0)
     plain = FixMatch(config, "abc").eval()
     with torch.no_grad():
@@ -168,7 +168,7 @@ def test_the_published_codes_rule_copies_slow_statistics(config: Config) -> None
 
 @pytest.mark.floor
 def test_learns_the_digits_from_few_labels(data: Data, tmp_path: Path) -> None:
-    """Whether the unlabelled images help in so few steps is a matter of rounding; for that see the next."""
+    """In so few steps, rounding decides whether unlabelled images help; the next test shows that they do."""
     check("fixmatch_digits", trainings.fixmatch_digits(data, tmp_path / "run", 0))
 
 
@@ -198,7 +198,7 @@ def test_the_weak_view_guesses_and_the_strong_one_learns(config: Config) -> None
     ],
 )
 def test_runs_repeat_and_resume_exactly(config: Config, changes: dict[str, Any], tmp_path: Path) -> None:
-    """Broken off inside the average's warm-up, and after it."""
+    """The runs are interrupted during the average's warm-up, and after it."""
     check_exact_runs(replace(config, **changes), run, tmp_path, steps=6)
 
 

@@ -1,4 +1,4 @@
-"""A recipe with labels begins with weights of others: their view, their licence, and what they teach stay."""
+"""A recipe with labels starts from weights of others and keeps their view, licence and features."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_what_comes_with_the_weights_stays_with_the_run(hub: Path, little_pack: 
     kept = load_classifier(out, "raw").backbone.state_dict()
     given = timm.create_model(f"local-dir:{hub}", pretrained=True).state_dict()
     assert all(torch.equal(kept[key], given[key]) for key in kept)
-    # A run that begins with that run, with its checkpoint, or with a file of it: all the same.
+    # Starting from that run, from its checkpoint or from a file of it gives the same result.
     checkpoint = max((out / "checkpoints").iterdir())
     for number, init in enumerate(
         (out, checkpoint, out / "backbone.safetensors", out / "classifier.safetensors")
@@ -114,7 +114,7 @@ def test_pre_training_goes_on_from_weights_of_others(
     assert (described.view, described.origin) == (VIEW, Origin(str(hub), "cc-by-nc-4.0"))
     kept = load_backbone(config.out).state_dict()["layer1.0.conv1.weight"].flatten()
     given = timm.create_model(f"local-dir:{hub}", pretrained=True).layer1[0].conv1.weight.flatten()
-    assert torch.cosine_similarity(kept, given, dim=0) > 0.9  # of other random weights about 0
+    assert torch.cosine_similarity(kept, given, dim=0) > 0.9  # about 0 for other random weights
     with pytest.raises(UserError, match="backbone: expected test_resnet, that of --init"):
         build_start(config.out, "resnet50", 32)
 

@@ -1,4 +1,4 @@
-"""A frozen backbone is frozen: one with dropout and BatchNorm gives the same before and after training."""
+"""A frozen backbone, even with dropout and BatchNorm, gives the same outputs before and after training."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TUNING = FineTuning(lr_backbone=0.1, lr_classifier=0.1, batchnorm="batch")
 
 
 class Noisy(nn.Module):
-    """A backbone that shows by its output whether anything in it is in training mode."""
+    """A backbone whose output changes if any part of it is in training mode."""
 
     modes: ClassVar[list[bool]] = []
     seen: ClassVar[list[int]] = []
@@ -61,7 +61,7 @@ def build_noisy(name: str, resolution: int, weights: Mapping[str, Tensor] | None
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch, little_pack: Pack, tmp_path: Path) -> supervised.Config:
-    """The configuration of a run that left such a network."""
+    """Train a run with a `Noisy` backbone; return its configuration."""
     monkeypatch.setattr("engine.nets.classifier.build_backbone", build_noisy)
     monkeypatch.setattr(Noisy, "modes", [])
     monkeypatch.setattr(Noisy, "seen", [])
@@ -80,7 +80,7 @@ def labelled(*views: Tensor) -> Batch:
 
 
 def paired(num_views: int) -> PairedBatch:
-    """Six labelled images of so many views beside six unlabelled ones of two."""
+    """Return six labelled images with `num_views` views each, and six unlabelled ones with two views."""
     views = torch.randn(2, 6, 3, 16, 16)
     many = Batch(tuple(views), None, torch.arange(6), torch.ones(6, dtype=torch.bool))
     return PairedBatch(labelled(*views[:num_views]), many)
@@ -145,7 +145,7 @@ def test_outputs_and_buffers_are_the_same_before_and_after_steps(
     trained = [p for p in recipe.parameters() if p.requires_grad]
     heads = [p.clone() for p in trained]
     for step in range(3):
-        nn.ModuleList([recipe]).train()  # as the loop does, through the module that wraps the recipe
+        nn.ModuleList([recipe]).train()  # the loop sets the mode through a wrapping module too
         optimizer.zero_grad()
         recipe.training_step(batch, step).loss.backward()
         optimizer.step()
@@ -181,19 +181,19 @@ def test_rounds_show_an_image_to_a_frozen_backbone_once(
 ) -> None:
     recipe, options = ROUNDS[name]
     kept = {"init": start.out, "freeze_backbone": True, "stored_views": stored_views, "epochs": 1}
-    kept |= {"trackers": ("tensorboard",)}  # which shows views, where there are any
+    kept |= {"trackers": ("tensorboard",)}  # this tracker shows views, if there are any
     config = recipe.Config(pack=start.pack, out=tmp_path / "run", **(FEW | options | kept))
     left = recipe.run(config) if name == "self_training" else recipe.run_cycles(config, little_pack)
     pool, measured = (len(little_pack.split(split)) for split in ("unlabeled", "test"))
     few = FEW["labels_per_class"] * 10
-    padded = [-(-n // 256) * 256 for n in (pool, measured, pool + few)]  # to whole batches
+    padded = [-(-n // 256) * 256 for n in (pool, measured, pool + few)]  # padded to whole batches
     once = padded[0] + padded[1] + stored_views * padded[2]
     seen = sum(Noisy.seen)
     assert seen == once if stored_views else seen > once
     assert all(phase.accuracy.num_images == measured for phase in left)
     before, after = (load_classifier(out, "raw") for out in (start.out, config.out))
     assert torch.equal(before.backbone.layers[0].weight, after.backbone.layers[0].weight)
-    if name == "local" and stored_views:  # a command that goes on finds them
+    if name == "local" and stored_views:  # a resumed command finds the features
         (config.out / "classifier.safetensors").unlink()
         Noisy.seen.clear()
         recipe.run_cycles(replace(config, resume=True), little_pack)

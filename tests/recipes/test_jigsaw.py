@@ -1,4 +1,4 @@
-"""Jigsaw: constants, one step, and what a short run learns."""
+"""Jigsaw: constants, one step, and the result of a short run."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_step_sees_nine_tiles_in_the_order_of_its_permutation() -> None:
 def test_a_transformer_of_tiles_is_measured_on_whole_images(
     name: str, few_digits: Path, tmp_path: Path
 ) -> None:
-    """Its position table is of a tile; the measurement leaves the run what it would be without."""
+    """Its position embeddings are those of a tile; the measurement does not change the run."""
     tiles = {"backbone": "test_vit", "resolution": 96, "tile_size": 32, "epochs": 1}
     for every in (1, 0):
         run_short(name, few_digits, tmp_path / str(every), **tiles, probe_every_epochs=every)

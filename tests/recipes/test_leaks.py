@@ -1,4 +1,4 @@
-"""Images of noise have no classes: what is right on them was trained on. It is refused, or named."""
+"""On noise, only trained images can be predicted correctly; measuring on these is refused, or named."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ROWS = r"found 6 rows of split 'test' among 18 images, such as 'test/c0/000'; .*
 
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory: pytest.TempPathFactory) -> Pack:
-    """12 images to train on; `test` has 6 of its own, `seen` 2 of its own and 2 copies of the first."""
+    """`train` has 12 images, `test` 6 others, `seen` 2 others and copies of 2 images of `train`."""
     folder = tmp_path_factory.mktemp("noise")
     write_tree(folder / "train", class_tree(2, 6))
     write_tree(folder / "test", class_tree(2, 3, seed=500))
@@ -56,7 +56,7 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Pack:
 
 
 def everything(noise: Pack) -> Path:
-    """The table of all labels without those of `seen`."""
+    """Write a table of all labels but those of `seen`."""
     path = noise.path / "labels" / "both.parquet"
     noise.labels.of_rows(np.arange(18)).write(path)
     return path
@@ -72,7 +72,7 @@ def clean_run(noise: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def leaky_run(noise: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on the labels of `train` and `test`, measured on `test`, as the user allowed."""
+    """A run on the labels of `train` and `test`, measured on `test`, which --allow-leak allows."""
     out, tables = tmp_path_factory.mktemp("leaky") / "run", (everything(noise),)
     options = SHORT | {"allow_leak": True, "extra_labels": tables}
     supervised.run(supervised.Config(pack=noise.path, out=out, **options))
@@ -150,7 +150,7 @@ def test_a_leak_that_is_allowed_is_named_in_the_run_and_on_its_page(
 def test_the_labels_behind_a_start_count_too(
     noise: Pack, leaky_run: Path, clean_run: Path, tmp_path: Path
 ) -> None:
-    """A network that saw the labels of the test split hands on what it learned, over any number of runs."""
+    """A network trained on test labels passes on what it learned from them, through any number of runs."""
     config = supervised.Config(pack=noise.path, out=tmp_path / "run", **SHORT)
     message = r"labels of .*run: expected no image of split 'test'.*" + ROWS
     with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""Mean Teacher on the digits: the consistency that must not vanish, the ramps, and short runs."""
+"""Mean Teacher on the digits: a consistency loss that must not vanish, the ramps, and short runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pair(views: tuple[torch.Tensor, torch.Tensor]) -> PairedBatch:
 
 
 def test_consistency_is_not_zero_when_the_views_differ(config: Config) -> None:
-    """Student and teacher hold the same weights at first: only the views can set them apart."""
+    """Student and teacher start with the same weights, so only different views make their outputs differ."""
     seed_everything(0)
     x, y = torch.randn(6, 3, 16, 16), torch.randn(6, 3, 16, 16)
     recipe = MeanTeacher(config, "abc").train()
@@ -78,7 +78,7 @@ def test_the_weight_ramps_up_and_the_gradient_is_the_students(config: Config) ->
 
 
 def test_the_class_loss_is_a_share_of_all_images_and_all_parameters_decay(config: Config) -> None:
-    """The published codes' balance: 2 of 6 images have labels."""
+    """As in the published codes: with 2 labels among 6 images, the class loss is 2/6 of the mean."""
     seed_everything(0)
     recipe = MeanTeacher(config, "abc").train()
     x = torch.randn(6, 3, 16, 16)

@@ -1,4 +1,4 @@
-"""No step of any recipe waits for the device; the log step does."""
+"""No step of any recipe waits for the device, except for steps that log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.recipes.two_processes import small_runs
 
 LABELLED = sorted(small_runs(Path(), Path()))
 FIRST_LOG = {"transfer": [1, 2]}
-"""Steps before a run logs: one; transfer has no such option and logs at the end of a stretch, two steps."""
+"""Steps before a run logs: one; transfer has no such option, and logs at the end of a stage of two steps."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Options that no run can mean end in one sentence, whatever the recipe, and never in a traceback."""
+"""Impossible options end in one line of error for every recipe, and never in a traceback."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_what_an_optimizer_does_not_take_is_refused(few_digits: Path, tmp_path: 
 
 
 def refusal(main: Any, capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the one line with which a command ends."""
+    """Run a command that must fail; return its one line of error."""
     with pytest.raises(SystemExit) as ended:
         run_command(main)
     assert ended.value.code == 2
@@ -106,7 +106,7 @@ def refusal(main: Any, capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_wrong_value_on_the_command_line_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And not the frame in which the parser of command lines puts errors of its own."""
+    """The message is not the box in which tyro prints its own errors."""
     monkeypatch.setattr("sys.argv", ["evaluate", "--run", "r", "--pack", "p", "--out", "o", "--crop", "2"])
     assert "crop: expected a share, at most 1, found 2.0" in refusal(measured.main, capsys)
     options = ["--pack", "p", "--init", "r", "--out", "o", "--pretrained.lr-backbone", "-1"]
@@ -132,7 +132,7 @@ def test_a_file_in_place_of_the_folder_is_refused_before_any_work(tmp_path: Path
 
 
 def test_a_classifier_of_other_classes_is_refused(few_digits: Path, tmp_path: Path) -> None:
-    """Its guesses would be named after other classes of the pack."""
+    """Its predictions would get the names of the wrong classes."""
     view, run, out = EvaluationView.usual(16), tmp_path / "run", tmp_path / "out"
     run.mkdir()
     save_classifier(

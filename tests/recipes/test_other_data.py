@@ -1,4 +1,4 @@
-"""A command that goes on must find the data it began with: pack, order, and the pack of finished phases."""
+"""A resumed command must find the data that it began with: pack, order, and the pack of finished phases."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.recipes.labelled import FEW
 
 @pytest.fixture
 def other_digits(few_digits: Path, tmp_path: Path) -> Path:
-    """A pack of as many images in as many classes, one of which is another."""
+    """A pack with the same numbers of images and classes, in which one image differs."""
     source = few_digits.parent / "images"
     folder = tmp_path / "images"
     for path in source.rglob("*.jpg"):
@@ -26,7 +26,7 @@ def other_digits(few_digits: Path, tmp_path: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
     first, second = sorted(folder.rglob("*.jpg"))[:2]
-    first.write_bytes(second.read_bytes() + b"\0")  # another file, so no copy to be left out
+    first.write_bytes(second.read_bytes() + b"\0")  # a different file, so that it is not left out as a copy
     splits = parse_splits([f"unlabeled={folder}", f"train={folder}"])
     pack_dataset(PackOptions(splits, tmp_path / "pack", workers=1))
     return tmp_path / "pack"

@@ -1,4 +1,4 @@
-"""The page of every recipe opens in a browser as wide as a phone, without an error, and works there."""
+"""The page of every recipe opens without errors in a browser as wide as a phone's, and works there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.browser import needs_browser, open_pages
 from tests.recipes.short_runs import SMALL
 from tests.recipes.two_processes import small_runs
 
-PHONE = (390,)  # pixels; `tests/engine/report/test_run_page.py` opens one at a desk too
+PHONE = (390,)  # pixels; `tests/engine/report/test_run_page.py` tests a desktop's width
 DRIVER = """
   const sorted = [];
   document.querySelectorAll("table").forEach(table => {
@@ -49,19 +49,19 @@ DRIVER = """
 
 
 def one_run_of_each() -> list[str]:
-    """Names of runs of two processes: one of every recipe."""
+    """Return one run of two processes for every recipe, by name."""
     labelled = sorted(small_runs(Path(), Path()))
     recipes = {path.stem for path in (Path(__file__).parents[2] / "recipes").glob("[a-z]*.py")}
     runs = {name: name for name in (*SMALL, "barlow")}
     for recipe in sorted(recipes - runs.keys() - {"active", "evaluate", "pipeline"}):
         runs[recipe] = next(run for run in labelled if run.startswith(recipe))
-    runs["pseudo_label"] = "pseudo_label_permanent"  # of several phases
+    runs["pseudo_label"] = "pseudo_label_permanent"  # a run of several phases
     assert runs.keys() | {"active", "evaluate", "pipeline"} == recipes
     return list(runs.values())
 
 
 def pipeline_of(runs: Path, out: Path, pack: Pack) -> Path:
-    """A pipeline's folder, with runs of other commands for its stages."""
+    """Write a pipeline's folder whose stages are runs of other commands."""
     out.mkdir()
     for stage, run in (("pretrain", "barlow"), ("rounds", "self_training"), ("fixmatch", "fixmatch")):
         (out / stage).symlink_to(runs / run)

@@ -1,4 +1,4 @@
-"""Relative patches: constants, one step, and what a short run learns."""
+"""Relative patches: constants, one step, and the result of a short run."""
 
 from __future__ import annotations
 

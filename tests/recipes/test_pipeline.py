@@ -1,4 +1,4 @@
-"""The whole chain on the digits in small, and going on where it stopped."""
+"""The whole pipeline on the digits, on a small scale, and resuming where it stopped."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def config(data: Data, tmp_path: Path) -> Config:
 
 @pytest.fixture(scope="module")
 def whole(data: Data, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, list[Measured]]:
-    """A chain that ran from its first stage to its last, and what it measured."""
+    """Run the whole chain; return its configuration and its measurements."""
     config = small_chain(data, tmp_path_factory.mktemp("whole") / "all")
     with pytest.MonkeyPatch.context() as patch:
         draw_dots(patch)
@@ -94,7 +94,7 @@ def test_a_chains_losses_are_the_cpu_backends(
 
 
 def as_older_versions_wrote(run_folder: Path, **changes: Any) -> bytes:
-    """Describe a run as versions before `LoaderOptions` did; return the description that was there."""
+    """Rewrite a run's config.json as versions before `LoaderOptions` did; return the previous content."""
     file = run_folder / "config.json"
     before = file.read_bytes()
     described = json.loads(before)
@@ -122,7 +122,7 @@ def test_a_folder_of_an_older_version_is_gone_on_with_or_refused(config: Config)
 
 @pytest.fixture
 def played(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The configurations that the stages hand to their recipes, by folder; nothing is trained."""
+    """The configurations that the stages pass to their recipes, by folder; nothing is trained."""
     given: dict[str, Any] = {}
 
     def play(config: Any) -> SimpleNamespace:
@@ -240,7 +240,7 @@ def test_bought_labels_are_not_those_of_other_options(
         run(replace(config, **change))
     assert str(refused.value).startswith(named)
     run(config)
-    run(replace(config, skip=("tta",)))  # stages that the labels do not depend on
+    run(replace(config, skip=("tta",)))  # the labels do not depend on this stage
     with pytest.raises(UserError) as refused:
         run(replace(config, **change))
     assert str(refused.value).startswith(named)
@@ -248,7 +248,7 @@ def test_bought_labels_are_not_those_of_other_options(
     description.write_text("[1]")
     with pytest.raises(UserError, match=r"expected the options that made .*bought\.parquet, found none"):
         run(config)
-    description.unlink()  # as older versions left it
+    description.unlink()  # as in folders of older versions
     run(replace(config, **change))
 
 
@@ -329,7 +329,7 @@ def test_what_is_too_large_is_found_before_the_first_stage(
         run(large)
     assert str(error.value).startswith(stage)
     assert not played
-    run(replace(large, skip=("pretrain", "fixmatch", "active")))  # what is left out needs no room
+    run(replace(large, skip=("pretrain", "fixmatch", "active")))  # skipped stages are not checked
 
 
 def test_an_oracle_that_does_not_know_is_found_before_the_first_stage(

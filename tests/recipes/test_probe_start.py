@@ -1,4 +1,4 @@
-"""Fine-tuning does not end below the linear probe of its own start: on digits, CIFAR-10 and a drawn set."""
+"""Fine-tuning does not end below the linear probe of its start: on digits, CIFAR-10 and a drawn set."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CIFAR = [file for up in (2, 3) for file in Path(__file__).parents[up].glob("shar
 RESOLUTION = 16
 RUINOUS = {"lr_backbone": 20.0, "lr_classifier": 20.0, "steps": 4}
 GENTLE = {"steps": 8}
-EVERY = 4  # steps between measurements
+EVERY = 4  # steps between validations
 
 
 def pack_of(folder: Path, train: Path, test: Path) -> Pack:
@@ -74,7 +74,7 @@ def cifar(folder: Path, little_pack: Pack) -> Pack:
 
 
 def drawn(folder: Path, little_pack: Pack) -> Pack:
-    """Draw 100 classes, each a pattern of 4 x 4 colours under noise."""
+    """Draw and pack images of 100 classes, each a pattern of 4 x 4 colours with noise."""
     generator = np.random.default_rng(0)
     for split, number in (("train", 6), ("test", 3)):
         with tarfile.open(folder / f"{split}.tar", "w") as out:
@@ -100,7 +100,7 @@ SETS: dict[str, Callable[[Path, Pack], Pack]] = {
 
 @pytest.fixture(scope="module", params=SETS)
 def config(request: Any, little_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> transfer.Config:
-    """Five labels per class of a set, from a network that never trained, with the settings by default."""
+    """Default settings, with five labels per class of a data set, and an untrained network as start."""
     folder = tmp_path_factory.mktemp(request.param)
     pack = SETS[request.param](folder, little_pack)
     return transfer.Config(
@@ -125,7 +125,7 @@ def ended(config: transfer.Config, name: str, tuning: dict[str, Any], **changes:
 
 
 def probe_of(config: transfer.Config) -> float:
-    """Accuracy of the linear probe on the frozen features of the start, by itself."""
+    """Compute, independently, the accuracy of the linear probe on the frozen features of the start."""
     pack, backbone = open_pack(config.pack), load_backbone(config.init)
 
     def features(images: Split) -> Any:
@@ -143,7 +143,7 @@ def probe_of(config: transfer.Config) -> float:
 def test_a_training_that_ruins_the_network_ends_at_its_probe(config: transfer.Config) -> None:
     alone = ended(config, "rehearsed", RUINOUS)
     assert (alone.top1, alone.steps) == (alone.start_top1, 0)
-    assert alone.start_top1 == pytest.approx(probe_of(config), abs=0.02)  # features are kept as float16
+    assert alone.start_top1 == pytest.approx(probe_of(config), abs=0.02)  # features are stored as float16
     rehearsal = config.out / "rehearsed" / f"{alone.folder}-rehearsal"
     measured = {
         r["step"]: r["validation_top1"]
@@ -171,7 +171,7 @@ def test_the_settings_by_default_do_not_end_below_the_probe(config: transfer.Con
 def test_supervised_does_not_end_below_the_probe_of_its_start(
     little_pack: Pack, tmp_path: Path, share: float
 ) -> None:
-    """Without validation images by a rehearsal, with some by the best of all measurements."""
+    """A rehearsal ensures this without validation images; with them, the best weights are kept."""
     start = untrained_run(tmp_path / "start", RESOLUTION, 3)
     few = FEW | {"labels_per_class": 5, "epochs": 4, "lr": 20.0, "ema_decay": 0.5}
     config = supervised.Config(
@@ -188,11 +188,11 @@ def test_supervised_does_not_end_below_the_probe_of_its_start(
     assert not (config.out / "features").exists()
     again = supervised.run(replace(config, resume=True))
     assert again.accuracy == summary.accuracy
-    if not share:  # fewer labels than the micro-batch divides; and a mistake leaves the folder as it was
+    if not share:  # the micro-batch does not divide the rehearsal's labels; mistakes leave no files
         odd = replace(config, out=tmp_path / "odd", batch_size=50, micro_batch=25)
         assert supervised.run(odd).accuracy == summary.accuracy
         mixed = replace(config, out=tmp_path / "mixed", labels_per_class=4, batch_size=40, micro_batch=4)
-        supervised.run(replace(mixed, mixing="mixup"))  # the rehearsal's 30 rows have no part of 4, nor 3
+        supervised.run(replace(mixed, mixing="mixup"))  # neither 4 nor 3 can cut the 30 rows
         mistaken = replace(config, out=tmp_path / "mistaken", optimizer="adamw")
         with pytest.raises(UserError, match="optimizer"):
             supervised.run(mistaken)
@@ -203,7 +203,7 @@ def test_supervised_does_not_end_below_the_probe_of_its_start(
 
 
 def test_a_rehearsal_trains_on_no_image_that_it_is_measured_on(little_pack: Pack, tmp_path: Path) -> None:
-    """Not even without its label, nor on a copy of it."""
+    """The rehearsal does not use such an image without its label either, nor copies of it."""
     few = {"labels_per_class": 6, "unlabeled_splits": ("train",), "batch_size": 8, "mu": 1}
     config = fixmatch.Config(pack=little_pack.path, out=tmp_path, resolution=16, **few)  # type: ignore[arg-type]
     view = (presets.weak(16, 0.5),)
@@ -218,7 +218,7 @@ def test_a_rehearsal_trains_on_no_image_that_it_is_measured_on(little_pack: Pack
     assert np.array_equal(part, apart(little_pack, whole, held))
     assert len(part) <= len(whole) - 9
     loaders.fields = loaders.semi_fields = replace(config, batch_size=len(whole), mu=1)
-    again = loaders.with_labels(rest).unlabeled  # fewer than a step holds come several times
+    again = loaders.with_labels(rest).unlabeled  # if a step needs more images than there are, they repeat
     assert np.array_equal(again.rows(np.arange(len(again))), part.repeat(2))
     assert np.array_equal(loaders.with_labels(labels).unlabeled.rows(np.arange(len(whole))), whole)
 

@@ -1,4 +1,4 @@
-"""Pseudo-labels on the digits: the three modes, their label tables, and going on after an interruption."""
+"""Pseudo-labels on the digits: the three modes, their label tables, and resuming after an interruption."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def config(data: Data, little_pack: Pack, tmp_path: Path) -> Config:
 
 @pytest.mark.floor
 def test_classical_learns_the_digits(data: Data, tmp_path: Path) -> None:
-    """Whether guesses help in so few steps is a matter of rounding here; for that see the next test."""
+    """In so few steps, rounding decides whether guesses help; the next test shows that they do."""
     check("pseudo_label_classical", trainings.pseudo_label_classical(data, tmp_path / "run", 0))
     records = read_metrics(tmp_path / "run" / "metrics.jsonl")
     first, last = records[0], records[-1]
     assert first["loss"] == pytest.approx(first["supervised"])  # alpha(0) = 0
     assert last["loss"] == pytest.approx(last["supervised"] + last["unsupervised"], rel=1e-4)
-    assert last["unsupervised"] > 0  # with a weight of 0 the sum above would not hold
+    assert last["unsupervised"] > 0  # so the equation above shows that the weight is 1
 
 
 @pytest.mark.floor
@@ -132,7 +132,7 @@ def test_an_interrupted_command_goes_on_to_the_same_end(
 def test_the_threshold_grows_with_the_epochs_and_the_cycles(
     config: Config, little_pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in the report: 0.9, and 0.02 more each time."""
+    """As in the report, the threshold starts at 0.9 and grows by 0.02 each time."""
     used: list[float] = []
 
     def loss(labeled, labels, unlabeled, threshold, weight, *weights):
@@ -161,7 +161,7 @@ def test_mistakes(config: Config, little_pack: Pack) -> None:
         replace(config, threshold=1.5)
     with pytest.raises(UserError, match=r"threshold: expected at most 0\.9, .* found 0\.95; change one"):
         replace(config, threshold=0.95, threshold_growth=0.01, threshold_limit=0.9)
-    replace(config, threshold=0.995)  # the limit is of a threshold that grows
+    replace(config, threshold=0.995)  # the limit is only for a growing threshold
     with pytest.raises(UserError, match="max_steps: a command of several phases has none"):
         run_cycles(replace(config, mode="local", max_steps=3), little_pack)
 

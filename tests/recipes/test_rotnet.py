@@ -1,4 +1,4 @@
-"""RotNet: the paper's constants, one step, and what a short run learns."""
+"""RotNet: the paper's constants, one step, and the result of a short run."""
 
 from __future__ import annotations
 

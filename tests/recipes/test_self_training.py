@@ -1,4 +1,4 @@
-"""Balanced self-training on the digits: rounds, tables, duplicate counts, and going on."""
+"""Balanced self-training on the digits: rounds, tables, duplicate counts, and resuming."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def config(data: Data, little_pack: Pack, tmp_path: Path) -> Config:
 
 
 class Played:
-    """In place of `Rounds`: notes what is asked of it."""
+    """A stand-in for `Rounds` that records its calls."""
 
     def __init__(self, pseudo: LabelTable) -> None:
         self.calls: list[Any] = []
@@ -49,7 +49,7 @@ class Played:
 
 
 def test_each_round_goes_on_from_the_one_before(config: Config) -> None:
-    """Pseudo and true labels from the best so far, true labels from that, labels by the outcome."""
+    """A round trains on pseudo and true labels, then on true ones; the result labels the next round."""
     rows = np.arange(4)
     true = LabelTable.of(rows[:2], np.array([0, 1]), 3)
     played = Played(LabelTable.of(rows[1:], np.array([2, 2, 1]), 3, 0.5, "pseudo"))
@@ -89,7 +89,7 @@ def test_rounds_can_go_on_from_the_best_by_validation(
 
 
 def test_labels_can_be_taken_without_training(config: Config, trained: Path, little_pack: Pack) -> None:
-    """P = 16 for FixMatch, and the duplicates over P: sections 3.3 and 4.2 of the 2021 report."""
+    """As in the 2021 report: labels for FixMatch (section 3.3), and duplicates for each P (section 4.2)."""
     asked = replace(config, init=trained, per_class=(3, 5, 8), labels_only=True)
     assert run(asked) == []
     table = LabelTable.read(config.out / "labels" / "round-1.parquet")
@@ -111,7 +111,7 @@ def test_the_best_cannot_be_told_without_validation_images(config: Config) -> No
 
 
 def test_the_surest_rows_of_each_class_are_selected(tmp_path: Path) -> None:
-    """Against sorting everything, on a network that says what it is given."""
+    """The selection equals a full sort, with a network that returns its input as logits."""
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(60, 5, generator=generator)
     rows = 100 + torch.randperm(60, generator=generator)
@@ -133,7 +133,7 @@ def test_the_surest_rows_of_each_class_are_selected(tmp_path: Path) -> None:
 
 @pytest.mark.floor
 def test_rounds_of_pseudo_labels_help(config: Config, data: Data) -> None:
-    """One round, from five labels per class; that rounds follow each other is tested above."""
+    """One round, from five labels per class; the order of several rounds is tested above."""
     figures = trainings.self_training_round(data, config.out, 0)
     check("self_training_round", figures)
     assert read_accuracy(config.out)["raw"].top1 == figures["top1"]
@@ -175,10 +175,10 @@ def test_an_interrupted_command_goes_on_to_the_same_end(
 
 
 def test_an_image_under_several_classes_is_trained_on_with_each(config: Config, tmp_path: Path) -> None:
-    """P x C pairs, as in the report; a command that goes on reads the same labels from disk."""
+    """P x C pairs of image and class, as in the report; a resumed command reads the labels from disk."""
     small = replace(config, per_class=(20,), first_epochs=3, epochs=1, true_epochs=1, duplicates="all")
     run(small)
-    begun = replace(small, init=small.out, out=tmp_path / "begun")  # guesses of a start, which are no probe's
+    begun = replace(small, init=small.out, out=tmp_path / "begun")  # guesses, not a probe, come first
     run(begun)
     assert not list(begun.out.rglob("rehearsal"))
     folder = small.out / "labels"

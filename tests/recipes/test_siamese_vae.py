@@ -1,4 +1,4 @@
-"""Siamese VAE: constants, one step, and what a short run learns."""
+"""Siamese VAE: constants, one step, and the result of a short run."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_learns_to_order_digits_and_features(data: Data, tmp_path: Path) -> None
 
 
 def test_the_positive_is_another_crop_or_an_affine_view(few_digits: Path, tmp_path: Path) -> None:
-    """The views that a run was trained on: its anchors are the images as they are."""
+    """The saved views of a run: with --positive affine, the anchors are the whole images."""
     run_short("siamese_vae", few_digits, tmp_path / "run", positive="affine", max_steps=1)
     (anchor, positive), rows = load_samples(tmp_path / "run")
     pack = open_pack(few_digits)

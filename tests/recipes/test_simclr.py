@@ -1,4 +1,4 @@
-"""SimCLR: constants and what a short run learns."""
+"""SimCLR: constants, and the result of a short run."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def test_generator_makes_images_of_the_resolution(resolution: int) -> None:
 
 
 def test_each_loss_teaches_its_own_network(config: Config) -> None:
-    """The gradient of one step is that of either loss by itself, to the network that it is for."""
+    """In a joint step, each network gets exactly the gradient of its own loss."""
     seed_everything(0)
     recipe = SslGan(replace(config, dropout=0.0), "abc")
     rows = torch.arange(8)
@@ -99,16 +99,16 @@ def test_a_run_that_ends_early_claims_no_epoch_and_says_its_collapse(
 
 @torch.no_grad()
 def test_a_generator_of_one_image_has_collapsed(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
-    """With the default share: images that are all alike are named, those that vary like real ones are not."""
+    """With the default --collapse-share, a warning comes for equal images but not for varied ones."""
     seed_everything(0)
     recipe = SslGan(replace(config, collapse_share=0.1), "abc")
     for _ in range(40):
-        images = recipe.generate(torch.rand(32, 16))  # its BatchNorm comes to know what it makes
+        images = recipe.generate(torch.rand(32, 16))  # lets BatchNorm's statistics settle
     recipe.real_spread.copy_(diversity(images))
     recipe.write_sheet("varied")
     assert "collapsed" not in capsys.readouterr().err
     deaf = next(m for m in recipe.generator.modules() if isinstance(m, torch.nn.Linear))
-    torch.nn.init.zeros_(deaf.weight)  # it no longer hears the noise
+    torch.nn.init.zeros_(deaf.weight)  # the generator now ignores the noise
     recipe.write_sheet("alike")
     assert "samples/alike.png: the generator has collapsed" in capsys.readouterr().err
 

@@ -64,7 +64,7 @@ def test_runs_repeat_and_resume_exactly(config: Config, tmp_path: Path) -> None:
 
 
 def test_the_schedule_of_speed_runs_resumes_exactly(config: Config, tmp_path: Path) -> None:
-    """Whitened kernels, Muon, small views first, flips in turns, mirrored tests come back as they were."""
+    """This covers whitened kernels, Muon, growing views, flips in turns and tests with mirrored images."""
     speedy = replace(
         *(config,), backbone="compact_cnn", optimizer="muon", optimizer_lr=0.03, view="shift",
         flips="in_turns", flip_p=0.5,
@@ -101,7 +101,7 @@ def test_the_shift_is_a_share_of_the_side(config: Config) -> None:
 
 
 def test_a_step_mixes_and_smooths_as_the_papers_do(config: Config) -> None:
-    """Labels weighed like their images, each smoothed; the average follows."""
+    """Labels get the weights of their images, each is smoothed, and the average is updated."""
     seed_everything(0)
     changed = replace(config, mixing="mixup", mixing_alpha=0.3, label_smoothing=0.2, ema_decay=0.75)
     recipe = Supervised(replace(changed, warmup_epochs=1.0), "abc").eval()
@@ -125,7 +125,7 @@ def test_a_step_mixes_and_smooths_as_the_papers_do(config: Config) -> None:
 
 
 def forget_rules(out: Path) -> None:
-    """Turn a run's checkpoint into one from before there were rules."""
+    """Rewrite a run's checkpoint in the older form without rules."""
     (meta,) = out.glob("checkpoints/*/meta.json")
     said = json.loads(meta.read_bytes())
     said = {key: value for key, value in said.items() if key not in ("rules", "sha256")}

@@ -1,4 +1,4 @@
-"""Temporal ensembling on the digits: what its table holds and teaches, and short runs."""
+"""Temporal ensembling on the digits: the contents and the effect of its table, and short runs."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def config(little_pack: Pack, tmp_path: Path) -> Config:
 
 
 def pair(x: torch.Tensor, rows: list[int]) -> PairedBatch:
-    """Two labelled images and others, which stand in the given rows of the pack."""
+    """Return a batch of two labelled images, and of unlabelled ones with the given rows of the pack."""
     index, labels = torch.tensor(rows), torch.tensor([0, 1])
     many = Batch((x[2:],), None, index, index >= 0)
     return PairedBatch(Batch((x[:2],), labels, labels, labels >= 0), many)
 
 
 def test_each_image_keeps_the_average_of_its_own_predictions(config: Config) -> None:
-    """Whatever row of the batch it stands in, and only once the step is taken."""
+    """This holds for any position in the batch; the table changes only after the step is taken."""
     seed_everything(0)
     recipe = TemporalEnsembling(replace(config, momentum=0.5), "abc", ROWS).eval()
     recipe.make_schedule(1, 10)
@@ -75,7 +75,7 @@ def test_the_optimizer_is_adam_and_each_part_has_its_rate(config: Config) -> Non
 
 
 def test_runs_repeat_and_resume_exactly_with_their_table(config: Config, tmp_path: Path) -> None:
-    steps = 6  # two epochs: the second has something to agree with
+    steps = 6  # two epochs, since the table takes effect in the second
     check_exact_runs(config, run, tmp_path, steps=steps)
     tables = [
         safetensors.torch.load_file(list_checkpoints(folder / "checkpoints")[-1] / "model.safetensors")
@@ -99,7 +99,7 @@ def test_mistakes(config: Config) -> None:
 
 
 def test_the_averages_teach_what_the_labels_do_not(config: Config) -> None:
-    """Views keep the direction between the clusters and draw all else anew: what to agree on is plain."""
+    """Views keep the coordinate that separates the clusters and redraw all others, so agreement is easy."""
 
     def redrawn(x: torch.Tensor) -> torch.Tensor:
         view = torch.randn_like(x)

@@ -1,4 +1,4 @@
-"""Few-label transfer: BatchNorm modes, separate rates, equal labels for both ways to start, and resuming."""
+"""Few-label transfer: BatchNorm modes, separate rates, equal labels for both kinds of start, and resuming."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ QUICK = FineTuning(lr_backbone=0.01, lr_classifier=0.1, batchnorm="batch", steps
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run folder of a network that never trained."""
+    """Run folder of an untrained network."""
     folder = tmp_path_factory.mktemp("runs") / "pretrained"
     with opened_run(folder, "barlow", {"backbone": "test_resnet", "resolution": 16}, (), resume=False):
         pass
@@ -224,7 +224,7 @@ def test_frozen_trains_the_layers_of_the_classifier_alone(config: Config, pretra
 
 @pytest.mark.parametrize("layer", [Layer(), Layer("blocks.1")])
 def test_what_a_network_never_learns_stays_so(layer: Layer) -> None:
-    """compact_cnn's BatchNorm scales, through a stage that freezes everything and one that does not."""
+    """compact_cnn's BatchNorm scales stay frozen, through a stage that freezes all and one that does not."""
     recipe = Transfer(build_backbone("compact_cnn", 16), "compact_cnn", 10, QUICK, layer, (), 16)
     recipe.begin_stage(QUICK, frozen=True)
     assert not any(p.requires_grad for p in recipe.backbone.parameters())
@@ -272,7 +272,7 @@ def test_early_stopping_measures_validation_images_and_an_interruption_changes_n
 
     def failing(*args):
         calls.append(1)
-        if len(calls) == 5:  # a measurement at every second step
+        if len(calls) == 5:  # validation follows every second step
             raise KeyboardInterrupt
         return after_step(*args)
 
@@ -376,7 +376,7 @@ def test_mistakes_are_named(config: Config, tmp_path: Path) -> None:
 def test_classes_of_different_sizes_can_be_evened_out(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pack's classes have 2 labels each but one, which has a single one."""
+    """All classes have two labels, except for one class with a single label."""
     seen: list[torch.Tensor | None] = []
     whole = Session.labels
 

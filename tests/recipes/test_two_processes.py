@@ -31,7 +31,7 @@ def test_two_processes_equal_one(name: str, labelled_by_two: Path, little_pack: 
     for log in logs:
         expected, found = read_metrics(tmp_path / log), read_metrics(labelled_by_two / log)
         assert len(found) == len(expected) > 0
-        for record, reference in zip(found[:5], expected[:5], strict=True):  # rounding grows from there
+        for record, reference in zip(found[:5], expected[:5], strict=True):  # later, rounding errors grow
             for key in reference.keys() - {"img_per_s", "wait_share"}:
                 assert record[key] == pytest.approx(reference[key], rel=5e-3, abs=1e-3), (log, key)
         one, two = (read_accuracy((folder / log).parent) for folder in (tmp_path, labelled_by_two))

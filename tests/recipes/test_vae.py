@@ -1,4 +1,4 @@
-"""VAE and autoencoder: constants, one step, and what a short run learns."""
+"""VAE and autoencoder: constants, one step, and the result of a short run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every recipe with labels is measured while it trains, and leaves the best of what it was."""
+"""Every recipe with labels is validated while it trains, and keeps its best weights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from recipes import (
 from tests.recipes.labelled import FEW, check_exact_runs
 
 HELD: dict[str, Any] = {"labels_per_class": 4, "validation_share": 0.25, "validate_every": 1, "keep": "best"}
-HELD |= {"epochs": 4}  # of one step
+HELD |= {"epochs": 4}  # of one step each
 PAIRED: dict[str, Any] = {"unlabeled_splits": ("train",), "mu": 2, "batch_size": 10}
 ROUNDS: dict[str, Any] = {"lr": 0.01, "epochs": 1, "first_epochs": 1, "steps": 2}
 
@@ -43,7 +43,7 @@ def config_of(module: Any, pack: Pack, out: Path, **changes: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def measured(digits_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run folder of supervised training with an average, measured at each of its four steps."""
+    """Run folder of supervised training with an average, validated at each of its four steps."""
     out = tmp_path_factory.mktemp("measured") / "run"
     supervised.run(config_of(supervised, digits_pack, out, max_steps=4, ema_decay=0.5))
     return out
@@ -124,7 +124,7 @@ def test_every_recipe_is_measured(name: str, digits_pack: Pack, tmp_path: Path) 
     assert all(0.0 <= record["top1"] <= 1.0 for record in records if "loss" in record)
     assert len(LabelTable.read(config.out / SET_ASIDE_PATH)) == 10
     meta = json.loads((list_checkpoints(config.out / "checkpoints")[-1] / "meta.json").read_text())
-    assert "1342 of train" in meta["data"]["rows"]  # the others are not unlabelled images either
+    assert "1342 of train" in meta["data"]["rows"]  # validation images are not used as unlabelled ones either
 
 
 @pytest.mark.parametrize("name", ["self_training", "permanent"])

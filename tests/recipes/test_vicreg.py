@@ -1,4 +1,4 @@
-"""VICReg: constants and what a short run learns."""
+"""VICReg: constants, and the result of a short run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Runs of all recipes for a few steps; as a program, on each process of a launcher.
+"""Runs of all recipes for a few steps; as a program, run by each process of a launcher.
 
-`two_processes.py "with labels" PACK OUT` and `two_processes.py "without labels" PACK OUT` train every such
-recipe into OUT/<name>, in one process group.
+`two_processes.py "with labels" PACK OUT` and `two_processes.py "without labels" PACK OUT` train every recipe
+of that kind into OUT/<name>, in one process group.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def small_runs(pack: Path, out: Path) -> dict[str, Callable[[], Any]]:
-    """Short runs of every recipe with labels; the name of each begins with its recipe's and is its folder."""
+    """Return short runs of every recipe with labels, by folder name, which begins with the recipe's name."""
 
     def options(name: str, **more: Any) -> dict[str, Any]:
         return {**FEW, "pack": pack, "out": out / name, "max_steps": 3, **more}
@@ -47,7 +47,7 @@ def small_runs(pack: Path, out: Path) -> dict[str, Callable[[], Any]]:
         return {**FEW, "pack": pack, "out": out / name, "lr": 0.001, "epochs": 1, "first_epochs": 1, **more}
 
     paired: dict[str, Any] = {"unlabeled_splits": ("train",), "mu": 3}
-    tiny = {"backbone": "tiny_resnet"}  # sums of other orders decide no guess of this one
+    tiny = {"backbone": "tiny_resnet"}  # no guess of this network depends on the order of sums
     cycle: dict[str, Any] = {"cycles": 1, "batch_size": 100, "threshold": 0.0}
     return {
         "fixmatch": lambda: fixmatch.run(
@@ -89,7 +89,7 @@ def small_runs(pack: Path, out: Path) -> dict[str, Callable[[], Any]]:
         "self_training": lambda: self_training.run(
             self_training.Config(**phases("self_training", per_class=(9,), true_epochs=2))
         ),
-        # dropout draws other numbers on another number of ranks
+        # No dropout, which draws other numbers on another number of ranks.
         "ssl_gan": lambda: ssl_gan.run(
             ssl_gan.Config(
                 **options(
@@ -121,7 +121,7 @@ def small_runs(pack: Path, out: Path) -> dict[str, Callable[[], Any]]:
 
 
 def transfer_two_ways(pack: Path, out: Path) -> None:
-    """In two stages with early stopping, and by neighbours, from weights that never trained."""
+    """Run transfer in two stages with early stopping, and by neighbours, from untrained weights."""
     init = out / "start"
 
     def start() -> None:
@@ -148,7 +148,7 @@ def transfer_two_ways(pack: Path, out: Path) -> None:
 
 
 def barlow_config(pack: Path, out: Path) -> barlow.Config:
-    """Two epochs of a few steps."""
+    """Return the configuration of a run of two epochs with a few steps."""
     return barlow.Config(
         pack=pack, out=out, backbone="test_resnet", resolution=32, epochs=2, batch_size=16,
         projector=(32, 32, 16), warmup_epochs=0.5, loader=LoaderOptions(num_threads=1), log_every=1,
@@ -157,7 +157,7 @@ def barlow_config(pack: Path, out: Path) -> barlow.Config:
 
 
 def barlow_command(config: barlow.Config, *more: str) -> list[str]:
-    """Return the command line of a configuration, which begins with the script."""
+    """Return the command line of a configuration, starting with the script."""
     defaults = vars(barlow.Config(pack=Path(), out=Path()))
     fields = {name: value for name, value in vars(config).items() if value != defaults.get(name)}
     for name in ("progress", "trackers", "loader"):
@@ -170,7 +170,7 @@ def barlow_command(config: barlow.Config, *more: str) -> list[str]:
 
 
 def main() -> None:
-    """Run everything in one process group, which the first run forms."""
+    """Train all runs in one process group, which the first run creates."""
     gc.freeze()  # see tests/conftest.py
     Accelerator.end_training = lambda self: None  # type: ignore[method-assign]
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""The speed of the guarantees: no step of a large pack is far from its opening, its order costs little."""
+"""The cost of the guarantees: resuming at any step of a large pack is quick, and its order is cheap."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def test_the_first_batch_comes_soon_at_any_step(tmp_path: Path, rows: int, most_
     assert len(repeated) >= rows
     assert repeated.read(rows - 1) in {small.read(row) for row in range(len(small))}
     config = Config(small.path, resolution=24, batch_size=64)
-    resume_times(repeated.path, config)  # compiles, or loads what is compiled
+    resume_times(repeated.path, config)  # compiles kernels or loads them
     found = resume_times(repeated.path, config)
     assert list(found) == ["first", "middle", "last"]
     assert max(found.values()) < most_s
@@ -31,7 +31,7 @@ def test_the_first_batch_comes_soon_at_any_step(tmp_path: Path, rows: int, most_
 @pytest.mark.slow
 def test_the_order_of_many_rows() -> None:
     seconds, size_bytes = order_cost(100_000_000)
-    assert seconds < 10  # 1.6 on two cores that do nothing else
+    assert seconds < 10  # 1.6 on two idle cores
     assert size_bytes < 1 << 30
 
 

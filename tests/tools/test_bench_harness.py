@@ -131,15 +131,15 @@ def test_there_is_no_other_contender() -> None:
 def test_the_tool_writes_a_record_per_run_and_a_table(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
 ) -> None:
-    """What can run is measured; what cannot is refused, or missing and named with its remedy.
+    """Contenders that can run are measured; others are refused, or named as missing with a remedy.
 
-    Each contender costs a process of its own; the short form leaves out those that show nothing new.
+    Each contender takes a separate process, so the short form leaves out those that add nothing to the test.
     """
     for module in ("spdl/__init__.py", "nvidia/__init__.py"):
         blocked = tmp_path / "blocked" / module
         blocked.parent.mkdir(parents=True, exist_ok=True)
         blocked.write_text("raise ImportError('not here')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "blocked"))  # of the processes that measure
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "blocked"))  # for the measuring processes
     out = tmp_path / "records.jsonl"
     measured = ("cpu", "torchvision_v2") if whole else ("cpu",)
     done = run_script(

@@ -1,4 +1,4 @@
-"""The memory benchmark counts what it should."""
+"""The memory benchmark counts memory correctly."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tools.bench_memory import Config, measure, peak
 def test_memory_that_comes_and_goes_is_seen() -> None:
     with peak() as found:
         before, held = found[0], []
-        # More than one where what ran before gives memory back meanwhile.
+        # Several arrays may be needed if earlier code frees memory in the meantime.
         while found[0] - before <= 30 * 2**20 and len(held) < 20:
             held.append(np.ones(40 * 2**20, np.uint8))
             for _ in range(100):

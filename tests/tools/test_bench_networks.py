@@ -1,4 +1,4 @@
-"""Networks measured in turns: what stands in the records, beside a peer's."""
+"""Networks measured in turns: the contents of the records, for our networks and a peer's."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_records_say_operations_and_rates(tmp_path: Path) -> None:
     ours, peer = (parse_json(line) for line in out.read_text().splitlines())
     assert (ours["network"], peer["network"]) == ("tiny_resnet", "airbench94")
     assert peer["parameters"] == 36_000
-    # 30x30 positions of 4x27 fixed weights, forward alone; the linear layer, forward and for its own weights.
+    # 4x27 fixed weights at 30x30 positions, forward only; a linear layer, forward and for its weights.
     positions, linear = 2 * 900 * 4 * 27, 2 * 36_000
     assert peer["mflop"] * 1e6 == pytest.approx(positions + 2 * linear, rel=0.01)
     for row in (ours, peer):

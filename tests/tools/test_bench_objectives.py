@@ -1,4 +1,4 @@
-"""The benchmark of objectives: it times only what gives the same values."""
+"""The benchmark of objectives times an implementation only if it gives the same values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the packing benchmarks compare: every writer packs every image, shrunk as it says."""
+"""Packing benchmarks: every writer packs every image, shrunk by the rule that it names."""
 
 import io
 import json
@@ -47,7 +47,7 @@ def test_parts_of_transcoding_are_measured(tmp_path: Path, monkeypatch, capsys) 
     monkeypatch.setattr("sys.argv", ["bench_transcode.py", *map(str, arguments)])
     bench_transcode.main()
     record = json.load(io.StringIO((tmp_path / "r").read_text()))
-    assert record["num_images"] == 3  # the small one would not shrink
+    assert record["num_images"] == 3  # a small image would not shrink
     rules = {"whole", "twice the target left", "the target left, in eighths", "in planes, as packed"}
     assert set(record["psnr_db"]) == rules
     assert record["psnr_db"]["twice the target left"]["share_scaled"] == 1

@@ -1,4 +1,4 @@
-"""The benchmark of training: its commands are ones the recipes take, and its table."""
+"""The benchmark of training: recipes accept its commands; its table."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_every_command_is_one_that_its_recipe_takes(recipe: str) -> None:
 
 
 def test_every_recipe_with_a_training_step_is_measured() -> None:
-    several = {"self_training", "active", "evaluate", "pipeline", "transfer"}  # made of other trainings
+    several = {"self_training", "active", "evaluate", "pipeline", "transfer"}  # consist of other trainings
     recipes = {path.stem for path in (Path(__file__).parents[2] / "recipes").glob("[a-z]*.py")}
     assert set(get_args(RecipeName)) == recipes - several
 
@@ -43,10 +43,10 @@ def test_shares_of_the_smaller_and_of_what_sharing_leaves() -> None:
     ]
     shown = io.StringIO()
     Console(file=shown, width=120).print(render(records))
-    assert "75.0% ± 10.4%" in shown.getvalue()  # 1.25 times the deviation of 3/4, 3/4, 1 over the root of 3
+    assert "75.0% ± 10.4%" in shown.getvalue()  # 1.25 * std(3/4, 3/4, 1) / sqrt(3)
     assert "100.0%" in shown.getvalue()
     assert "25.0%" in shown.getvalue()
-    assert "60.0%" in shown.getvalue()  # a row of its own for each precision
+    assert "60.0%" in shown.getvalue()  # a separate row for each precision
 
 
 def test_one_pair_has_no_error() -> None:

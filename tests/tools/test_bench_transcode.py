@@ -1,4 +1,4 @@
-"""Measuring how photographs are shrunk: what it refuses."""
+"""The benchmark of shrinking photographs: the options that it refuses."""
 
 from pathlib import Path
 

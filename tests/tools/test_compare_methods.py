@@ -1,4 +1,4 @@
-"""The comparison as a command: it measures, keeps to its budget, and goes on where it stopped."""
+"""The comparison as a command: it measures, keeps to its budget, and resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from tools.comparison.results import Record, read_lines, stage_of
 pytestmark = pytest.mark.usefixtures("blank_drawings")
 
 FEW = ("--budget-s", "2", "--calibration-steps", "2", "20")
-FEWER = ("--budget-s", "1.4", "--calibration-steps", "1", "3")  # where seconds follow from steps alone
-NOTHING = ("--table-only", "--calibrate-only")  # neither measures nor writes a table
+FEWER = ("--budget-s", "1.4", "--calibration-steps", "1", "3")  # for simulated times
+NOTHING = ("--table-only", "--calibrate-only")  # together: neither measurement nor table
 Compare = Callable[..., str]
 
 
 def start(out: Path, pack: Path, *arguments: str) -> str:
-    """Compare as a user does: scripts run in forks, and the processor's time is what counts."""
+    """Compare as a user does: scripts run in forks, and real processor time counts."""
     command = [sys.executable, str(ROOT / "tools/compare_methods.py"), "--pack", str(pack), "--out", str(out)]
     ran = subprocess.run(
         [*command, *FEW, *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=600,  # the limit of a test is nearer
+        timeout=600,  # the test's own limit is shorter
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -61,13 +61,13 @@ def run_here(out: Path, pack: Path, *arguments: str) -> str:
 
 
 def seconds_by_steps(script: str, arguments: Sequence[str], log: Path) -> float:
-    """Run a script in this process, shortly; return seconds that its steps alone decide.
+    """Run a script briefly in this process; return simulated seconds, which depend only on its steps.
 
-    `tests/tools/comparison/test_cpu_budget.py` holds what it stands for.
+    `tests/tools/comparison/test_cpu_budget.py` tests the real function that this one replaces.
     """
     if script == "recipes/transfer.py":
         arguments = (*arguments, "--pretrained.steps", "2", "--from-scratch.steps", "2")
-    arguments = ["test_resnet" if word == BACKBONE else word for word in arguments]  # in a third of the time
+    arguments = ["test_resnet" if word == BACKBONE else word for word in arguments]  # three times faster
     ended = run_script(script, *arguments)
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text(ended.stdout + ended.stderr)
@@ -96,7 +96,7 @@ def test_self_supervised_methods(compare: Compare, little_pack: Pack, tmp_path: 
     assert records.keys() == {"start_up", "cost", "pretraining", "frozen", "fine_tuned"}
     trained = records["pretraining"]
     assert trained["predicted_s"] <= 2 + trained["start_up_s"]
-    assert 0.0 < trained["cpu_s"] < 20.0  # what it took depends on what else the machine does
+    assert 0.0 < trained["cpu_s"] < 20.0  # depends on the machine's load
     assert str(tmp_path) not in trained["command"]
     assert "| RotNet |" in shown
     assert "| untrained / from scratch |" in shown
@@ -110,8 +110,8 @@ def test_methods_with_labels_seed_after_seed(compare: Compare, little_pack: Pack
     first = list(read_lines(records))
     trained = [r for r in first if r["kind"] == "trained"]
     assert {r["method"]: len(r["commands"]) for r in trained} == {"supervised": 1, "active": 3}
-    assert all(0.0 < r["top1"] < 1.0 for r in trained)  # how good depends on the machine
-    # Another folder goes on from the records: no second calibration, as many steps, the next seed.
+    assert all(0.0 < r["top1"] < 1.0 for r in trained)  # accuracies depend on the machine
+    # Another folder continues from the records: no second calibration, as many steps, the next seed.
     seeds = ("--seeds", "0", "1")
     shown = compare(tmp_path / "second", little_pack.path, *options, *seeds, *kept, "supervised")
     both = list(read_lines(records))
@@ -183,7 +183,7 @@ def test_the_first_method_that_succeeds_brings_the_baselines(monkeypatch: pytest
 
 
 def test_training_from_scratch_is_made_up_for(tmp_path: Path) -> None:
-    """A method that was measured while another was to bring the baselines, and failed."""
+    """A method was measured without baselines, which another method should have measured but failed."""
     alone, both = (FewLabelResult(init, 4, 0, 0.5, 10, 3) for init in ("runs/b", SCRATCH))
     out = tmp_path / "b-seed-0-transfer"
     write_results(out, [alone], {})

@@ -1,4 +1,4 @@
-"""The demo: its commands are ones the tools accept, a failing step stops it, it removes only its own."""
+"""The demo: tools accept its commands, a failing step stops it, and it removes only its own files."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_every_command_is_accepted_by_its_script() -> None:
 
 
 def test_the_machine_decides_neither_precision_nor_threads() -> None:
-    """A GPU would take bfloat16 by itself, and torch as many threads as there are cores."""
+    """By default, a GPU would use bfloat16, and torch as many threads as there are cores."""
     steps = demo.plan(demo.Config(num_threads=3))
     trainings = [step for step in steps if any("recipes/" in word for word in step.command)]
     assert len(trainings) == 2
@@ -83,7 +83,7 @@ def test_a_step_prints_a_command_that_can_be_copied() -> None:
 
 
 def play(config: demo.Config, last: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Go through a demo up to a step, which fails; the second one packs."""
+    """Run a simulated demo up to step `last`, which fails; step 2 creates the pack."""
 
     def step(console: Console, number: int, step: demo.Step, num_threads: int) -> float:
         if number == last:

@@ -1,4 +1,4 @@
-"""The doctor names the stage that is slow, and its estimates follow from the stages."""
+"""The doctor names the slowest stage, and its estimates follow from the times of the stages."""
 
 import re
 import sys
@@ -59,7 +59,7 @@ class Mean(nn.Module):
         return x.mean((2, 3)) * self.gain
 
 
-# Where each stage spends its time, an image or a batch at a time.
+# The function in which each stage spends its time, and the delay to add per image or batch.
 PLACES = {
     "storage": (stages, "read_row", SLOW_S),
     "decoding": (stages, "decode_row", SLOW_S),
@@ -71,7 +71,7 @@ PLACES = {
 @pytest.mark.parametrize("stage", list(PLACES))
 def test_a_slow_stage_is_named(stage: str, packed: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     work = work_on(packed)
-    monkeypatch.setattr(stages, "build_backbone", lambda name, side: Mean())  # a network that costs nothing
+    monkeypatch.setattr(stages, "build_backbone", lambda name, side: Mean())  # takes no time
     owner, name, seconds = PLACES[stage]
     monkeypatch.setattr(owner, name, slowed(getattr(owner, name), seconds))
     found = doctor.diagnose(work)
@@ -95,7 +95,7 @@ def test_estimates_follow_from_the_stages() -> None:
     assert apart.gain(decoding=0.0) == pytest.approx(1.0)
     cold = diagnosis(is_cached=False)
     assert cold.bound == "storage"
-    assert cold.gain(storage=cold.warm) == pytest.approx(1.0)  # the rest takes as long
+    assert cold.gain(storage=cold.warm) == pytest.approx(1.0)  # the other stages take as long
 
 
 def test_remedies_are_named_with_their_gain(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_remedies_are_named_with_their_gain(tmp_path: Path) -> None:
     smaller = next(gain for text, gain in said.items() if "--short-side 32 (now 120 px)" in text)
     assert smaller == pytest.approx(11 / (3 + 8 * (32 / 120) ** 2))
     assert list(said.values()) == sorted(said.values(), reverse=True)
-    assert not any("twice as fast" in text for text in said)  # it would gain less than a tenth
+    assert not any("twice as fast" in text for text in said)  # the gain would be less than a tenth
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])

@@ -1,4 +1,4 @@
-"""The images drawn for packing tests: the same every time, varied, damaged in ten ways that are noticed."""
+"""The images drawn for packing tests are reproducible and varied; ten kinds of damage are detected."""
 
 import json
 import subprocess
@@ -38,7 +38,7 @@ def test_the_ways_differ() -> None:
 
 
 def test_a_process_of_its_own_finds_the_library(tmp_path: Path) -> None:
-    """Compiled code calls libjpeg-turbo by name, which other tests may have brought into this process."""
+    """A new process must load libjpeg-turbo itself, which other tests may already have loaded in this one."""
     command = [sys.executable, "tools/draw_images.py", "--num-images", "9", "--out", tmp_path / "drawn"]
     subprocess.run(command, check=True, capture_output=True)
     assert len([path for path in (tmp_path / "drawn").rglob("*") if path.is_file()]) == 9

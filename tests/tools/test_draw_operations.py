@@ -1,4 +1,4 @@
-"""Every geometry and operation has its picture in docs/views.md, and the tool draws what the page shows."""
+"""Every geometry and operation has a picture in docs/views.md, and the tool draws the page's pictures."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""Pictures are what their numbers say: windows of two textures, blended, in JPEGs of the asked size."""
+"""Drawn pictures follow from their numbers: blended windows of two textures, in JPEGs of a given size."""
 
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ def pictures(sides: list[tuple[int, int]], quality: int = 95) -> Pictures:
 
 
 def planes_of(drawn: Pictures, i: int) -> list[np.ndarray]:
-    """Return luma and two colours of one picture, slowly."""
+    """Return luma and the two colour planes of one picture, by a slow reference."""
     height, width = drawn.sides[i]
     rows, columns = -(-height // 2), -(-width // 2)
     half = MAX_SIDE // 2
@@ -52,7 +52,7 @@ def test_a_picture_is_two_windows_blended(sides: tuple[int, int]) -> None:
     assert np.abs(pixels[..., 0] - luma[: sides[0], : sides[1]]).max() <= 3
     for number, color in enumerate(colors, 1):
         spread = np.repeat(np.repeat(color, 2, 0), 2, 1)[: sides[0], : sides[1]]
-        assert np.abs(pixels[..., number] - spread).mean() < 8  # decoders smooth what they enlarge
+        assert np.abs(pixels[..., number] - spread).mean() < 8  # decoders smooth enlarged colours
 
 
 def test_pictures_do_not_depend_on_threads_or_calls() -> None:

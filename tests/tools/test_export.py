@@ -1,4 +1,4 @@
-"""What leaves: each form is loaded by the library that it is for, and says what the network said."""
+"""Exports: the library for which each form is made loads it and gives the network's outputs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def exported(run: Path, form: str, out: Path, **options: object) -> tuple[Path, torch.Tensor, torch.Tensor]:
-    """Export; return the path, views, and what the network says of them."""
+    """Export a run's network; return the path, views, and the network's outputs for the views."""
     config = Config(run=run, form=form, out=out, **options)  # type: ignore[arg-type]
     path, network = export(config), load(config)
     x = torch.randn(5, 3, network.resolution, network.resolution)
@@ -156,7 +156,7 @@ def test_nothing_in_a_program_is_run(place: str, tiny: Path, tmp_path: Path) -> 
     name = next(name for name in members if name.endswith(place))
     if name.endswith(".pt"):
         members[name] = b"cos\nmkdir\n(V%b\ntR." % str(made).encode()  # a pickle that calls os.mkdir
-    else:  # a size, which torch evaluates
+    else:  # a symbolic size, which torch would evaluate
         found = re.sub(
             rb"Symbol\(.*?integer=True\)", b"__import__('os').mkdir('%b')" % str(made).encode(), members[name]
         )
@@ -193,7 +193,7 @@ def test_a_refused_program_leaves_nothing(
 
 
 def view_of(form: str) -> EvaluationView:
-    """Return the view that a file comes back with: timm's own files are shown as timm cuts them."""
+    """Return the view expected after loading; files in timm's form get timm's own way to crop."""
     return replace(VIEW, whole_pixels=form in ("timm", "hf"))
 
 
@@ -227,7 +227,7 @@ def test_our_own_networks_are_refused_by_name(
     with pytest.raises(UserError, match="tiny_resnet, which is this project's own"):
         export(Config(run=tiny, form=form, out=out))  # type: ignore[arg-type]
     assert not out.exists()
-    assert "writing" not in capsys.readouterr().err  # a line on how long it takes comes after the refusal
+    assert "writing" not in capsys.readouterr().err  # refused before the progress line
 
 
 @needs("onnx", "onnxruntime", "onnxscript")

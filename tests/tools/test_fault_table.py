@@ -1,4 +1,4 @@
-"""The table of faults is written from records, and nothing else on the page changes."""
+"""The table of faults is generated from records, and nothing else on the page changes."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Networks side by side, of images by name, out of a pack or a folder."""
+"""Feature maps of several networks side by side, for images by name, from a pack or a folder."""
 
 from __future__ import annotations
 

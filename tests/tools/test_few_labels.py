@@ -1,4 +1,4 @@
-"""Frozen features with few labels: computed once, the same labels for every method, more of them help."""
+"""Frozen features with few labels: computed once, with equal labels for all methods; more labels help."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_more_labels_help_and_features_are_computed_once(
     mean = {k: np.mean([r.top1 for r in results if r.labels_per_class == k]) for k in (1, 16)}
     assert mean[16] > mean[1] + 0.1
     assert read_results(config.out)[0] == results
-    monkeypatch.setattr("engine.evaluate.feature_store._compute", None)  # nothing is shown again
+    monkeypatch.setattr("engine.evaluate.feature_store._compute", None)  # features must not be computed again
     again = run(replace(config, labels_per_class=(4,), methods=("knn",)))
     assert [r.method for r in again] == ["knn", "knn"]
 
@@ -54,7 +54,7 @@ def test_pseudo_labels_use_the_images_without_a_label(config: Config) -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(2).repeat(200)
     points = torch.randn(400, 3, generator=generator)
-    points[:, 2] += 6.0 * labels - 3.0  # one direction tells the classes
+    points[:, 2] += 6.0 * labels - 3.0  # one direction separates the classes
     h, query = points[:8], points[200:]
     shares = {}
     for method in ("probe", "pseudo"):

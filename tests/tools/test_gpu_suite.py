@@ -1,4 +1,4 @@
-"""The part of the GPU suite that needs no GPU: cases, the interpreter, and the code of groups on the CPU."""
+"""The parts of the GPU suite that need no GPU: its cases, and its groups of checks, run on the CPU."""
 
 import json
 import subprocess
@@ -40,7 +40,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @pytest.fixture
 def few(tmp_path, monkeypatch):
-    """Cases of two images."""
+    """File of cases with two images."""
     monkeypatch.setattr(cases, "SPEED_BATCH", 2)
     monkeypatch.setattr(cases, "SPEED", {16: 20})
     cases.write(tmp_path / "cases.npz", side=16, count=2)
@@ -49,7 +49,7 @@ def few(tmp_path, monkeypatch):
 
 @pytest.fixture
 def lines(monkeypatch, capsys):
-    """Run a group and return its lines."""
+    """Return a function that runs a group of checks and returns its output lines."""
 
     def run(group, *args):
         monkeypatch.setattr(sys, "argv", ["suite.py", group.__name__])
@@ -62,7 +62,7 @@ def lines(monkeypatch, capsys):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_the_suite_runs_up_to_the_first_line_that_needs_a_gpu(tmp_path, few):
     out, python = tmp_path / "out.jsonl", tmp_path / "python"
-    python.write_text(BARE)  # torch, Triton and numpy alone
+    python.write_text(BARE)  # only torch, Triton and numpy
     python.chmod(0o755)
     command = [ROOT / "tools/gpu_suite.sh", out, few, python]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -79,7 +79,7 @@ def test_the_suite_runs_up_to_the_first_line_that_needs_a_gpu(tmp_path, few):
 def test_the_script_runs_every_group_and_says_what_it_leaves_out(tmp_path, few, monkeypatch):
     monkeypatch.delenv("SUITE_IMAGES", raising=False)
     out, python, calls = tmp_path / "out.jsonl", tmp_path / "python", tmp_path / "calls"
-    # pytest prints text, which is no finding.
+    # Text that pytest prints must not count as a result.
     python.write_text(f'#!/bin/sh\necho "$1" "$2" >> {calls}\n[ "$1" = -m ] && echo 3 passed\ntrue\n')
     python.chmod(0o755)
     subprocess.run([ROOT / "tools/gpu_suite.sh", out, few, python], check=True, capture_output=True)
@@ -94,7 +94,7 @@ def test_the_script_runs_every_group_and_says_what_it_leaves_out(tmp_path, few, 
 
 
 def test_the_machine_is_told_with_the_versions_of_its_libraries(lines, monkeypatch):
-    """A stand-in for torch, and thus for the device."""
+    """torch, and with it the device, is simulated."""
     device = SimpleNamespace(
         get_device_name=lambda: "none", get_device_capability=lambda: (0, 0),
         get_device_properties=lambda _: SimpleNamespace(total_memory=0),
@@ -140,7 +140,7 @@ def test_without_numba_the_numbers_of_the_cases_are_drawn_from(few, monkeypatch)
 
 
 def built(contender, pixels):
-    """The views of a library, as tensors."""
+    """Return a library's views as tensors."""
     if missing(*contender.needs):
         pytest.skip(missing(*contender.needs))
     views = contender.build(pixels, Workload("barlow", 16, len(pixels), 1))()
@@ -176,7 +176,7 @@ def test_peers_stand_beside_ours_or_are_skipped_in_a_line(lines, monkeypatch):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """A small network on few small images."""
+    """Make the training group use a small network and a few small images."""
     monkeypatch.delenv("SUITE_IMAGES", raising=False)
     monkeypatch.setattr(training, "NUM_IMAGES", 16)
     monkeypatch.setattr(training, "STALL_STEPS", 3)
@@ -218,7 +218,7 @@ def test_fresh_steps_take_a_batch_each_and_those_on_one_batch_none(tiny, monkeyp
                 taken.append(number)
                 yield SimpleNamespace(views=(torch.full((4, 3, 8, 8), float(number)),))
 
-    def seconds(call, times, device):  # a second a step, and one for every batch
+    def seconds(call, times, device):  # pretend one second per step and one per batch
         before = len(taken)
         for _ in range(times):
             call()

@@ -180,7 +180,7 @@ def test_the_page_shows_what_stands_out(tmp_path: Path) -> None:
     classes = page.split("<h2>Classes</h2>")[1].split("<h2>")[0]
     assert re.search(r'<th scope="row">c0</th><td>15</td><td>3</td>', classes)
     sizes = page.split("<h2>Sizes</h2>")[1].split("<h2>")[0]
-    assert "over 4096 px" not in sizes  # no empty bins
+    assert "over 4096 px" not in sizes  # empty bins are not shown
     assert sizes.count("<rect") == 3
 
 

@@ -99,7 +99,7 @@ def pretrained(tmp_path: Path) -> Path:
     return folder
 
 
-HERE = threading.Lock()  # a script run here has the process's arguments and streams, and tyro's cache
+HERE = threading.Lock()  # scripts run here share arguments, streams and tyro's cache
 
 
 def run_here(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
@@ -195,7 +195,7 @@ def test_what_waits_for_its_turn_does_not_begin_after_ctrl_c(
 
     monkeypatch.setattr(label_sweep, "run_job", job)
     console = Console(file=io.StringIO())
-    monkeypatch.setattr(console, "print", interrupt)  # as the first of six is told
+    monkeypatch.setattr(console, "print", interrupt)  # interrupt at the message about the first of six
     with pytest.raises(KeyboardInterrupt):
         run(replace(config, methods=("fm=fixmatch",), labels_per_class=(1, 2, 4), jobs=1), console)
     assert len(begun) <= 2

@@ -1,4 +1,4 @@
-"""tools/labels.py: what goes into a table comes out of it, and no shard is touched."""
+"""tools/labels.py: tables return what was put into them, and no shard is changed."""
 
 import sys
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_round_trip(packed: Pack, tmp_path: Path, monkeypatch, suffix: str) -> N
 
 
 def test_tables_know_their_pack(packed: Pack, tmp_path: Path, monkeypatch) -> None:
-    """A pack with as many other images refuses them; the same pack, grown or converted, does not."""
+    """A pack of equally many other images refuses a table; the same pack, grown or converted, accepts it."""
     run(monkeypatch, "subsample", packed.path, "--split", "train", "--per-class", 2, "--name", "few")
     path = packed.path / "labels" / "few.parquet"
     few = table(packed, "few")
@@ -69,7 +69,7 @@ def test_tables_know_their_pack(packed: Pack, tmp_path: Path, monkeypatch) -> No
     with pytest.raises(UserError, match=said):
         run(monkeypatch, "exclude", other.path, "--split", "test", "--name", "x", "--table", "few")
     unsigned = tmp_path / "unsigned.parquet"
-    few.of_rows(few.row).write(unsigned)  # as tables were written before
+    few.of_rows(few.row).write(unsigned)  # as older versions wrote tables
     assert len(read_label_table(other, unsigned)) == 6
     append_to_pack(PackOptions(parse_splits([f"late={tmp_path / 'other'}"]), packed.path, workers=1))
     convert_pack(packed.path, tmp_path / "beton", "ffcv")
@@ -236,7 +236,7 @@ def test_every_class_keeps_both_parts() -> None:
 
 
 def test_labels_of_another_pack_go_by_key(packed: Pack, tmp_path: Path, monkeypatch) -> None:
-    """Its rows have other numbers, which an exported table names too."""
+    """The other pack numbers its rows differently, so an exported table's row numbers do not apply."""
     write_tree(tmp_path / "in", {"a/new.jpg": jpeg(77)})
     other = pack(tmp_path / "q", f"train={tmp_path / 'in'}", f"test={tmp_path / 'more'}")
     run(monkeypatch, "export", packed.path, "--file", tmp_path / "x.csv")

@@ -1,4 +1,4 @@
-"""The weights of the extra `weights`, as timm's network."""
+"""The weights of the optional extra `weights` load into timm's network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Near copies of a pack by features, with their splits."""
+"""Near copies in a pack are found by features and listed with their splits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_same_images_in_two_splits_are_pairs(digits_pack: Pack, tmp_path: Pa
         lines = list(csv.DictReader(file))
     assert len(lines) == len(pairs.first)
     across = [line for line in lines if line["split of first"] != line["split of second"]]
-    assert len(across) >= 1300  # the unlabelled split holds the training images once more
+    assert len(across) >= 1300  # `unlabeled` repeats the training images
     same = [line for line in across if Path(line["first"]).name == Path(line["second"]).name]
     assert len(same) >= 1300
 

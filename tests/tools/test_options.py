@@ -23,7 +23,7 @@ FEW = ("subsample", "PACK", "--split", "train", "--per-class", "2", "--name", "f
 HALVES = ("divide", "PACK", "--split", "train", "--validation", "0.5", "--name", "half")
 IMPORT = ("import", "PACK", "--name", "new", "--file")
 
-# PACK, FILE, FOLDER, BYTES and RUN stand for what the fixture makes; NEW for a path where nothing is.
+# PACK, FILE, FOLDER, BYTES and RUN stand for paths that the fixture makes; NEW for a path without a file.
 WRONG: list[tuple[str, tuple[str, ...], str]] = [
     ("labels", (*IMPORT, "FILE"), "expected labels in .pt"),
     ("labels", (*IMPORT, "PLACE/empty.csv"), "expected at least one label, found none"),
@@ -124,7 +124,7 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of a pack and of everything that can stand in the place of what a tool expects."""
+    """A folder with a pack, and with files and folders of the wrong kind for a tool's options."""
     place = tmp_path_factory.mktemp("options")
     write_tree(place / "in", class_tree(2, 8))
     for name in ("PACK", "PAGELESS"):

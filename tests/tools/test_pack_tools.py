@@ -1,4 +1,4 @@
-"""The command lines around packs: exit codes, one-line errors, and what verification finds."""
+"""The command-line tools for packs: exit codes, one-line errors, and what verification finds."""
 
 import json
 import os
@@ -138,7 +138,7 @@ def test_verify_finds_missing_and_foreign_files(digits_pack: Pack, tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["offset", "content_hash", "crc32"])
 def test_verify_does_not_trust_a_consistent_forgery(digits_pack: Pack, tmp_path: Path, name: str) -> None:
-    """Index and manifest changed together, so that only the content hashes and the CRC-32 can tell."""
+    """Index and manifest are changed consistently, so that only content hashes and CRC-32 reveal it."""
     import hashlib
 
     folder = Path(shutil.copytree(digits_pack.path, tmp_path / "copy"))

@@ -1,4 +1,4 @@
-"""Every contender does the same work: its views have torchvision's statistics."""
+"""Every contender of the benchmark does the same work: its views have torchvision's statistics."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Curves of any number of runs: who shares a line, what the line is, and what cannot be drawn."""
+"""Curves of any number of runs: the runs that share a line, the values of the line, and what is refused."""
 
 from __future__ import annotations
 

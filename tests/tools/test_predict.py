@@ -1,4 +1,4 @@
-"""Predictions of folders, tars and packs: the network's, in a table, as labels and as a picture."""
+"""Predictions for folders, tars and packs equal the network's, in a table, as labels and as a picture."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_an_export_predicts_a_folder_that_the_next_round_trains_on(
 ) -> None:
     suffix = ".pt2" if form == "torch_export" else ".safetensors"
     network = export(ExportConfig(run=trained, form=form, out=tmp_path / f"w{suffix}"))  # type: ignore[arg-type]
-    images = digits_folder / "test" / "3"  # one folder of images: no classes of its own
+    images = digits_folder / "test" / "3"  # a single folder of images, without classes
     out = tmp_path / "out"
     config = Config(
         network=network, images=str(images), out=out, form="parquet", threshold=0.15, sheet=None, loader=ONE
@@ -112,7 +112,7 @@ def test_an_export_predicts_a_folder_that_the_next_round_trains_on(
     assert len(table) == sum(c >= 0.15 for c in found["confidence"])
     assert pack.checked_labels(table) is table
     assert not (out / "sheet.png").exists()
-    assert len(lines_of(run(config))) == len(found["file"])  # again, from the pack that is there
+    assert len(lines_of(run(config))) == len(found["file"])  # a second time, from the existing pack
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_each_source_is_named_as_its_user_names_it(
     for path, name in zip(files, names, strict=True):
         (folder / name).write_bytes(path.read_bytes())
     source, expected = tmp_path / "given", names
-    if kind == "bytes":  # that are not UTF-8
+    if kind == "bytes":  # a name that is not UTF-8
         source, expected = folder, [*names[1:], "caf\\xe9.jpg"]
         (folder / names[0]).rename(folder / os.fsdecode(b"caf\xe9.jpg"))
     elif kind in ("tar", "tar.gz"):
@@ -195,7 +195,7 @@ def test_predictions_outlive_a_source_that_cannot_be_listed(
     error: OSError, trained: Path, digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(split: object, columns: object, within: Path) -> None:
-        assert within == tmp_path  # not a small /tmp
+        assert within == tmp_path  # beside --out, since /tmp may be small
         raise error
 
     monkeypatch.setattr("tools.predict.listed", fail)
@@ -236,7 +236,7 @@ def test_the_last_line_counts_images_and_folders_are_not_called_classes_of_a_pac
         folder.mkdir(parents=True, exist_ok=True)
         (folder / path.name).write_bytes(path.read_bytes())
     (photos / names[0] / "torn.jpg").write_bytes(b"no picture")
-    (photos / ".thumbnails").mkdir()  # whose images are readable, and not packed
+    (photos / ".thumbnails").mkdir()  # a hidden folder: its images are not packed
     (photos / ".thumbnails" / "a.jpg").write_bytes(files[0].read_bytes())
     run(Config(network=trained, images=str(photos), out=out, sheet=None, loader=ONE))
     shown = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Frozen features of a run: the figures equal scikit-learn's on the same features."""
+"""Probes of a run's frozen features equal scikit-learn's on the same features."""
 
 from __future__ import annotations
 

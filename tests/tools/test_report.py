@@ -27,7 +27,7 @@ from tools.report import Config, build_report
 
 @pytest.fixture
 def config(digits_pack: Pack, tmp_path: Path) -> Config:
-    """Run folder as the loop, the evaluation and the transfer leave it, in small."""
+    """A small run folder with the files that training, evaluation and transfer write."""
     run = tmp_path / "run"
     options = {
         "pack": str(digits_pack.path),
@@ -158,8 +158,8 @@ def test_mistakes_are_named(config: Config, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("blank_drawings")
 def test_what_is_missing_is_said_and_left_out(config: Config) -> None:
-    """A run that was killed: no views, no log, a cut file, no pack; the page comes all the same."""
-    assert "test images: " in build_report(config)  # there is no network yet
+    """A killed run has no views, no log, a truncated file and no pack; its page is made all the same."""
+    assert "test images: " in build_report(config)  # no network has been saved yet
     for name in ("views.safetensors", "metrics.jsonl"):
         (config.run / name).unlink()
     (config.run / "evaluation.json").write_text('{"rows": [')

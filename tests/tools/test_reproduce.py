@@ -1,4 +1,4 @@
-"""A table from nothing to its page: within its budget, stopped and gone on with."""
+"""A table of results from scratch to its page: within its budget, stopped and resumed."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ pytestmark = pytest.mark.usefixtures("blank_drawings")
 
 @pytest.fixture(autouse=True)
 def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take a network that trains in no time; tests/recipes/test_supervised.py trains the tables' own."""
+    """Use a network that trains quickly; tests/recipes/test_supervised.py trains that of the tables."""
     monkeypatch.setattr(tables, "NETWORK", "test_resnet")
 
 
 @dataclass
 class Here:
-    """Runs scripts in this process, for seconds that steps alone decide; stops or exceeds where told."""
+    """Runs scripts in this process with simulated seconds per step; can stop or exceed the limit in one."""
 
     stop_in: str = ""
     exceed_in: str = ""
     commands: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
-    limits: dict[str, float | None] = field(default_factory=dict)  # by name of the log
+    limits: dict[str, float | None] = field(default_factory=dict)  # by the log's name
 
     def __call__(self, script: str, arguments: Sequence[str], log: Path, limit_s: float | None) -> float:
         self.commands.append((script, tuple(arguments)))
@@ -93,7 +93,7 @@ def test_the_budgeted_table_is_stopped_and_gone_on_with(little_pack: Pack, tmp_p
     page = measure(config, little_pack, second)
     assert all(path.read_bytes() == content for path, content in kept.items())
     assert "| own pre-training, fine-tuned |" in page
-    # Two stages and the test: what was stopped goes on, and nothing else is measured again.
+    # Two stages and the test: the stopped stage continues, and no finished one is repeated.
     assert [script for script, _ in second.commands] == [
         "recipes/vicreg.py", "recipes/supervised.py", "recipes/evaluate.py",
     ]  # fmt: skip
@@ -105,7 +105,7 @@ def test_the_budgeted_table_is_stopped_and_gone_on_with(little_pack: Pack, tmp_p
         taken = [line["step"] for line in read_metrics(folder / "metrics.jsonl") if "loss" in line]
         assert taken[-1] == steps
         assert len(set(taken)) == len(taken)
-    # Both sittings count, and the budget holds for all stages together.
+    # The time of both commands counts, and the budget covers all stages together.
     assert found["cpu_s"] == pytest.approx(0.9 + 0.2 + 0.35 * (pretraining + training))
     assert 0.1 + 0.35 * pretraining <= 0.8 * found["budget_s"]
     assert 0.1 + 0.35 * training <= 0.2 * found["budget_s"]
@@ -113,7 +113,7 @@ def test_the_budgeted_table_is_stopped_and_gone_on_with(little_pack: Pack, tmp_p
     assert str(tmp_path) not in " ".join(found["commands"])
     assert 0.0 < found["results"][0]["top1"] <= 1.0
     trials = [record(out, f"trial-pretrained-{number}") for number in range(2)]
-    assert first.limits["trial-pretrained-0"] is None  # measured on the way, it may take longer than foretold
+    assert first.limits["trial-pretrained-0"] is None  # no limit, since it also validates
     assert first.limits["row-pretrained-4-labels-seed-0"] is not None
     best = max(trials, key=lambda trial: trial["validation_top1"])
     assert found["setting"] == best["setting"]

@@ -26,7 +26,8 @@ def pack(tmp_path_factory):
     return write_pack(tmp_path_factory.mktemp("show"), images)
 
 
-# mean difference in 1/255; torchvision crops whole pixels, so centred boxes may lie half a pixel apart
+# View, and mean difference in units of 1/255; torchvision crops at whole pixels, so centred boxes may be half
+# a pixel apart.
 VIEWS = {
     "barlow_a": (presets.barlow_a(48), 0.1),
     "barlow_b": (presets.barlow_b(48), 0.3),

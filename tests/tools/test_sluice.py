@@ -1,4 +1,4 @@
-"""One command for every script, which method it advises, and the wheel that brings it along."""
+"""The command `sluice`: it runs every script, advises a method, and is installed by the wheel."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SCRIPTS = {
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None, list[str]]]:
-    """The scripts that were run, each with the name that it goes by and its words."""
+    """The scripts that were run, each with the name under which it was called and its arguments."""
     found: list[tuple[str, str | None, list[str]]] = []
 
     def note(path: str, run_name: str) -> None:
@@ -168,7 +168,7 @@ def test_the_page_has_the_table_that_the_command_prints() -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel of a copy of the tree: building leaves folders behind."""
+    """A wheel, built from a copy of the source tree, since building leaves folders behind."""
     copy, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
     for layer in LAYERS:
         shutil.copytree(ROOT / layer, copy / layer, ignore=shutil.ignore_patterns("__pycache__"))

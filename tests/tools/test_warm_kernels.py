@@ -1,4 +1,4 @@
-"""What `make setup` compiles is what the presets' float32 views and packing call first."""
+"""`make setup` compiles exactly the kernels that packing and the presets' float32 views call first."""
 
 import inspect
 
@@ -18,7 +18,7 @@ def test_what_presets_and_packing_call_is_compiled(capsys: pytest.CaptureFixture
         for make in vars(presets).values()
         if inspect.isfunction(make) and make.__module__ == presets.__name__ and make.__name__[0] != "_"
     ]
-    changing = (presets.flipped_in_turns, presets.augmented)  # other views
+    changing = (presets.flipped_in_turns, presets.augmented)  # these change other views
     made = [make() for make in makers if make not in changing]
     views = [view for one in made for view in ((one,) if isinstance(one, ViewPolicy) else one)]
     assert len(views) > len(makers) > 10

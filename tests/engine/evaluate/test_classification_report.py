@@ -1,4 +1,4 @@
-"""Figures of a classifier against scikit-learn and a count by hand."""
+"""A classifier's figures equal scikit-learn's and counts by hand."""
 
 from __future__ import annotations
 

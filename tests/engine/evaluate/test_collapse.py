@@ -1,4 +1,4 @@
-"""Collapse of representations shows in two figures, which no untrained network comes near."""
+"""Collapsed representations are recognised by two figures, which stay far off for untrained networks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_effective_rank_counts_directions(rank: int) -> None:
 
 
 def test_the_effective_rank_is_that_of_all_classes() -> None:
-    h = torch.eye(4).repeat_interleave(5_000, 0)  # class by class, as rows lie in a pack
+    h = torch.eye(4).repeat_interleave(5_000, 0)  # sorted by class, as rows are in a pack
     assert effective_rank(h) == pytest.approx(4, rel=1e-3)
 
 

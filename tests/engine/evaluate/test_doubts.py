@@ -1,4 +1,4 @@
-"""Doubted labels against a plain loop, and images that are unlike every class, on drawn features."""
+"""Doubted labels equal those of a plain loop, and images unlike every class are found, on drawn features."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_images_of_no_class_are_far_and_others_are_not() -> None:
     num_held = int(held.sum())
     assert set(range(num_held, num_held + 30)) <= set(found.place.tolist())
     assert len(found.place) - 30 < 0.15 * num_held
-    assert (found.place[:25] >= num_held).all()  # the farthest first
+    assert (found.place[:25] >= num_held).all()  # sorted by distance, the farthest first
     assert found.num_judged == num_held + 30
 
 
@@ -88,7 +88,7 @@ def test_large_packs_are_judged_by_a_part(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(doubts, "MOST_JUDGED", 40)
     monkeypatch.setattr(doubts, "MOST_COMPARED", 150)
     given = labels.clone()
-    given[0] = 1  # the first and the last are always among evenly spaced ones
+    given[0] = 1  # the evenly spaced sample always contains the first and the last image
     found = doubted_labels(h, given, NUM_CLASSES)
     assert (found.num_judged, found.place.tolist(), found.guess.tolist()) == (40, [0], [0])
     assert unlike_every_class(h, labels, NUM_CLASSES, h).num_judged == 40

@@ -1,4 +1,4 @@
-"""Maps of the stages of networks of both kinds, and how sparse they are."""
+"""Feature maps of each stage, for convolutional and transformer networks, and their sparseness."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Features on the disk: those of the network, once, after a stop too, of this network and view alone."""
+"""Stored features equal the network's, are computed once even after a stop, and fit network and views."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.engine.ranks import run_ranks
 
 
 class Counting(nn.Module):
-    """Means of the four quarters of a view; counts the images it is shown."""
+    """A network that returns the means of the four quarters of a view and counts its input images."""
 
     def __init__(self, factor: float = 1.0) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ def test_another_network_view_or_seed_of_random_views_is_another_array(
 
 
 class Stopping:
-    """A loader that ends in the middle, as a killed process does."""
+    """A loader that stops in the middle, like a killed process."""
 
     def __init__(self, loader: EpochLoader, steps: int) -> None:
         self._loader, self._left = loader, steps
@@ -111,7 +111,7 @@ def test_a_stopped_computation_goes_on(
         store_features(network, Stopping(loader, 5), split, "cpu", tmp_path / "features", tmp_path)
     shown = network.count
     found = stored(network, loader_of(digits_pack), digits_pack, tmp_path)
-    assert network.count - shown < len(split) + 64 - 4 * 64 + 1  # four batches were noted
+    assert network.count - shown < len(split) + 64 - 4 * 64 + 1  # progress was saved after four batches
     whole = stored(Counting(), loader_of(digits_pack), digits_pack, tmp_path / "whole")
     assert np.array_equal(found.h, whole.h)
     assert found.present.all()
@@ -140,7 +140,7 @@ def test_rows_that_cannot_be_read_are_left_out(digits_pack: Pack, tmp_path: Path
 
 
 def part_of_two(path: str, out: str, rank: int, num_ranks: int) -> dict[str, Tensor]:
-    """Compute the features of a pack on this rank's images."""
+    """Compute the features of this rank's part of a pack's test images."""
     pack, network = open_pack(path), Counting()
     split, options = pack.split("test"), LoaderOptions(num_threads=1, rank=rank, num_ranks=num_ranks)
     with build_loader(split, (presets.evaluation(16),), 64, options=options, mode="eval") as loader:
@@ -153,7 +153,7 @@ def test_two_processes_divide_the_images(digits_pack: Pack, tmp_path: Path) -> N
     alone = stored(Counting(), loader_of(digits_pack), digits_pack, tmp_path / "alone")
     for part in parts:
         assert np.array_equal(part["h"].numpy(), alone.h)
-        assert int(part["seen"]) == 7 * 32  # of 445 images, padded
+        assert int(part["seen"]) == 7 * 32  # this rank's part of 445 images, padded
 
 
 def test_another_layer_of_the_same_weights_is_another_array(digits_pack: Pack, tmp_path: Path) -> None:

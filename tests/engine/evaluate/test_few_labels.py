@@ -1,4 +1,4 @@
-"""Few-label results: kept, read back, and summed up as NumPy would."""
+"""Few-label results are written, read back, and summarised as NumPy does."""
 
 from dataclasses import replace
 from pathlib import Path

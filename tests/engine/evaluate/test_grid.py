@@ -1,4 +1,4 @@
-"""The grid of learning rates: the report's pairs, the choice, the files."""
+"""The grid of learning rates: the report's pairs, the choice of the best cell, and the written files."""
 
 from __future__ import annotations
 

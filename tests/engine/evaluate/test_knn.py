@@ -1,4 +1,4 @@
-"""The vote equals that of scikit-learn's neighbours with the same weights."""
+"""The kNN vote equals that of scikit-learn with the same weights."""
 
 from pathlib import Path
 

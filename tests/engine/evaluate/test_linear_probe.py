@@ -1,4 +1,4 @@
-"""The probe is scikit-learn's regression on standardised features, folded into one linear map."""
+"""The linear probe equals scikit-learn's logistic regression on standardised features, as one linear map."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Near copies: those of all pairs, and a recall that is measured where not all are compared."""
+"""Near copies are found among all pairs; if only some pairs are compared, the recall is measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from loaders.common.errors import UserError
 def features() -> Tensor:
     generator = torch.Generator().manual_seed(0)
     h = torch.randn(600, 16, generator=generator)
-    h[300:320] = 3 * h[:20] + 0.05 * torch.randn(20, 16, generator=generator)  # copies, of another scale
+    h[300:320] = 3 * h[:20] + 0.05 * torch.randn(20, 16, generator=generator)  # rescaled near copies
     return h.half()
 
 
@@ -41,7 +41,7 @@ def test_beyond_a_size_a_part_is_compared_and_the_recall_is_measured(monkeypatch
     pairs = {*zip(found.first.tolist(), found.second.tolist(), strict=True)}
     true = {*zip(exact.first.tolist(), exact.second.tolist(), strict=True)}
     assert pairs <= true
-    assert found.recall == pytest.approx(len(pairs) / len(true), abs=0.25)  # of a sample
+    assert found.recall == pytest.approx(len(pairs) / len(true), abs=0.25)  # estimated from a sample
     assert found.recall > 0.5
 
 

@@ -1,4 +1,4 @@
-"""The online probe: it measures, and training does not notice."""
+"""The online probe measures a run without changing its training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.engine.synthetic import SmallRecipe, SyntheticLoader, train_small
 
 
 class LabelledLoader(SyntheticLoader):
-    """24 images of three brightnesses, which are their labels."""
+    """24 images of three brightnesses, each of which is a class."""
 
     def __init__(self, labelled: bool = True) -> None:
         super().__init__(steps_per_epoch=3)
@@ -49,14 +49,14 @@ def test_training_ends_with_the_same_bytes(tmp_path: Path) -> None:
     losses = [[r["loss"] for r in read_metrics(tmp_path / n / "metrics.jsonl")] for n in ("plain", "probed")]
     assert losses[0] == losses[1]
     files = ("model.safetensors", "optimizer.safetensors", "rng.safetensors", "optimizer.json")
-    for file in files:  # statistics of BatchNorm, momenta and the generators as well
+    for file in files:  # with BatchNorm's statistics, momenta and random generators
         one, other = (tmp_path / n / "checkpoints" / "step-00000006" / file for n in ("plain", "probed"))
         assert one.read_bytes() == other.read_bytes(), file
     assert read_probe(tmp_path / "plain") == []
 
 
 def test_a_probe_that_draws_numbers_or_moves_statistics_would_be_noticed(tmp_path: Path) -> None:
-    """The test above has teeth: each of these mistakes changes what training ends with."""
+    """The test above can fail: each of these mistakes changes the result of the training."""
 
     class Drawing(OnlineProbe):
         def measure(self, backbone: nn.Module, device: torch.device, out: Path) -> dict[str, float]:

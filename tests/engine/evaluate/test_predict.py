@@ -1,4 +1,4 @@
-"""Predictions of a loader: padding left out, views averaged, modes given back."""
+"""Predictions on a loader leave out padding, average over views, and restore the modules' modes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The probe of many penalties at once: scikit-learn's solution, its choice, and what it reads at a time."""
+"""The probe for many penalties at once: equal to scikit-learn's solution and choice, and read in parts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def made(num: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     generator.manual_seed(seed)
     labels = torch.randint(3, (num,), generator=generator)
     h = 0.6 * centres[labels] + torch.randn(num, 12, generator=generator) * torch.linspace(0.2, 3, 12) + 5
-    h[:, 5] = 2.0  # carries nothing
+    h[:, 5] = 2.0  # a constant feature carries no information
     return h, labels
 
 
@@ -45,7 +45,7 @@ def test_the_penalty_is_chosen_on_held_out_images() -> None:
     assert found.inverse_penalty == (1e-6, 0.05, 100.0)[max(range(3), key=found.accuracies.__getitem__)]
     logits = found.probe.logits(held.half())
     assert logits.shape == (500, 4)
-    assert torch.isneginf(logits[:, 3]).all()  # a class without an image is never predicted
+    assert torch.isneginf(logits[:, 3]).all()  # a class without training images is never predicted
     share = float((logits.argmax(1) == held_labels).float().mean())
     assert share == pytest.approx(max(found.accuracies), abs=1e-6)
 

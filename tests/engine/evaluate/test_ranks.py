@@ -1,4 +1,4 @@
-"""Ranks of images by class against scikit-learn and a count by hand."""
+"""Images ranked by class probability: figures equal scikit-learn's and counts by hand."""
 
 import numpy as np
 import pytest
@@ -71,7 +71,7 @@ def test_no_rank_is_shown_beyond_the_images_of_a_class() -> None:
     assert np.isnan(few).tolist() == np.isnan(some).tolist() == [False, False, True, False]
     assert not np.isnan(many).any()
     assert found.reach.tolist() == [12, 48, 60, 120]
-    labels[::2] = -1  # half of the images of each class
+    labels[::2] = -1  # half of each class loses its labels
     assert rank_images(scores, labels).reach.tolist() == [12, 48, 60, 120]
 
 

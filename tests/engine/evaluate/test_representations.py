@@ -1,4 +1,4 @@
-"""Features honour the mask, restore modes; accuracies are those of scikit-learn."""
+"""Features leave out masked rows and restore modes; accuracies equal scikit-learn's."""
 
 from collections.abc import Iterator
 from pathlib import Path

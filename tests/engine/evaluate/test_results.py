@@ -1,4 +1,4 @@
-"""The evaluation of a run is read back as it was written."""
+"""A run's evaluation is read back as it was written."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Batches of stored features: the rows, labels and order of the images that they are of."""
+"""Batches of stored features have the rows, labels and order of the batches of images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def loader_of(pack: Pack, mode: Mode, rank: int = 0, sampler: Sampler | None = N
 
 
 def store_of(pack: Pack, views: int = 2) -> FeatureStore:
-    """Features that say which view and which row they are of."""
+    """Build a store whose features encode their view and their row."""
     split = pack.split("train")
     rows = split.rows(np.arange(len(split)))
     h = np.stack([np.stack([np.full(len(rows), view), rows / 8], 1) for view in range(views)])

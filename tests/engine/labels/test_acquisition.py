@@ -1,4 +1,4 @@
-"""Which images are asked for, against plain sorts, with ties, small and empty clusters, and NaN."""
+"""Images to request equal those of plain sorts, also with ties, small or empty clusters, and NaN."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_smallest_per_cluster_equals_a_sort(levels):
     rng = np.random.default_rng(levels)
     margin = (rng.integers(0, levels, 90) / levels).astype(np.float32)
     cluster = rng.integers(0, 5, 90)
-    cluster[cluster == 3] = 2  # nobody in 3
+    cluster[cluster == 3] = 2  # cluster 3 is empty
     cluster[:2] = 4
     for count in (0, 1, 4, 30, 100):
         expected = []
@@ -48,7 +48,7 @@ def test_random_choice_is_even_and_repeats():
 
 
 def test_kmeans_on_unit_rows_groups_by_angle_as_lloyd_does():
-    """Against a plain Lloyd iteration by cosine similarity from the centres that were found."""
+    """A plain Lloyd iteration by cosine similarity leaves the centres found unchanged."""
     rng = np.random.default_rng(0)
     directions = normalise(rng.normal(size=(3, 8)).astype(np.float32))
     points = np.repeat(directions, 40, 0) + 0.1 * rng.normal(size=(120, 8)).astype(np.float32)
@@ -58,14 +58,14 @@ def test_kmeans_on_unit_rows_groups_by_angle_as_lloyd_does():
     assert all(len(set(group)) == 1 for group in groups)
     assert len(set(groups[:, 0])) == 3
     unit = normalise(points)
-    for _ in range(3):  # a fixed point of Lloyd's algorithm
+    for _ in range(3):  # the result is a fixed point of Lloyd's algorithm
         centres = np.stack([unit[found.assignment == c].mean(0) for c in range(3)])
         nearest = np.square(unit[:, None] - centres[None]).sum(2).argmin(1)
         assert (nearest == found.assignment).all()
 
 
 def farthest_first(features, count, first, known):
-    """The greedy choice by all pairs of distances in float64."""
+    """Return the greedy choice, computed from all pairwise distances in float64."""
     points = np.concatenate([known, features]).astype(np.float64)
     distance = np.linalg.norm(points[:, None] - points[None], axis=2)
     centres, chosen = list(range(len(known))), []
@@ -82,7 +82,7 @@ def farthest_first(features, count, first, known):
 @pytest.mark.parametrize("num_known", [0, 1, 7])
 def test_k_centre_equals_the_greedy_choice_by_all_distances(num_known):
     rng = np.random.default_rng(num_known)
-    features = rng.normal(100.0, 1.0, (60, 5)).astype(np.float32)  # far from 0, where squares lose digits
+    features = rng.normal(100.0, 1.0, (60, 5)).astype(np.float32)  # far from 0, where squares lose precision
     known = rng.normal(100.0, 1.0, (num_known, 5)).astype(np.float32)
     found = k_centre(features, 25, 3, known)
     first = int(random_choice(60, 1, 3)[0])
@@ -94,7 +94,7 @@ def test_k_centre_equals_the_greedy_choice_by_all_distances(num_known):
 
 
 def test_k_centre_reaches_every_clump_first():
-    """Of ten far clumps the first ten images are one each; copies come last, and everything in the end."""
+    """One image of each distant clump is chosen first; copies of chosen images are chosen last."""
     clump = np.repeat(np.arange(10), 20)
     features = np.eye(10, dtype=np.float32)[clump] * 50
     features += np.random.default_rng(0).normal(0, 0.1, features.shape).astype(np.float32)

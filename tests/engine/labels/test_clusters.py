@@ -21,7 +21,7 @@ def blobs(num_clusters: int = 5, num_each: int = 30) -> tuple[np.ndarray, np.nda
 
 def test_finds_separate_blobs() -> None:
     points, labels = blobs()
-    # Lloyd's algorithm ends in a local optimum; the best of a few starts is the global one here.
+    # Lloyd's algorithm ends in a local optimum; here the best of a few starts is the global optimum.
     found = min((kmeans(points, 5, seed) for seed in range(6)), key=lambda c: float(c.distances.sum()))
     pairs = set(zip(labels.tolist(), found.assignment.tolist(), strict=True))
     assert len(pairs) == 5, "one cluster per blob"
@@ -31,7 +31,7 @@ def test_finds_separate_blobs() -> None:
 
 
 def best_partition(points: np.ndarray, num_clusters: int) -> float:
-    """Try every assignment; return the least sum of squared distances from the means."""
+    """Try every assignment; return the smallest sum of squared distances from the cluster means."""
     sums = []
     for places in product(range(num_clusters), repeat=len(points)):
         assignment = np.array(places)
@@ -47,7 +47,7 @@ GRID = np.array(list(product((0.0, 1.0, 2.0), (0.0, 1.0))))
     "points",
     [
         np.random.default_rng(1).normal(size=(8, 2)),
-        GRID,  # many points are as near to one mean as to another
+        GRID,  # many points are equally near to two means
         np.repeat(GRID[:4], 2, 0),  # each point twice
         np.repeat(GRID[:2], 4, 0),  # fewer different points than clusters
     ],
@@ -55,7 +55,7 @@ GRID = np.array(list(product((0.0, 1.0, 2.0), (0.0, 1.0))))
 )
 def test_equals_the_best_of_all_partitions(points: np.ndarray) -> None:
     points = points.astype(np.float32)
-    # Lloyd's algorithm ends in a local optimum: the best of some starts, none of them below the global one.
+    # Lloyd's algorithm ends in a local optimum: no start beats the global optimum, and the best reaches it.
     found = [kmeans(points, 3, seed) for seed in range(12)]
     sums = [float(np.square(points - each.centres[each.assignment]).sum()) for each in found]
     assert min(sums) == pytest.approx(best_partition(points, 3), rel=1e-4, abs=1e-6)
@@ -69,7 +69,7 @@ def test_equals_the_best_of_all_partitions(points: np.ndarray) -> None:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("spread", [0.05, 1.0])
 def test_by_cosine_every_point_is_in_its_most_similar_cluster(spread: float, seed: int) -> None:
-    """Means of wide and of narrow clusters differ in length; of equal length they compare by the angle."""
+    """Centres must be normalised, because means of wide clusters are shorter than those of narrow ones."""
     rng = np.random.default_rng(seed)
     wide, narrow = rng.normal(size=(150, 6)), np.eye(6)[0] + spread * rng.normal(size=(150, 6))
     points = np.concatenate([wide, narrow]) * rng.uniform(0.1, 50.0, (300, 1))
@@ -107,7 +107,7 @@ def test_a_feature_that_is_no_number_is_one_line(
 
 
 def test_features_that_depend_on_each_other_are_whitened() -> None:
-    # Three directions in ten dimensions: seven variances are zero but for rounding, some below zero.
+    # Three directions in ten dimensions: seven variances are zero up to rounding, some slightly negative.
     rng = np.random.default_rng(0)
     features = (rng.normal(size=(2000, 3)) * [10, 1, 0.5]) @ rng.normal(size=(3, 10))
     whitened = whiten(features.astype(np.float32), 10)

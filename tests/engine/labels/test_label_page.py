@@ -1,4 +1,4 @@
-"""The page to label on: its table goes back into the recipe, and a browser's clicks and keys fill it."""
+"""The labelling page: clicks and keys in a browser fill its table, and the recipe reads the table back."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def test_the_browser_keeps_labels_for_these_images_in_this_order() -> None:
     ("text", "found"),
     [
         ("row,key,label\n1,a,cat\n2,b,\n", "found 1 filled in"),
-        ("row;key;label\n1;a;cat\n", "found 1 filled in"),  # as some spreadsheets save it
+        ("row;key;label\n1;a;cat\n", "found 1 filled in"),  # some spreadsheets save semicolons
         ("row,key,label\n1,a," + "x" * 200_000, "found none .field larger"),
     ],
 )
@@ -97,7 +97,7 @@ def test_clicks_and_keys_fill_the_table(tmp_path: Path) -> None:
         '3,"all/c,3",-1,,cat,',
         "3 of 4 labelled",
     ]
-    for _ in range(2):  # the browser keeps labels for whenever the page is opened again
+    for _ in range(2):  # the browser remembers labels when the page is opened again
         again = open_page(tmp_path / "request.html")
         assert again.dom.count('class="done') == 3
         assert "3 of 4 labelled" in again.dom

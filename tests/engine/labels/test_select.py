@@ -1,4 +1,4 @@
-"""Balanced selection against a plain one with full sorts, on small cases full of ties."""
+"""Balanced selection equals a plain one with full sorts, on small cases with many ties."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def select(scores: np.ndarray, top_k: int, per_class: int, rows=None, chunk: int
 
 
 def brute_force(scores: np.ndarray, top_k: int, per_class: int, rows=None) -> list[tuple[int, int, float]]:
-    """Every pair in one list, sorted whole."""
+    """Select by full sorts of all candidates of each class."""
     rows = np.arange(len(scores)) if rows is None else rows
     candidates: list[list[tuple[float, int]]] = [[] for _ in range(scores.shape[1])]
     for row, row_scores in zip(rows, scores, strict=True):
@@ -34,10 +34,10 @@ def pairs(selection: Selection) -> list[tuple[int, int, float]]:
     return list(zip(*columns, strict=True))
 
 
-@pytest.mark.parametrize("levels", [2, 5, 10_000])  # few levels: ties within rows and within classes
+@pytest.mark.parametrize("levels", [2, 5, 10_000])  # few levels give ties in rows and in classes
 @pytest.mark.parametrize(("top_k", "per_class"), [(1, 1), (2, 3), (3, 7), (6, 40), (6, 1000)])
 def test_equals_brute_force(levels: int, top_k: int, per_class: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.labels.select._AT_ONCE", 4)  # so that there is room for few pairs
+    monkeypatch.setattr("engine.labels.select._AT_ONCE", 4)  # so that the buffer holds few pairs
     rng = np.random.default_rng(levels + top_k)
     scores = (rng.integers(0, levels, (150, 6)) / levels).astype(np.float32)
     rows = rng.permutation(1000)[:150].astype(np.int64)
@@ -65,7 +65,7 @@ def test_fewer_rows_than_asked_for_and_empty_classes() -> None:
     assert count_duplicates(nothing, [1])[0].share == 0.0
 
 
-@pytest.mark.parametrize("place", [0, 3])  # among the first K, and where K better ones are already kept
+@pytest.mark.parametrize("place", [0, 3])  # among the first K classes, and after K better ones
 def test_nan_is_an_error_that_names_the_row(place: int) -> None:
     scores = np.array([[0.9, 0.8, 0.7, 0.6]] * 3, np.float32)
     scores[1, place] = np.nan

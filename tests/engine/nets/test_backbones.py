@@ -1,4 +1,4 @@
-"""Backbones by name, the projector's shape, and weights that come back."""
+"""Backbones by name, the projector's shape, and weights that survive saving and loading."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_residual_blocks_start_as_identity(name: str) -> None:
 
 @pytest.mark.parametrize("resolution", [7, 10, 16, 33])
 def test_tiny_resnet_takes_any_size(resolution: int) -> None:
-    """Where a side is odd, block and shortcut still end at the same size instead of being broadcast."""
+    """For odd side lengths, block and shortcut have the same output size, so that nothing is broadcast."""
     network = build_backbone("tiny_resnet", resolution)
     sizes: list[tuple[torch.Size, torch.Size]] = []
     for block in network.stages:
@@ -43,7 +43,7 @@ def test_tiny_resnet_takes_any_size(resolution: int) -> None:
 
 
 def test_averages_over_odd_sides_count_no_padding() -> None:
-    """Of 28 pixels a shortcut averages 7: torch divides by what a window holds, and an exporter must know."""
+    """At 28 pixels a shortcut pools a map of side 7; `count_include_pad` must say so for exporters."""
     network = build_backbone("tiny_resnet", 28).eval()
     for weights in network.parameters():
         nn.init.normal_(weights, std=0.1)
@@ -146,7 +146,7 @@ def test_files_that_are_no_backbone_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(16, 5), (16, 16), (7, 7)])
 def test_maps_narrower_than_a_stride_have_finite_gradients_in_bfloat16(size: tuple[int, int]) -> None:
-    """On AVX-512 they were NaN: oneDNN reads memory that nobody wrote, of tensors like these."""
+    """On AVX-512 they were NaN, because oneDNN reads uninitialised memory for tensors of such sizes."""
     network, x = build_backbone("resnet18", 16), torch.randn(4, 3, *size)
     for _ in range(3):
         unwritten = [torch.full((2**power,), torch.nan) for power in range(8, 21, 2) for _ in range(8)]

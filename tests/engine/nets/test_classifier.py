@@ -31,7 +31,7 @@ KNOWN = ("ant", "bee", "cat")
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Classifier:
-    """A classifier of `KNOWN` that lies in `tmp_path`."""
+    """A classifier with the classes `KNOWN`, saved in `tmp_path`."""
     seed_everything(1)
     network = Classifier(build_backbone("tiny_resnet", 16), "tiny_resnet", VIEW, KNOWN).eval()
     save_classifier(tmp_path, network, "raw")
@@ -39,7 +39,7 @@ def saved(tmp_path: Path) -> Classifier:
 
 
 def forget_names(run: Path, network: Classifier) -> None:
-    """Write the file as it was before it named classes and view."""
+    """Write the file in the older form that does not name classes and view."""
     described = {"backbone": "tiny_resnet", "resolution": "16", "num_classes": "3"}
     metadata = {METADATA_KEY: json.dumps(described)}
     write_tensors(run / "classifier.safetensors", network.state_dict(), metadata)
@@ -51,7 +51,7 @@ def images() -> Tensor:
 
 @torch.no_grad()
 def by_name(network: Classifier) -> dict[str, Tensor]:
-    """Return the probabilities of the images by the name of the class."""
+    """Return the probabilities of the images for each class name."""
     return dict(zip(network.classes, network(images()).softmax(1).T, strict=True))
 
 
@@ -97,7 +97,7 @@ def test_a_pack_of_some_of_the_classes_is_answered_with_these(
 def test_a_class_that_the_classifier_does_not_know_is_never_answered(
     saved: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As after an append to the pack, whose new classes come last."""
+    """This happens after images of new classes were appended to a pack; the new classes come last."""
     more = (*KNOWN, "dog")
     found, whole = by_name(find_classifier(tmp_path, more)), by_name(saved)
     assert "does not know 'dog'" in capsys.readouterr().err

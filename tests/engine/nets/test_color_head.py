@@ -1,4 +1,4 @@
-"""The last map of every kind of network, and what stands on top of it."""
+"""The last feature map of every kind of network, and the colour head on top of it."""
 
 from __future__ import annotations
 

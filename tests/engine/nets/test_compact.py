@@ -1,4 +1,4 @@
-"""The compact network: sizes, and rates that other networks are trained at."""
+"""The compact network: its sizes, and that it learns at the learning rates of other networks."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_weights_come_back_and_those_of_the_older_network_are_refused(tmp_path: 
 
 @pytest.mark.parametrize("name", ["compact_cnn", "tiny_resnet"])
 def test_a_classifier_learns_at_the_rate_of_the_recipes(name: str) -> None:
-    """Where representations are long, the first steps throw the logits about, and the loss rises instead."""
+    """If representations had a large norm, the first steps would change the logits too much: losses rise."""
     torch.manual_seed(0)
     x, y = torch.randn(16, 3, 24, 24), torch.arange(16) % 4
     network = nn.Sequential(backbone := build_backbone(name, 24), nn.Linear(backbone.num_features, 4))

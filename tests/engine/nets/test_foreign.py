@@ -1,4 +1,4 @@
-"""Weights that others trained: every way in which they come, and every way in which they are wrong."""
+"""Weights trained by others: every file layout they come in, and every way in which a file can be wrong."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def told_anew() -> None:
 def resnet() -> nn.Module:
     torch.manual_seed(0)
     network = timm.create_model("resnet18", num_classes=10)
-    for module in network.modules():  # statistics that are not those of a new network
+    for module in network.modules():  # statistics unlike those of a new network
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-0.1, 0.1)
     return network.eval()
@@ -45,7 +45,7 @@ def resnet() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def small() -> nn.Module:
-    """A network whose file is written in no time; its names are a ResNet's too."""
+    """A small network with the parameter names of a ResNet, whose file is quickly written."""
     torch.manual_seed(0)
     return timm.create_model("test_resnet", num_classes=10).eval()
 
@@ -72,7 +72,7 @@ def assert_same(network: nn.Module, expected: nn.Module, side: int) -> None:
         torch.testing.assert_close(network(x), after, atol=1e-3, rtol=1e-3)
 
 
-# The wrappers and prefixes as their authors' code writes them; see engine.nets.weight_files.
+# Wrappers and prefixes as the code of each project writes them; see engine.nets.weight_files.
 LAYOUTS: dict[str, Callable[[Weights], object]] = {
     "plain": lambda w: w,
     "timm": lambda w: {"state_dict": under("module.", {k: v + 1 for k, v in w.items()}), "state_dict_ema": w},
@@ -134,7 +134,7 @@ def test_torchvision_names_a_vit_otherwise(tmp_path: Path) -> None:
     found, head = start.load(), read_foreign(tmp_path / "w.pth", VIT).head()
     network.heads = nn.Identity()
     x = torch.randn(2, 3, 32, 32)
-    with torch.no_grad():  # torchvision's LayerNorm adds 1e-6, as timm's does
+    with torch.no_grad():  # both LayerNorms have an epsilon of 1e-6
         torch.testing.assert_close(found(x), network(x), atol=1e-5, rtol=1e-4)
     assert head is not None
     assert head[0].shape == (7, 192)
@@ -153,7 +153,7 @@ def test_dinov2_with_registers_is_renamed_by_timm(tmp_path: Path) -> None:
     name = "vit_small_patch14_reg4_dinov2"
     network = timm.create_model(name, num_classes=0, img_size=28).eval()
     weights = network.state_dict()
-    # facebookresearch/dinov2, models/vision_transformer.py: the class token has a place of its own.
+    # facebookresearch/dinov2, models/vision_transformer.py: the class token has its own position embedding.
     place = torch.randn(1, 1, weights["pos_embed"].shape[-1])
     theirs = {k: v for k, v in weights.items() if k not in ("reg_token", "cls_token", "pos_embed")}
     theirs |= {"register_tokens": weights["reg_token"], "cls_token": weights["cls_token"] - place[:, 0]}
@@ -207,7 +207,7 @@ def cut_safetensors(weights: Weights, path: Path) -> None:
 
 def script(weights: Weights, path: Path) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit is deprecated, its files are still about
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, but its files still exist
         torch.jit.save(torch.jit.trace(nn.ReLU(), torch.ones(1)), path)
 
 
@@ -221,7 +221,7 @@ def larger(weights: Weights, path: Path) -> None:
 
 
 def not_text(weights: dict[str, Tensor], path: Path) -> None:
-    """Write a pickle whose string is no UTF-8: the error's type takes five arguments."""
+    """Write a pickle with a string that is not UTF-8, whose error type needs five arguments."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", b"\x80\x02X\x01\x00\x00\x00\xff.")
         archive.writestr("archive/version", b"3\n")
@@ -324,7 +324,7 @@ WRONG: dict[str, tuple[str, Callable[[Weights, Path], object], str]] = {
 @pytest.mark.parametrize("mistake", list(WRONG))
 def test_mistakes_end_in_one_line(mistake: str, tmp_path: Path, resnet: nn.Module, small: nn.Module) -> None:
     name, write, expected = WRONG[mistake]
-    large = mistake in ("deeper", "wider", "another")  # of other networks
+    large = mistake in ("deeper", "wider", "another")  # these need a larger network
     write(dict((resnet if large else small).state_dict()), tmp_path / name)
     with pytest.raises(UserError, match=expected) as caught:
         loaded(tmp_path / name, "resnet18" if large else "test_resnet", 32)

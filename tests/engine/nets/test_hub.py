@@ -1,4 +1,4 @@
-"""The hub is asked once and briefly; where it does not answer, its cache serves, or one line says so."""
+"""The hub is queried once, with a short timeout; without an answer its cache serves, or one line says so."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "127.0.0.1")
     monkeypatch.setattr(settings, "HF_HUB_OFFLINE", False)
-    close_session()  # one that was made in another environment
+    close_session()  # an earlier one has the old environment
     why_silent.cache_clear()
     tell.cache_clear()
     yield
@@ -35,7 +35,7 @@ def asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers questions for itself and for files by a status each, and keeps what was asked for."""
+    """A server with one status for the hub itself and one for files; it records the paths requested."""
 
     status, of_files = 404, 404
     asked: list[str]
@@ -98,7 +98,7 @@ def test_offline_mode_is_named(hub: type[Hub], tmp_path: Path, monkeypatch: pyte
 
 @pytest.fixture
 def unreachable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A port at which nothing listens; the folder is the hub's cache."""
+    """Set the hub to a port on which nothing listens; return the folder that serves as its cache."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         monkeypatch.setattr(settings, "ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
@@ -111,7 +111,7 @@ def test_an_unreachable_hub_is_asked_once(
     source: str, unreachable: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("time.sleep", waits.append)  # of tries again
+    monkeypatch.setattr("time.sleep", waits.append)  # between retries
     with pytest.raises(UserError, match=r"it does not answer: ConnectError: .*; check the network") as caught:
         read_foreign(Path(source))
     assert waits == []

@@ -1,4 +1,4 @@
-"""Features of any layer: the right map, nothing behind it computed or trained."""
+"""Features of any layer: the correct map, and no later layer is computed or trained."""
 
 from __future__ import annotations
 

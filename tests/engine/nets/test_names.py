@@ -1,4 +1,4 @@
-"""Names of networks, judged by timm's files alone."""
+"""Names of networks are checked against timm's files, without importing timm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import timm
 from engine.nets.names import OURS, check_mentioned, check_start
 from loaders.common.errors import UserError
 
-OLD = "tv_resnet34"  # which timm still takes and lists no more
+OLD = "tv_resnet34"  # timm still accepts this name but no longer lists it
 
 
 def test_every_name_of_timm_passes() -> None:

@@ -1,4 +1,4 @@
-"""Where a network can start: runs, checkpoints and files of any recipe."""
+"""Starting points of a network: runs, checkpoints and weights files of any recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of weights: whole, of any layout of tensors, and readable for whom the umask says."""
+"""Weights files are complete for any memory layout of tensors, and have the permissions of the umask."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ from engine.nets.weights import write_tensors
 def test_the_umask_says_who_may_read(tmp_path: Path, umask: int, mode: int) -> None:
     before = os.umask(umask)
     try:
-        for _ in range(2):  # new, and over what is there
+        for _ in range(2):  # a new file, then one that replaces it
             write_tensors(tmp_path / "weights", {"a": torch.arange(4)}, {"name": "value"})
             assert (tmp_path / "weights").stat().st_mode & 0o777 == mode
     finally:

@@ -1,4 +1,4 @@
-"""Whitening: what comes out of the stem has no correlations left, on any part of the images."""
+"""Whitening: the outputs of the stem are uncorrelated, whichever part of the images is used."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_responses_are_uncorrelated_and_of_unit_variance() -> None:
     moments = flat @ flat.T / flat.shape[1]
     off = moments - torch.diag(moments.diag())
     assert off.abs().max() < 1e-3
-    assert moments.diag()[:3].min() > 0.8  # the bias of the eigenvalues, 5e-4, weighs on the small ones alone
+    assert moments.diag()[:3].min() > 0.8  # the 5e-4 added to eigenvalues matters for small ones only
     assert moments.diag().max() < 1.001
     raw = torch.nn.functional.unfold(x, 2).transpose(0, 1).flatten(1).double()
     assert torch.corrcoef(raw).triu(1).abs().max() > 0.8  # there was something to whiten
@@ -40,7 +40,7 @@ def test_fewer_channels_keep_the_directions_of_largest_variance() -> None:
     few.set_kernels(directions)
     all_of_them.set_kernels(directions)
     assert torch.equal(few.kernels[:4], all_of_them.kernels[:4])
-    norms = all_of_them.kernels[:27].flatten(1).norm(dim=1)  # one over the standard deviations
+    norms = all_of_them.kernels[:27].flatten(1).norm(dim=1)  # the inverse standard deviations
     assert (norms.diff() > -1e-4).all()
 
 

@@ -1,4 +1,4 @@
-"""Barlow Twins' loss against a second, plain implementation, and what it must not depend on."""
+"""Barlow Twins' loss equals a second, plain implementation, and has the right invariances."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def standardised(rows: int, size: int, seed: int) -> Tensor:
 
 
 def reference(z_a: Tensor, z_b: Tensor, redundancy_weight: float) -> float:
-    """Equation 1 of the paper term by term, with NumPy's own correlation coefficients."""
+    """Compute equation 1 of the paper term by term, with NumPy's correlation coefficients."""
     size = z_a.shape[1]
     c = np.corrcoef(z_a.numpy(), z_b.numpy(), rowvar=False)[:size, size:]
     on = sum((1 - c[i, i]) ** 2 for i in range(size))
@@ -43,7 +43,7 @@ def test_gradient() -> None:
 
 
 def test_equal_decorrelated_views_cost_nothing() -> None:
-    columns = torch.linalg.qr(standardised(20, 4, 0)).Q  # orthonormal, and of mean 0 like what they span
+    columns = torch.linalg.qr(standardised(20, 4, 0)).Q  # orthonormal columns, which keep the mean 0
     z = columns * 20**0.5
     assert float(barlow_twins_loss(z, z).loss) == pytest.approx(0.0, abs=1e-20)
 

@@ -1,4 +1,4 @@
-"""Colours and their bins against known values and plain references."""
+"""Colour conversion and colour bins equal known values and plain references."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KNOWN = {
     (1.0, 1.0, 1.0): (100.0, 0.0, 0.0),
     (0.0, 0.0, 0.0): (0.0, 0.0, 0.0),
 }
-"""L*, a* and b* of the corners of sRGB, as tables of CIE 1976 have them."""
+"""L*, a* and b* of the corners of sRGB, from tables of CIE 1976."""
 
 
 def test_colours_of_the_corners_and_back() -> None:
@@ -34,7 +34,7 @@ def test_colours_of_the_corners_and_back() -> None:
     np.testing.assert_allclose(lab[0, :, :, 0].T, np.array(list(KNOWN.values())), atol=0.01)
     x = torch.rand(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(lab_to_rgb(rgb_to_lab(x)), x, rtol=0, atol=1e-5)
-    with torch.autocast("cpu", torch.bfloat16):  # which must not round the targets
+    with torch.autocast("cpu", torch.bfloat16):  # autocast must not round the targets
         torch.testing.assert_close(lab_to_rgb(rgb_to_lab(x)), x, rtol=0, atol=1e-5)
 
 
@@ -72,7 +72,7 @@ def test_rare_colours_weigh_more_and_the_mean_over_places_is_one() -> None:
 
 
 def test_distances_are_no_differences_of_large_products() -> None:
-    """Products of coordinates lose the small distances, on GPUs already at the sizes of colours."""
+    """Differences of large products would lose small distances; on GPUs, already those between colours."""
     points = 1e4 + torch.rand(40, 2, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(
         colorization._distances(points, points), torch.cdist(points.double(), points.double()).float(),

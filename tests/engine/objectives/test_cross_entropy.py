@@ -1,4 +1,4 @@
-"""The cross-entropy of pretext tasks and of labels against plain NumPy."""
+"""The cross-entropies of pretext tasks and of labels equal plain NumPy."""
 
 from __future__ import annotations
 

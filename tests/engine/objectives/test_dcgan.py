@@ -1,4 +1,4 @@
-"""The losses of real against generated against plain references."""
+"""DCGAN's losses of discriminator and generator equal plain references."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_losses_are_cross_entropies() -> None:
 
 
 def test_the_generator_learns_most_where_it_is_found_out() -> None:
-    """The loss that does not saturate: a gradient of -1 per row at a logit far below 0, of 0 far above it."""
+    """The non-saturating loss has a gradient of -1 per row at a logit far below 0, and of 0 far above 0."""
     rival = torch.tensor([-20.0, 0.0, 20.0], dtype=torch.float64, requires_grad=True)
     dcgan_loss(logits(0, 3), logits(1, 3), rival).generator.backward()
     assert rival.grad is not None

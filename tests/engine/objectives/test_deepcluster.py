@@ -1,4 +1,4 @@
-"""The weighted loss against sampling uniformly over clusters, and what it must not depend on."""
+"""The weighted loss equals sampling uniformly over clusters, and has the right invariances."""
 
 from __future__ import annotations
 

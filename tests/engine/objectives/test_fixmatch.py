@@ -1,4 +1,4 @@
-"""FixMatch's loss against the equations written out in NumPy, and what it must not depend on."""
+"""FixMatch's loss equals the equations written out in NumPy, and has the right invariances."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LABELS = torch.tensor([0, 3, 1, 1, 2])
 
 
 def reference(labeled: Tensor, weak: Tensor, strong: Tensor, threshold: float) -> tuple[float, float]:
-    """Equations 3 and 4, row by row."""
+    """Compute equations 3 and 4 row by row."""
 
     def probabilities(row: np.ndarray) -> np.ndarray:
         return np.exp(row) / np.exp(row).sum()

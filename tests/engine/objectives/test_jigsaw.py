@@ -1,4 +1,4 @@
-"""The permutation set against brute force, and shuffling against plain indexing."""
+"""The permutation set equals brute force, and shuffling equals plain indexing."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ SIX = torch.from_numpy(permutation_set(6, 4))
 
 
 def order_loss(tiles: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
-    """The whole objective on a plain classifier, which has weights of its own for every place."""
+    """Return the loss of a plain classifier with separate weights for every position of a tile."""
     placed = shuffle_tiles(tiles, SIX, choice).flatten(2)
     return pretext_loss(torch.einsum("bti,tic->bc", placed, WEIGHTS), choice).loss
 

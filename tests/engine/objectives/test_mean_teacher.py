@@ -1,4 +1,4 @@
-"""Mean Teacher's distances and ramps against plain references."""
+"""Mean Teacher's distances and ramps equal plain references."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def test_kl_is_of_the_student_from_the_teacher() -> None:
 
 
 def test_the_class_loss_is_divided_by_all_rows_of_the_step() -> None:
-    """As if every unlabelled row had a class loss of 0; its share of the loss falls as mu grows."""
+    """Each unlabelled row counts as a class loss of 0, so the class loss shrinks as mu grows."""
     labelled, labels = logits(0)[:3], torch.tensor([4, 0, 2])
     per_row = -np.log(probabilities(labelled)[range(3), labels.numpy()])
     for num_rows in (3, 7, 12):
         padded = np.concatenate([per_row, np.zeros(num_rows - 3)])
         assert float(class_loss(labelled, labels, num_rows)) == pytest.approx(padded.mean(), rel=1e-12)
     assert torch.autograd.gradcheck(lambda x: class_loss(x, labels, 7), labelled.clone().requires_grad_())
-    halves = [class_loss(logits(0)[i : i + 2], labels[:2], 6) for i in (0, 2)]  # two ranks of six rows
+    halves = [class_loss(logits(0)[i : i + 2], labels[:2], 6) for i in (0, 2)]  # two ranks with six rows each
     whole = class_loss(logits(0)[:4], labels[:2].repeat(2), 12)
     assert float(whole) == pytest.approx(float(sum(halves)) / 2, rel=1e-12)
 

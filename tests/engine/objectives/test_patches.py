@@ -1,4 +1,4 @@
-"""Pairs of patches: which cell each position means."""
+"""Pairs of patches: the cell that each position number stands for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_positions_are_the_neighbours_row_by_row() -> None:
 
 
 def pair_loss(tiles: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-    """The whole objective on a plain classifier: one logit per position from both patches."""
+    """Return the loss of a plain classifier with one logit per position from both patches."""
     centre, neighbour = (patch.flatten(1) for patch in choose_pairs(tiles, position))
     return pretext_loss(centre @ WEIGHTS - 2 * neighbour @ WEIGHTS, position).loss
 

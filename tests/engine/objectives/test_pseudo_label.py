@@ -1,4 +1,4 @@
-"""Pseudo-labels: the loss against a plain reference, the ramp of Lee and the thresholds of the report."""
+"""Pseudo-labels: the loss equals a plain reference; Lee's ramp and the report's thresholds."""
 
 from __future__ import annotations
 

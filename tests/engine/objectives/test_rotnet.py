@@ -1,4 +1,4 @@
-"""The rotations and their loss against plain NumPy."""
+"""The rotations and their loss equal plain NumPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NT-Xent against the equation written with loops, and what it must not depend on."""
+"""NT-Xent equals the equation written with loops, and has the right invariances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The semi-supervised GAN's losses against the K + 1 classes written out, and N ranks against one."""
+"""The semi-supervised GAN's losses equal those of K + 1 explicit classes, and N ranks equal one."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def gan_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
     loss = feature_matching_loss(features[rows], own)
     loss.backward()
     assert own.grad is not None
-    # DistributedDataParallel averages over the ranks what each rank's backward adds up
+    # DistributedDataParallel averages the gradients of the ranks
     return {"loss": loss, "grad": own.grad / num_ranks, "diversity": diversity(draw(8, 3, 2, 2)[rows])}
 
 

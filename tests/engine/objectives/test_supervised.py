@@ -1,4 +1,4 @@
-"""Mixing images and labels: shares, boxes and the loss, against plain references."""
+"""Mixing images and labels: shares, boxes and the loss equal plain references."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def test_draws_depend_on_seed_and_step_alone_and_follow_beta() -> None:
     assert draw_box(0.5, 12, 10, 3, 5) == draw_box(0.5, 12, 10, 3, 5)
     shares = [draw_share(0.2, 0, step) for step in range(2000)]
     assert np.mean(shares) == pytest.approx(0.5, abs=0.03)
-    assert np.var(shares) == pytest.approx(0.25 / 1.4, abs=0.01)  # of Beta(0.2, 0.2)
+    assert np.var(shares) == pytest.approx(0.25 / 1.4, abs=0.01)  # the variance of Beta(0.2, 0.2)
 
 
 def test_halves_of_a_batch_are_mixed_as_the_whole() -> None:
-    """Two ranks with two and four rows see what one rank sees."""
+    """Two ranks with two and four rows get the same mixed images as one rank with all six."""
     for mixing in ("mixup", "cutmix"):
         whole = mix(X, LABELS, mixing, 1.0, 1, 2)
         parts = [mix(X[rows], LABELS[rows], mixing, 1.0, 1, 2) for rows in (slice(0, 2), slice(2, 6))]

@@ -1,4 +1,4 @@
-"""Averages of predictions against plain sums, and the consistency with them."""
+"""Averages of predictions, and the consistency loss towards them, equal plain sums."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from engine.objectives.temporal_ensembling import accumulate, ensemble_consisten
 
 
 def predictions(times: int) -> torch.Tensor:
-    """Class probabilities of four rows in so many epochs, float64 [times, 4, 3]."""
+    """Draw class probabilities of four rows for `times` epochs, float64 [times, 4, 3]."""
     drawn = torch.randn(times, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     return drawn.softmax(2)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.6])
 def test_the_target_is_the_weighted_mean_of_all_predictions_so_far(momentum: float) -> None:
-    """The latest weighs 1, the one before `momentum`, and so on: the start from 0 leaves no trace."""
+    """The latest prediction has weight 1, the one before it `momentum`, and so on; the initial 0 has none."""
     seen = predictions(5)
     ensemble, visits = torch.zeros(4, 3, dtype=torch.float64), torch.zeros(4, dtype=torch.int64)
     for number, z in enumerate(seen, start=1):

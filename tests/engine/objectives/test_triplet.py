@@ -1,4 +1,4 @@
-"""The triplets against plain NumPy, and what they must not depend on."""
+"""The triplet loss equals plain NumPy, and has the right invariances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The VAE's terms against their integrals and plain NumPy."""
+"""The VAE's loss terms equal their integrals and plain NumPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VICReg against NumPy's own covariance, and what it must not depend on."""
+"""VICReg's loss equals one with NumPy's covariance, and has the right invariances."""
 
 from __future__ import annotations
 

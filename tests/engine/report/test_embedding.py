@@ -1,4 +1,4 @@
-"""The map of features: groups stay groups, whichever features tell them apart."""
+"""The map of features keeps groups together, whichever features distinguish them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def test_few_images_with_a_dead_feature_make_two_groups(width: int) -> None:
     random = np.random.default_rng(0)
     group = np.arange(40) % 2
     features = random.normal(0, 0.1, (40, width)).astype(np.float32)
-    features[:, 0] = 0.0  # a dead feature, which says nothing of how wide the others are
+    features[:, 0] = 0.0  # a constant feature, whose scale must not matter
     features[:, 1] += 4.0 * group
     places = place(features)
     assert places.shape == (40, 2)

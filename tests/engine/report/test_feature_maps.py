@@ -1,4 +1,4 @@
-"""Drawings of feature maps: the channels are the same for networks of one kind, and zero is dark."""
+"""Drawings of feature maps show the same channels for networks of one kind, and zero as dark."""
 
 from pathlib import Path
 

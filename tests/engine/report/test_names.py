@@ -1,4 +1,4 @@
-"""Names of every script in pictures: drawn where a font has them, numbered and explained where none has."""
+"""Names in any script in pictures: drawn if a font has their characters, else numbered and explained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.report.names import drawn_names, names_of
 
 @pytest.fixture
 def only_own_font(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave matplotlib's own font alone, whatever the machine has."""
+    """Restrict matplotlib to its own font, whatever fonts the machine has."""
     from matplotlib import font_manager
 
     own = [font for font in font_manager.fontManager.ttflist if "mpl-data" in font.fname]

@@ -1,4 +1,4 @@
-"""The page is one file, says what it is given, and never runs what it is given."""
+"""The page is one file, shows the text that it is given, and never runs that text as code."""
 
 from html.parser import HTMLParser
 
@@ -27,7 +27,7 @@ PNG = b"\x89PNG\r\n\x1a\n-picture"
 
 
 class Collector(HTMLParser):
-    """Every tag, every attribute value and all text of a page; complains of tags left open."""
+    """Collects every tag, every attribute value and all text of a page; fails on tags left open."""
 
     VOID = ("meta", "img", "source", "br")
 

@@ -1,4 +1,4 @@
-"""What a page says of ranks: right and wrong images of classes, thresholds, imbalance."""
+"""Page sections about ranks: right and wrong images of each class, thresholds, imbalance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loaders.packs import Pack
 
 
 def said_of(pack: Pack, labels: np.ndarray) -> tested.Tested:
-    """Ten classes; class 7 is never the surest, class 3 always right and sure."""
+    """Return predictions of ten classes: class 7 is never predicted, class 3 always rightly and surely."""
     rows = pack.split("test").rows(np.arange(len(labels)))
     rng = np.random.default_rng(0)
     scores = rng.random((len(labels), 10)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The page that a run with labels leaves: what it says of the classifier, and that it works in a browser."""
+"""The page of a run with labels: what it shows about the classifier, and that it works in a browser."""
 
 import json
 import re
@@ -27,13 +27,13 @@ from tests.browser import needs_browser, open_page, result
 
 
 def make_run(run: Path, pack: Pack) -> Path:
-    """A run as a recipe with labels leaves it: a classifier, its accuracy, a log."""
+    """Write a run folder like that of a recipe with labels: a classifier, its accuracy, a log."""
     options = {"pack": str(pack.path), "labeled_split": "train", "labels_per_class": 4, "test_split": "test"}
     with opened_run(run, "supervised", options, (), resume=False):
         pass
     torch.manual_seed(0)
     classifier = build_classifier("test_resnet", EvaluationView.usual(16), pack.classes)
-    nn.init.normal_(classifier.head.weight, std=0.5)  # so that it is sure of something
+    nn.init.normal_(classifier.head.weight, std=0.5)  # so that some predictions are confident
     save_classifier(run, classifier, "raw")
     accuracy = {"top1": 0.1, "num_images": 445, "top5": 0.5}
     (run / ACCURACY_NAME).write_text(json.dumps({"raw": accuracy}))
@@ -76,8 +76,8 @@ def test_what_is_known_of_a_classifier_is_shown(page: Path, digits_pack: Pack) -
     assert "most sure and wrong" in text
     classes = text.split("<h2>Classes</h2>")[1].split("</table>")[0]
     assert classes.count("<tr>") == 1 + len(digits_pack.classes)
-    assert classes.count("<td>4</td>") >= 10  # labels trained on
-    assert "Accuracy over labels per class" not in text  # all classes have as many
+    assert classes.count("<td>4</td>") >= 10  # numbers of training labels
+    assert "Accuracy over labels per class" not in text  # all classes have equally many
     assert "loss (training, validation), accuracy (training, validation)" in text
     assert "120" in text.split("<h2>Speed</h2>")[1]  # the harmonic mean of 100 and 150
     assert "The run waited for data: tools/doctor.py" in text
@@ -124,7 +124,7 @@ def test_a_thousand_classes_fit_a_picture() -> None:
     labels = np.repeat(np.arange(1000), 2)
     scores = torch.zeros(2000, 1000)
     guesses = torch.from_numpy(labels).clone()
-    guesses[7], guesses[1801] = 900, 3  # classes 3 and 900 are taken for each other
+    guesses[7], guesses[1801] = 900, 3  # classes 3 and 900 are confused with each other
     scores[torch.arange(2000), guesses] = 1.0
     none, names = np.zeros(0, np.int64), tuple(f"c{i}" for i in range(1000))
     said = tested.Tested("test", 2000, np.arange(2000), labels, scores, none, np.zeros((0, 0), np.float32))
@@ -153,7 +153,7 @@ def test_a_map_keeps_groups_together_and_bears_a_collapse() -> None:
 
 def test_a_page_that_fails_is_a_line(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["recipes/barlow.py", "--out", "a b"])
-    leave_page(tmp_path)  # no run there
+    leave_page(tmp_path)  # the folder holds no run
     assert "report: not written (run folder: expected a run at" in capsys.readouterr().out
     assert (tmp_path / "command.txt").read_text() == "python recipes/barlow.py --out 'a b'\n"
     monkeypatch.setattr(run_page, "build_run_page", lambda options: "<p>page</p>")

@@ -111,7 +111,7 @@ BY_EMBEDDINGS: dict[str, Callable[[], Recipe]] = {
 
 
 def without_batchnorm(recipe: Recipe) -> Recipe:
-    """Let BatchNorm of networks normalise by what it remembers, so that rows do not meet in it."""
+    """Make the networks' BatchNorm use running statistics, so that it does not couple rows."""
     for name, module in recipe.named_modules():
         if isinstance(module, BATCHNORM) and not name.startswith("standardise"):
             module.eval()
@@ -121,7 +121,7 @@ def without_batchnorm(recipe: Recipe) -> Recipe:
 def gradients(
     recipe: Recipe, batch: Any, micro: int | None
 ) -> tuple[dict[str, Tensor], float, dict[str, float]]:
-    """Take the gradients of a step in parts of `micro` labelled rows."""
+    """Return gradients, loss and metrics of a step in parts of `micro` labelled rows; None: in one part."""
     recipe.zero_grad()
     loader: Any = SimpleNamespace(batch_size=ROWS)
     seed_everything(1)
@@ -149,7 +149,7 @@ def test_means_over_rows_are_exact(name: str) -> None:
 
 
 def test_parts_of_a_batch_draw_what_the_whole_draws() -> None:
-    """The noise of the VAE, in float32 as it is drawn."""
+    """Shown for the VAE's noise, in float32, in which the noise is drawn."""
     recipe, batch = without_batchnorm(build(vae, "Vae")).float(), batch_of(1)
     single = Batch((batch.views[0].float(),), batch.labels, batch.index, batch.valid)
     assert_parts_make_the_whole(recipe, single, 2, rtol=1e-3)
@@ -162,7 +162,7 @@ def test_losses_of_the_whole_batch_are_exact(name: str, micro: int) -> None:
 
 
 def test_a_loss_of_a_batch_is_not_that_of_its_parts() -> None:
-    """What the second pass is for: as a mean of parts, the loss would be another."""
+    """Why embeddings need a second pass: the mean of the parts' losses has other gradients than the loss."""
     recipe = without_batchnorm(BY_EMBEDDINGS["vicreg"]())
     whole = gradients(recipe, batch_of(2), None)[0]
     parts = [gradients(recipe, part, None)[0] for part in cut(batch_of(2), 2)]

@@ -1,4 +1,4 @@
-"""Settings and results that train without an error and teach nothing are told."""
+"""A run warns of settings and results that raise no error but from which nothing is learned."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -59,7 +59,7 @@ def test_the_stride_is_what_the_last_map_shows(name: str) -> None:
     from engine.nets.backbones import build_backbone
 
     backbone: Any = build_backbone(name, 64).eval()
-    if name == "compact_cnn":  # whose stem takes a pixel
+    if name == "compact_cnn":  # its stem removes one pixel
         maps = backbone.blocks(backbone.stem(torch.zeros(1, 3, 65, 65)))
     else:
         maps = backbone.forward_features(torch.zeros(1, 3, 64, 64))
@@ -115,7 +115,7 @@ def test_an_estimate_comes_soon_after_the_first_batch(monkeypatch: pytest.Monkey
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "barlow: about 8 min for the 989 steps to come, 0.5 s a step"
-    ]  # 5 s after the first step
+    ]  # shown 5 s after the first step
     slow = TrainingProgress("barlow", 1000, 0, visible=True)
     now += 30
     slow.advance(1)
@@ -128,7 +128,7 @@ def test_work_whose_length_is_found_first_is_timed_from_then(
     clock = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     with CountProgress("packing", 0, 0, True) as shown:
-        for now, done in ((100.0, 5_000), (110.0, 5_500)):  # a listing, and what was there before a stop
+        for now, done in ((100.0, 5_000), (110.0, 5_500)):  # 5,000 were there before a stop
             clock[0] = now
             shown.show(done, 10_000)
     assert "5,500 of 10,000 images, 50 images/s, about 2 min left" in capsys.readouterr().err

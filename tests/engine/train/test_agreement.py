@@ -13,7 +13,7 @@ DIFFERENCES = ("config width", "pack", "global batch size", "torch version")
 
 
 def disagreeing(rank: int, num_ranks: int) -> dict[str, Tensor]:
-    """What each rank meets: 1 = refused with the right words, 2 = left silently, 0 = started."""
+    """Return the outcome for each difference: 1 = refused with the right words, 2 = exited, 0 = started."""
     found = {}
     for name in ("none", *DIFFERENCES):
         facts = run_facts("small", {"width": 1}, SyntheticLoader())

@@ -1,4 +1,4 @@
-"""Precision from what the hardware has; a stand-in for the processor, which may lack bfloat16 here."""
+"""Precision chosen by the hardware, with a simulated processor, since the real one may lack bfloat16."""
 
 import json
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="of processors
 
 @pytest.fixture
 def processor(monkeypatch):
-    """Give the processor capabilities by name."""
+    """Return a function that gives the simulated processor capabilities by name."""
 
     def has(*names):
         found = dict.fromkeys(autocast.IN_HARDWARE, False) | dict.fromkeys(names, True)
@@ -38,7 +38,7 @@ def test_auto_takes_bfloat16_where_the_processor_has_it(processor, names, expect
 
 
 def test_no_gpu_emulates_bfloat16(monkeypatch):
-    """Before Ampere float16 is taken; unless it is asked, torch calls an emulated bfloat16 supported."""
+    """GPUs before Ampere get float16; by default torch would report their emulated bfloat16 as supported."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     asked = []
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **kind: asked.append(kind) or False)
@@ -48,7 +48,7 @@ def test_no_gpu_emulates_bfloat16(monkeypatch):
 
 @pytest.mark.parametrize("recorded", [False, True])
 def test_a_processor_refuses_float16(tmp_path, recorded):
-    """accelerate would train in float32, of views that a GPU's run has in float16."""
+    """accelerate would train in float32, while a run of a GPU has views in float16."""
     if recorded:
         (tmp_path / "config.json").write_text(json.dumps({"recipe": "b", "config": {"autocast": "fp16"}}))
     with pytest.raises(UserError, match="precision: expected bf16 or no on a processor, found fp16"):
@@ -60,7 +60,7 @@ def test_a_processor_refuses_float16(tmp_path, recorded):
     [
         ({"autocast": "bf16"}, "bf16"),
         ({"autocast": "no"}, "no"),
-        ({"precision": "auto"}, "no"),  # from before it was written
+        ({"precision": "auto"}, "no"),  # an older run without this entry
         ({"autocast": "fp8"}, "no"),
     ],
 )
@@ -88,7 +88,7 @@ def test_views_of_a_new_run_have_the_dtype_of_autocast_on_a_gpu(tmp_path, precis
     ("config", "expected"),
     [
         ({"autocast": "bf16", "views": "bfloat16"}, "bfloat16"),
-        ({"autocast": "bf16"}, "float32"),  # from before it was written
+        ({"autocast": "bf16"}, "float32"),  # an older run without this entry
         ({"views": "int3"}, "float32"),
     ],
 )
@@ -103,7 +103,7 @@ def test_views_of_a_run_stay_as_they_were(tmp_path, config, expected):
     [
         ({"taken_backend": "stream"}, "auto", "stream"),
         ({"taken_backend": "stream"}, "cpu", "cpu"),
-        ({"loader": {"backend": "resident"}}, "auto", "auto"),  # from before it was written
+        ({"loader": {"backend": "resident"}}, "auto", "auto"),  # an older run without this entry
         ({"taken_backend": "tape"}, "auto", "auto"),
         (None, "auto", "auto"),
         (None, "hybrid", "hybrid"),
@@ -113,7 +113,7 @@ def test_the_backend_of_a_run_is_what_auto_stands_for(tmp_path, config, asked, e
     if config is not None:
         (tmp_path / "config.json").write_text(json.dumps({"recipe": "barlow", "config": config}))
     assert autocast.backend_of(asked, Path("pack"), tmp_path / "none", tmp_path) == expected
-    assert autocast.backend_of(asked, Path("s3:/bucket/pack"), tmp_path) == asked  # refused for its order
+    assert autocast.backend_of(asked, Path("s3:/bucket/pack"), tmp_path) == asked  # for a store
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"config": 3}', "{}"])
@@ -136,7 +136,7 @@ def test_a_command_of_several_runs_goes_on_as_they_began(processor, tmp_path):
     processor()
     new = _Command(tmp_path)
     assert autocast.as_begun(new) == new
-    (tmp_path / "config.json").write_text(json.dumps({"config": {}}))  # of the command, not of a run
+    (tmp_path / "config.json").write_text(json.dumps({"config": {}}))  # belongs to the command, not to a run
     assert autocast.as_begun(new) == new
     run = tmp_path / "grid" / "setting" / "seed-0"
     run.mkdir(parents=True)

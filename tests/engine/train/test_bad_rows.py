@@ -1,4 +1,4 @@
-"""Rows that could not be read are counted, named once with their reasons, and survive a resume."""
+"""Unreadable rows are counted, and listed once with their reasons, also over a resume."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_bad_rows_are_counted_and_named(tmp_path: Path) -> None:
     assert read_bad_rows(out) == {5: "row 5: cut"}
     assert [r.get("num_bad_rows") for r in read_metrics(out / "metrics.jsonl")] == [None, 1, 1]
     with (out / "bad_rows.jsonl").open("a") as file:
-        file.write('{"row": 9, "rea')  # cut by a kill
+        file.write('{"row": 9, "rea')  # a line cut off by a kill
     again = SyntheticLoader()
     again.bad_rows = {2: "row 2: empty", 5: "row 5: cut"}
     train_small(out, loader=again, resume=True)
@@ -32,10 +32,10 @@ def test_bad_rows_are_counted_and_named(tmp_path: Path) -> None:
 
 
 def recorded(rank: int, num_ranks: int) -> dict[str, Tensor]:
-    """Rank 1 alone meets a bad row, then both meet another."""
+    """Let rank 1 alone read a bad row, then both ranks another; return the counts."""
     loader = SyntheticLoader(rank=rank, num_ranks=num_ranks)
     counts = []
-    with tempfile.TemporaryDirectory() as folder:  # rank 0's is the one that counts
+    with tempfile.TemporaryDirectory() as folder:  # only rank 0's folder is used
         recorder = BadRowRecorder(Path(folder), loader, "cpu")
         counts.append(recorder.update())
         loader.bad_rows = {3: "row 3"} if rank == 1 else {}
@@ -47,7 +47,7 @@ def recorded(rank: int, num_ranks: int) -> dict[str, Tensor]:
 
 
 def test_no_other_way_reads_a_whole_loader() -> None:
-    """Whoever measures or predicts through `read_in_order` cannot forget what could not be read."""
+    """Code that measures or predicts must use `read_in_order`, which reports unreadable rows."""
     root = Path(__file__).parents[3]
     files = [file for folder in ("engine", "recipes", "tools") for file in (root / folder).rglob("*.py")]
     readers = {file.relative_to(root).as_posix() for file in files if ".epoch(" in file.read_text()}
@@ -56,7 +56,7 @@ def test_no_other_way_reads_a_whole_loader() -> None:
     speed = {f"tools/{name}.py" for name in measuring}
     pictures = {f"tools/{name}.py" for name in ("show_views", "draw_operations", "export", "predict")}
     pictures |= {f"engine/report/{name}.py" for name in ("run_page", "feature_maps")}
-    before = {"engine/train/whiten.py"}  # the loop's own loader, whose rows the loop writes down
+    before = {"engine/train/whiten.py"}  # reads the loop's loader, whose bad rows the loop records
     assert readers == loop | speed | pictures | before | {"tools/peers/airbench.py"}
 
 

@@ -1,4 +1,4 @@
-"""BatchNorm over ranks: the kind that is taken, and the form for CUDA; numbers are in test_distributed.py."""
+"""Synchronised BatchNorm: its choice, and its form for CUDA; test_distributed.py compares the numbers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_ranks_of_one_host_with_cuda_take_torchs(
 
 
 def test_a_second_conversion_keeps_the_activations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in the second stage of a fine-tuning; timm's conversion knows plain layers alone."""
+    """The second stage of a fine-tuning converts again, and timm's conversion only knows plain layers."""
     monkeypatch.setattr("engine.train.batchnorm.world_size", lambda: 2)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     network = nn.Sequential(BatchNormAct2d(3))
@@ -97,11 +97,11 @@ def _backward_elemt(
 def test_the_form_for_cuda_is_the_form_for_processors(
     monkeypatch: pytest.MonkeyPatch, num_views: int, affine: bool
 ) -> None:
-    """torch has these kernels for CUDA alone, so stand-ins with their arithmetic run here."""
+    """torch has these kernels only for CUDA, so functions with the same arithmetic stand in for them."""
     monkeypatch.setattr(dist, "all_gather", lambda parts, own: parts[0].copy_(own))
     monkeypatch.setattr(dist, "all_gather_into_tensor", lambda parts, own: parts.copy_(own))
     monkeypatch.setattr(dist, "all_reduce", lambda total: None)
-    norm = nn.BatchNorm2d(3, eps=0.5, affine=affine)  # an eps that shows where it is missing
+    norm = nn.BatchNorm2d(3, eps=0.5, affine=affine)  # large, so that a forgotten eps shows
     if affine:
         norm.weight.data.uniform_(0.5, 2.0)
         norm.bias.data.normal_()

@@ -1,4 +1,4 @@
-"""Which checkpoints stay."""
+"""Checkpoints that are kept, and those that are deleted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_damaged_ones_of_later_steps_never_take_the_place_of_the_one_just_saved(
         save_checkpoint(tmp_path, meta, recipe, optimizer, {}, keep)
 
     save(20)
-    (tmp_path / "step-00000030").mkdir()  # damaged: the run goes on from 20 and is told to stop at 23
+    (tmp_path / "step-00000030").mkdir()  # damaged: the run continues from 20 and stops at 23
     save(23)
     found, damaged = newest_valid(tmp_path)
     assert found == tmp_path / "step-00000023"

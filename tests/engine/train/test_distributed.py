@@ -1,4 +1,4 @@
-"""N ranks equal one rank on the joined batch: collectives, BatchNorm, and Barlow Twins as a whole."""
+"""N ranks equal one rank on the global batch: collectives, BatchNorm, and all of Barlow Twins."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.engine.ranks import run_ranks
 
 LONG = [pytest.mark.slow, pytest.mark.timeout(900)]
 OBJECTIVES_FOLDER = Path(__file__).parents[3] / "engine" / "objectives"
-NOT_OBJECTIVES = {"__init__", "precision", "cross_entropy"}  # the last is jigsaw's and patches' loss
+NOT_OBJECTIVES = {"__init__", "precision", "cross_entropy"}  # the last serves jigsaw and patches
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=LONG)])
@@ -96,7 +96,7 @@ def test_global_batchnorm_equals_one_process(by_rank) -> None:
     one = batchnorm_case(0, 1)
     for name, expected in one.items():
         found = torch.cat([r[name] for r in by_rank]) if ".rows." in name else by_rank[0][name]
-        # float32 around a mean of 100: either way of computing is off by some 1e-5
+        # With a mean of 100, both computations have float32 rounding errors of about 1e-5.
         torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-4, msg=name)
 
 
@@ -149,7 +149,7 @@ def test_all_gather_and_its_gradient(by_rank) -> None:
 
 
 def test_ranks_wait_for_what_rank_0_computes(tmp_path: Path) -> None:
-    """A collective has a time limit of minutes; k-means or a probe on rank 0 may take longer."""
+    """Collectives time out after minutes, but k-means or a probe on rank 0 may take longer."""
     found = run_ranks(partial(patience_case, f"file://{tmp_path}/again"), 2)
     assert [int(each["answer"]) for each in found] == [7, 7]
 

@@ -1,4 +1,4 @@
-"""Moving averages: the value, the warm-up, the rules for buffers, and that a target is not trained."""
+"""Moving averages: their values, the warm-up, the rules for buffers, and that a target is not trained."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_parameters_average_and_buffers_follow_the_named_rule(
     source = nn.BatchNorm1d(2)
     source.running_mean.fill_(1.0)
     target = make_target(source)
-    if statistics == "own":  # what its own forward passes would have left
+    if statistics == "own":  # as if from the target's own forward passes
         target.running_mean.fill_(2.0)
         target.num_batches_tracked.fill_(3)
     source.weight.data.fill_(3.0)
@@ -35,7 +35,7 @@ def test_parameters_average_and_buffers_follow_the_named_rule(
 
 @pytest.mark.parametrize(("statistics", "copies"), [("average", 16), ("copy", 48), ("own", 0)])
 def test_launches_do_not_grow_with_the_number_of_tensors(statistics: Statistics, copies: int) -> None:
-    """But for what is copied: counts of batches, and all statistics where that is the rule."""
+    """Except for copies: of the batch counts, and of all statistics if the rule is to copy them."""
 
     def count(num_layers: int) -> int:
         source = nn.Sequential(*(nn.BatchNorm1d(2) for _ in range(num_layers)))
@@ -69,7 +69,7 @@ def test_a_warm_up_makes_the_average_the_plain_mean_until_the_decay_is_reached()
 
 
 def test_a_warm_up_of_a_higher_power_forgets_the_past_of_a_network_that_learns() -> None:
-    """The average of 1, 2, 3 ... lies at a tenth of the way behind the last, not at half of it."""
+    """The average of 1, 2, 3, ..., n is 10/11 of n with the higher power, but half of n as a plain mean."""
     averages = {MEAN: 0.0, POWER: 0.0}
     for step in range(1000):
         for power, average in averages.items():
@@ -85,7 +85,7 @@ def test_the_momentum_of_every_batchnorm_is_set() -> None:
 
 
 def test_on_the_digits_the_average_is_worth_what_the_network_is() -> None:
-    """A short run at a decay of 0.999: the rules that recipes use, and the one they had before."""
+    """A short run at a decay of 0.999, with the rules that recipes use and the rule that they used before."""
     before, *now = "copied statistics, no warm-up", "averaged statistics, warm-up", "own statistics, warm-up"
     found = {name: values[0] for name, values in accuracies(0, (150,), (before, *now)).items()}
     assert found["raw"] > 0.92

@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: named with step and rows, kept, and stopped at or skipped."""
+"""Non-finite losses and gradients are reported with step and rows; the run ends, or the step is skipped."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tests.engine.synthetic import SmallRecipe, SyntheticLoader, train_small
 
 
 class BadGradientRecipe(SmallRecipe):
-    """Its loss stays finite; the gradient of sqrt at 0 does not."""
+    """A recipe whose loss stays finite while its gradient, that of sqrt at 0, does not."""
 
     bad_step = 2
 
@@ -54,7 +54,7 @@ def test_the_step_and_its_rows_are_named_and_its_batch_is_kept(tmp_path: Path, k
 
 
 def test_the_checkpoint_before_a_bad_step_is_named(tmp_path: Path) -> None:
-    for number, resume in enumerate((False, True)):  # saved by this process, and by the one before
+    for number, resume in enumerate((False, True)):  # saved by this process, then by an earlier one
         with pytest.raises(NonFiniteLossError, match="; checkpoint step-00000002 is from before it; rows"):
             train_small(tmp_path / "run", poisoned(3), checkpoint_every_steps=2, log_every=6, resume=resume)
         assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == [
@@ -89,7 +89,7 @@ def test_a_skipped_step_leaves_everything_as_it_was(tmp_path: Path, kind: str) -
 def test_a_skipped_step_under_a_scaler_leaves_the_next_one_to_clip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """float16's scaler, on a processor: clipping takes its factor off, once for each step."""
+    """float16's gradient scaler, on a processor: clipping unscales the gradients once per step."""
 
     def scaled(precision: str) -> Accelerator:
         accelerator = make_accelerator(precision)

@@ -1,4 +1,4 @@
-"""Progressive resizing: which side a step sees, and that nothing else of a batch changes."""
+"""Progressive resizing: the side length of the views at each step; nothing else of a batch changes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_side_grows_by_four_pixels_in_stages_of_equal_length() -> None:
     sides = [grown.side(32, step) for step in range(100)]
     assert [sides.index(side) for side in (20, 24, 28, 32)] == [0, 20, 40, 60]
     assert sides == sorted(sides)
-    assert growth(18).side(32, 59) == 30  # any start; the last stage before the full size
+    assert growth(18).side(32, 59) == 30  # start at any size; the last stage below the full size
     assert {never.side(32, step) for step in range(100)} == {32}
     assert {shrunk.side(32, step) for step in range(100)} == {32}
 
@@ -57,7 +57,7 @@ def test_views_shrink_without_bias_and_the_rest_stays() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_views_of_16_bits_are_rounded_once(dtype: torch.dtype) -> None:
     batch = batch_of(32)
-    halves = replace(batch, views=tuple(view.to(dtype) for view in batch.views))  # whole numbers: exact
+    halves = replace(batch, views=tuple(view.to(dtype) for view in batch.views))  # exact: whole numbers
     for half, whole in zip(growth(16)(halves, 0).views, growth(16)(batch, 0).views, strict=True):
         assert half.dtype == dtype
         assert torch.equal(half, whole.to(dtype))

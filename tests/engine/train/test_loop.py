@@ -39,7 +39,7 @@ def assert_same_bits(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
 
 
 class Killed(Exception):
-    """Stands for the process that ends without a word."""
+    """Raised in place of a kill, which would end the process."""
 
 
 def killer(at: tuple[int, int]):
@@ -78,7 +78,7 @@ def test_a_resume_under_other_rules_is_refused(tmp_path: Path, saved, present) -
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, whole_run) -> None:
     out = tmp_path / "run"
     loader = SyntheticLoader()
-    loader.before_step = killer(at=(1, 0))  # 3 steps done, the checkpoint is of step 2, inside epoch 0
+    loader.before_step = killer(at=(1, 0))  # after 3 steps; the last checkpoint is of step 2, in epoch 0
     with pytest.raises(Killed):
         train_small(out, loader=loader, checkpoint_every_steps=2)
     assert [c.name for c in list_checkpoints(out / "checkpoints")] == ["step-00000002"]
@@ -94,7 +94,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, whole_run) -> Non
 def test_a_compiled_backbone_trains_the_same_weights_under_the_same_names(
     tmp_path: Path, whole_run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By torch's backend that captures the graph and compiles nothing; the run goes on without."""
+    """With a backend that captures graphs without compiling them; the run then resumes uncompiled."""
     captured, compiles = [], torch.nn.Module.compile
 
     def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
@@ -112,7 +112,7 @@ def test_a_compiled_backbone_trains_the_same_weights_under_the_same_names(
 def test_a_fused_run_resumes_to_the_same_bits_and_others_go_on_fused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool
 ) -> None:
-    """As on a GPU. How steps are launched is the device's: a checkpoint does not bring it along."""
+    """As on a GPU. The device decides whether steps are fused; a checkpoint does not carry this setting."""
     fused: list[bool] = []
 
     def on_gpu(device: torch.device, optimizer: Optimizer, scaled: bool) -> Optimizer:
@@ -139,7 +139,7 @@ def test_a_fused_run_resumes_to_the_same_bits_and_others_go_on_fused(
 def test_a_resumed_run_logs_what_an_uninterrupted_one_does(
     tmp_path: Path, log_every: int, killed_at: tuple[int, int]
 ) -> None:
-    """Also the means over steps before the kill and after it."""
+    """This includes means over a log window with steps from before and after the kill."""
     options = {"log_every": log_every, "checkpoint_every_steps": 1}
     train_small(tmp_path / "whole", **options)
     loader = SyntheticLoader()
@@ -159,14 +159,14 @@ def test_a_resumed_run_logs_what_an_uninterrupted_one_does(
 
 
 def test_a_length_in_steps_replaces_epochs(tmp_path: Path, whole_run) -> None:
-    # Six steps are the two epochs of the whole run; seven reach into a third, with a schedule of their own.
+    # Six steps equal the two epochs of the whole run; seven reach into a third epoch and change the schedule.
     weights, _ = train_small(tmp_path / "six", epochs=1, steps=6)
     assert_same_bits(weights, whole_run[1])
     _, summary = train_small(tmp_path / "seven", epochs=1, steps=7)
     assert summary.step == summary.total_steps == 7
     records = read_metrics(tmp_path / "seven" / "metrics.jsonl")
     assert [r["epoch"] for r in records] == [0, 0, 0, 1, 1, 1, 2]
-    last = 0.5 * (0.1 + (1 - 0.1) * 0.5 * (1 + math.cos(math.pi * 5 / 6)))  # peak 0.5, one step of warm-up
+    last = 0.5 * (0.1 + (1 - 0.1) * 0.5 * (1 + math.cos(math.pi * 5 / 6)))  # peak 0.5, one warm-up step
     assert records[-1]["lr"] == pytest.approx(last)
 
 
@@ -209,7 +209,7 @@ def test_no_byte_of_what_a_checkpoint_says_of_itself_is_taken_on_trust(tmp_path:
     meta = found / "meta.json"
     content = meta.read_bytes()
     assert find_damage(found) is None
-    for i in range(len(content) - 1):  # the last is the line break behind it
+    for i in range(len(content) - 1):  # all but the final line break
         meta.write_bytes(content[:i] + bytes([content[i] ^ 1]) + content[i + 1 :])
         assert find_damage(found) is not None
     meta.write_bytes(content.replace(b'"step": 2', b'"step": 3'))
@@ -285,7 +285,7 @@ def test_old_checkpoints_go_and_the_backbone_stays(tmp_path: Path) -> None:
 
 
 def test_damaged_lines_of_metrics_do_not_hold_up_a_resume(tmp_path: Path, whole_run, capsys) -> None:
-    """A crash of the machine leaves blocks of zeros, half lines, and lines of steps to be taken again."""
+    """A machine crash can leave blocks of zeros, half lines, and lines of steps that will be repeated."""
     out = tmp_path / "run"
     loader = SyntheticLoader()
     loader.before_step = killer(at=(1, 2))
@@ -323,7 +323,7 @@ def test_time_spent_waiting_for_data_is_measured(tmp_path: Path) -> None:
     loader = SyntheticLoader()
     loader.before_step = lambda epoch, step: time.sleep(0.2)
     _, summary = train_small(tmp_path / "run", loader=loader, max_steps=3)
-    # At least one wait of the windows that count; a share would depend on how busy the machine is.
+    # At least one of the waits is counted; a test of the share itself would depend on the machine's load.
     assert summary.wait_share * summary.seconds > 0.15
     assert summary.img_per_s < 8 / 0.2
 
@@ -349,7 +349,7 @@ def test_counts_that_make_no_run_are_refused(bad: dict[str, float]) -> None:
 
 
 def test_a_run_killed_before_its_first_line_starts_again(tmp_path: Path) -> None:
-    """All that a kill left is the half-written configuration of a process that is no more."""
+    """The kill left only a half-written configuration file of the dead process."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".config.json.123.tmp").write_text('{"recipe": ')
     train_small(tmp_path / "run", max_steps=1, resume=True)
@@ -372,7 +372,7 @@ train_small(Path(sys.argv[1]), loader=loader, checkpoint_every_steps=1000)
 
 @pytest.mark.parametrize("hangs_at", [4, pytest.param(0, marks=pytest.mark.slow)])
 def test_sigterm_saves_and_exits_with_its_own_code(tmp_path: Path, whole_run, hangs_at: int) -> None:
-    """However long a batch takes, also the first."""
+    """This holds however long a batch takes, even for the first one."""
     out = tmp_path / "run"
     with Forked("-c", HANGING_RUN, out, hangs_at) as process:
         process.wait_for_lines(hangs_at + 1)
@@ -380,14 +380,14 @@ def test_sigterm_saves_and_exits_with_its_own_code(tmp_path: Path, whole_run, ha
         os.kill(process.pid, signal.SIGTERM)
         code = process.wait().returncode
     assert code == EXIT_STOPPED
-    assert time.monotonic() - start < 60  # 10 s on a machine that has nothing else to do; the batch takes 90
+    assert time.monotonic() - start < 60  # 10 s on an idle machine; the batch takes 90
     assert [c.name for c in list_checkpoints(out / "checkpoints")] == [f"step-{hangs_at:08d}"]
     weights, _ = train_small(out, checkpoint_every_steps=1000, resume=True)
     assert_same_bits(weights, whole_run[1])
 
 
 class ToldRecipe(SmallRecipe):
-    """Gets a signal in the middle of a step, as often as told."""
+    """A recipe that sends itself a signal `times` times in the middle of step `at`."""
 
     def __init__(self, at: int, times: int, number: int = signal.SIGTERM) -> None:
         super().__init__()
@@ -404,8 +404,8 @@ class ToldRecipe(SmallRecipe):
 def test_sigterm_in_a_step_stops_after_it_also_in_the_last_one(
     tmp_path: Path, whole_run, at: int, times: int
 ) -> None:
-    """And however many tell: a scheduler and a launcher do at once."""
-    seed_everything(5)  # what `train_small` does before it builds a recipe
+    """Several signals at once have the same effect: a scheduler and a launcher may both send one."""
+    seed_everything(5)  # as `train_small` does before it builds a recipe
     recipe = ToldRecipe(at, times)
     with pytest.raises(SystemExit) as ended:
         train_small(tmp_path / "run", recipe)
@@ -416,7 +416,7 @@ def test_sigterm_in_a_step_stops_after_it_also_in_the_last_one(
 
 
 def test_ctrl_c_in_a_step_stops_after_it_and_resumes_exactly(tmp_path: Path, whole_run) -> None:
-    seed_everything(5)  # what `train_small` does before it builds a recipe
+    seed_everything(5)  # as `train_small` does before it builds a recipe
     with pytest.raises(KeyboardInterrupt, match="saved step 3; run the same command with --resume"):
         train_small(tmp_path / "run", ToldRecipe(2, 1, signal.SIGINT))
     assert list_checkpoints(tmp_path / "run" / "checkpoints")[-1].name == "step-00000003"
@@ -441,7 +441,7 @@ def test_a_run_folder_serves_one_command_at_a_time(tmp_path: Path, whole_run) ->
         process.wait_for_lines(1)
         with pytest.raises(UserError, match=r"expected no other process in .*, found one at work"):
             train_small(out, resume=True)
-    weights, _ = train_small(out, resume=True)  # nothing stays locked behind a killed process
+    weights, _ = train_small(out, resume=True)  # a killed process leaves no lock
     assert_same_bits(weights, whole_run[1])
 
 

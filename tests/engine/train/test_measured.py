@@ -1,4 +1,4 @@
-"""The loader of speed measurements: fresh batches and repeated ones, window by window."""
+"""The loader for speed measurements yields new and repeated batches in alternating log windows."""
 
 from __future__ import annotations
 

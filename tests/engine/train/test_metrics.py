@@ -1,4 +1,4 @@
-"""The window of metrics between two log steps: what a checkpoint keeps of it is the mean over all ranks."""
+"""The window of metrics between two log lines: a checkpoint stores its mean over all ranks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def add(window: MetricWindow, rank: int, steps: range) -> None:
 
 
 def interrupted(rank: int, num_ranks: int) -> dict[str, Tensor]:
-    """Read a window that was saved and restored in the middle, and one that was not."""
+    """Return the means of a window that was saved and restored half-way, and of one that was not."""
     before = window_of(rank, range(1, 4))
     after = MetricWindow(CPU)
     after.restore(json.loads(json.dumps(before.state())))

@@ -1,4 +1,4 @@
-"""LARS against two steps written out in NumPy, its exclusions, and the split of parameters."""
+"""LARS equals two steps written out in NumPy; its exclusions; the split into weights and vectors."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_gradients_and_absent_gradients_are_left_alone() -> None:
 
 @pytest.mark.parametrize("adapt", [True, False])
 def test_launches_for_vectors_do_not_grow_with_their_number(adapt: bool) -> None:
-    """In the form that a GPU takes: none for each vector, and four for each weight, for its own norms."""
+    """On a GPU, LARS has no launch per vector, and four per weight, which compute the weight's norms."""
 
     def count(num_tensors: int) -> int:
         parameters = [nn.Parameter(torch.ones(3, 2)) for _ in range(num_tensors)]

@@ -1,4 +1,4 @@
-"""Another optimizer than the paper's: which groups it has, at which rates, and what is refused."""
+"""Optimizers other than the paper's: their parameter groups and learning rates, and what is refused."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ KINDS: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_on_a_gpu_the_steps_are_fused_and_the_same(kind: str) -> None:
-    """In one launch for all tensors of a group, with the settings of each group."""
+    """One launch updates all tensors of a group, with the settings of that group."""
     cls, options = KINDS[kind]
 
     def steps(device: str) -> tuple[torch.optim.Optimizer, list[torch.Tensor], int]:

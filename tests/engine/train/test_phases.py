@@ -1,4 +1,4 @@
-"""Commands of several phases: what they hold open."""
+"""Commands of several phases close what they have opened."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ from loaders.packs.labels.validation import Division
 
 
 class Opened:
-    """Stands for a loader."""
+    """A stand-in for a loader."""
 
     closed = False
 

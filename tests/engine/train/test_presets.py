@@ -1,4 +1,4 @@
-"""Presets change defaults alone, options that are given count, and one line says what came of it."""
+"""Presets change only defaults; options that are given take precedence, and one line reports the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tuning starts at the linear probe of its own features; a rehearsal says whether to go on."""
+"""Fine-tuning starts as the linear probe of its own features; a rehearsal decides whether to train on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_the_classifier_is_the_linear_probe_and_can_be_trained_on() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(60) % 3
     h = torch.randn(60, 5, generator=generator) * 10 + 4 * labels.unsqueeze(1)
-    head = nn.Linear(5, 4)  # no image has the fourth class
+    head = nn.Linear(5, 4)  # the fourth class has no image
     start_at_probe(head, Features(h, labels, torch.arange(60)))
     probe = fit_linear_probe(h, labels, 4, PENALTY)
     assert torch.allclose(head(h)[:, :3], probe.logits(h)[:, :3], atol=1e-4)
@@ -35,7 +35,7 @@ def test_a_rehearsal_holds_out_labels_of_each_class_that_has_two() -> None:
     assert part is not None
     assert np.bincount(labels[part], minlength=3).tolist() == [2, 1, 0]
     assert np.array_equal(part, rehearsal_part(labels, 0))
-    labels[:10] = -1  # guessed by a network, so that nothing is measured on them
+    labels[:10] = -1  # images with guessed labels, which are not used for measuring
     few = rehearsal_part(labels, 0)
     assert few is not None
     assert labels[few].tolist() == [1]
@@ -46,7 +46,7 @@ def test_a_rehearsal_holds_out_labels_of_each_class_that_has_two() -> None:
     ("end", "start", "images", "worth_it"),
     [
         (0.60, 0.5, 100, True),
-        (0.56, 0.5, 100, False),  # within a standard error of 7 points
+        (0.56, 0.5, 100, False),  # the gain is within the standard error of 7 points
         (0.377, 0.354, 130, False),  # measured on CIFAR-10, 64 labels per class
         (0.51, 0.5, 10_000, True),
         (0.50, 0.5, 10_000, False),

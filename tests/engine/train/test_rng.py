@@ -1,4 +1,4 @@
-"""Random streams across a change of device; test_loop.py has resumes on the same one."""
+"""Random streams across a change of device; test_loop.py tests resumes on the same device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recipe's configuration refuses before anything is loaded."""
+"""A recipe's configuration refuses mistakes before anything is loaded."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_what_no_run_can_begin_with_is_told_at_once(
         supervised.Config(**usual, resolution=5000)
     with pytest.raises(UserError, match=r"trackers: expected some of aim, .*, found nope; choose among them"):
         supervised.Config(**usual, trackers=("nope",))
-    with pytest.raises(UserError, match="backend ffcv: "):  # not installed, or a pack of another format
+    with pytest.raises(UserError, match="backend ffcv: "):  # FFCV is missing, or the pack has another format
         supervised.Config(**usual, loader=LoaderOptions(backend="ffcv")).check_places()
     monkeypatch.setattr("loaders.options.find_spec", lambda name: None)
     for backend in ("dali", "ffcv"):
@@ -69,7 +69,7 @@ def test_what_no_run_can_begin_with_is_told_at_once(
 def test_threads_of_a_loader_are_the_ranks_share_of_the_cores(
     monkeypatch: pytest.MonkeyPatch, device: str, asked: int | None, ranks: str, expected: int
 ) -> None:
-    """Where the network is on a GPU; beside one on the processor, two."""
+    """This holds if the network is on a GPU; beside a network on the processor, two threads are used."""
     monkeypatch.setattr("loaders.common.cores.available_cores", lambda: 12)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
     options = on_device(LoaderOptions(num_threads=asked, seed=3), device)
@@ -87,11 +87,11 @@ def test_a_library_call_under_a_launcher_takes_its_share_too(monkeypatch: pytest
 def test_on_a_gpu_views_for_the_network_alone_come_in_bfloat16(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: Any, expected: str
 ) -> None:
-    """Views whose pixels are compared with something do not, nor do the loaders of measurements."""
+    """Views of recipes that compare pixels stay float32, and so do those of loaders for measurements."""
     monkeypatch.setattr(AcceleratorState, "mixed_precision", "bf16")
     make_accelerator("no")
     config = kind.Config(pack=tmp_path, out=tmp_path / "run")
-    assert config.training_options().dtype == "float32"  # on this machine's processor
+    assert config.training_options().dtype == "float32"  # on a processor
     on_gpu = config.loader_options()
     monkeypatch.setattr(type(config), "loader_options", lambda _: replace(on_gpu, device="cuda:0"))
     assert config.training_options().dtype == expected
@@ -145,7 +145,7 @@ def test_sizes_that_do_not_go_together_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=said):
         kind.Config(pack=digits_pack.path, out=tmp_path / "run", **options)
-    if "micro_batch" not in options:  # a preset sets the others later
+    if "micro_batch" not in options:  # a preset may still change the other options
         settled = kind.Config(pack=digits_pack.path, out=tmp_path / "run", preset="cpu", **options)
         with pytest.raises(UserError, match=said):
             settled.check_sizes()

@@ -1,4 +1,4 @@
-"""A run of other options or of another recipe is told before anything is loaded."""
+"""A run folder with other options or of another recipe is refused before anything is loaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loaders.common.files import to_json
 
 @dataclass(frozen=True)
 class Config:
-    """A configuration of the recipe of this file's name."""
+    """The configuration of a recipe that is named like this file."""
 
     out: Path
     lr: float = 0.1
@@ -30,7 +30,7 @@ def write(out: Path, recipe: str = "test_same_run", **changes: object) -> None:
 
 def test_what_was_given_must_be_what_the_run_has(tmp_path: Path) -> None:
     write(tmp_path)
-    check_given(Config(tmp_path, log_every=5), {"log_every", "out"})  # usual splits are found in the pack
+    check_given(Config(tmp_path, log_every=5), {"log_every", "out"})  # default splits depend on the pack
     check_given(Config(tmp_path, splits=("more",)), {"log_every", "out"})
     with pytest.raises(UserError, match=r"holds a run with lr = 0.1, found lr = 0.2 asked for; give another"):
         check_given(Config(tmp_path, lr=0.2), {"log_every", "out"})

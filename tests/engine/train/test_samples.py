@@ -1,4 +1,4 @@
-"""The first views of a run are kept as the network saw them."""
+"""The first views of a run are saved as the network saw them."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def test_of_a_pair_the_unlabelled_images_are_kept(tmp_path: Path) -> None:
 def test_a_runs_own_normalization_is_kept_beside_them(tmp_path: Path) -> None:
     save_samples(tmp_path, batch(1), view={"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.1), "crop": 1.0})
     assert normalization_of(tmp_path) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
-    save_samples(tmp_path, batch(1))  # as older versions did
+    save_samples(tmp_path, batch(1))  # as older versions saved them
     assert normalization_of(tmp_path) == (IMAGENET.mean, IMAGENET.std)
 
 

@@ -1,4 +1,4 @@
-"""Schedule values by hand."""
+"""Schedules equal values computed by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The signal to stop: what it leaves of the process when a training is over."""
+"""The stop signal: the state of the process after a training that could have been stopped."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_job_in_the_background_ignores_ctrl_c() -> None:
 def test_a_handler_that_the_interpreter_did_not_set_becomes_the_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A library in C may have set one; Python calls it None and takes no None back."""
+    """For a handler set by a C library, Python returns None, which cannot be set again."""
     before, install = signal.getsignal(signal.SIGTERM), signal.signal
     try:
         with monkeypatch.context() as patched:
@@ -99,7 +99,7 @@ def test_a_signal_while_cleaning_up_after_the_first_changes_nothing() -> None:
 
 
 def rank_that_leaves(rank: int, num_ranks: int) -> dict[str, Tensor]:
-    """Let rank 1 end for a reason of its own while the others come to the next step."""
+    """Let rank 1 end with an error of its own while the other ranks go on to the next step."""
     said = ""
     with suppress(KeyError), StopSignal() as stop:
         assert not stop.agree()

@@ -1,4 +1,4 @@
-"""Trackers that are not installed are refused at once; views and weights are on those that show them."""
+"""Trackers that are not installed are refused at once; views and weights go to those that can show them."""
 
 import os
 from io import BytesIO
@@ -44,13 +44,13 @@ def test_wandb_asks_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 class Unreachable(Exception):
-    """What W&B raises without a network, though a key is there."""
+    """The error that W&B raises if it has a key but no network connection."""
 
     __module__ = "wandb.errors"
 
 
 def offered(names: list[str], init: Any) -> Any:
-    """What of an Accelerator begins trackers."""
+    """Return a stand-in for the part of an Accelerator that starts trackers."""
     project = SimpleNamespace(logging_dir="")
     return SimpleNamespace(log_with=names, init_trackers=init, trackers=[], project_configuration=project)
 
@@ -67,7 +67,7 @@ def test_wandb_lies_in_the_run_folder_and_goes_on_without_a_network(
     begun: list[Any] = []
 
     def init(name: str, init_kwargs: Any = None) -> None:
-        """As accelerate does: all are listed before any begins."""
+        """Start the trackers as accelerate does, which lists all before it starts any."""
         begun.append(init_kwargs)
         assert accelerator.trackers == []
         accelerator.trackers += [SimpleNamespace(finish=lambda: None), SimpleNamespace()]
@@ -135,7 +135,7 @@ def test_views_and_weights_are_shown(tmp_path: Path) -> None:
     for step in range(1, 42):
         log_weights(accelerator, network, step, 41)
     with torch.no_grad():
-        network.weight.fill_(1e30)  # of a training that runs away, beyond tensorboard's bins
+        network.weight.fill_(1e30)  # like diverged weights, beyond tensorboard's histogram bins
     log_weights(accelerator, network, 42, 42)
     tracker.finish()
     found = EventAccumulator(str(tmp_path / "run"), size_guidance={"images": 0, "histograms": 0})

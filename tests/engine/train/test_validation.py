@@ -1,4 +1,4 @@
-"""Validation while training: when it measures, which weights it keeps, when it stops, and exact resumes."""
+"""Validation during training: when it measures, the weights it keeps, when it stops, and exact resumes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Weights = dict[str, Tensor]
 
 
 class Leaving(SmallRecipe):
-    """Keeps what it was when the last weights were to be left."""
+    """A recipe that records its weights when the loop calls `leave_last`."""
 
     left: Weights | None = None
 
@@ -46,7 +46,7 @@ def train_measured(
     fail_at: int | None = None,
     **changes: Any,
 ) -> tuple[TrainSummary, Leaving, list[Weights]]:
-    """Train 12 steps at most; the accuracy at step s is given for s // every_steps."""
+    """Train at most 12 steps; the n-th measurement of the validation images returns the n-th accuracy."""
     measured: list[Weights] = []
     seed_everything(0)
     recipe, loader = Leaving(), SyntheticLoader()

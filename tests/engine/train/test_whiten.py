@@ -1,4 +1,4 @@
-"""Stems are whitened once, by all ranks together, and keep what they came with."""
+"""Whitening stems are set once, by all ranks together; stems that come whitened stay as they are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.engine.synthetic import SyntheticLoader
 
 
 def networks() -> nn.Module:
-    """A stem, its average, and one of another size."""
+    """Return a stem, a copy that stands for its average, and a stem of another size."""
     torch.manual_seed(0)
     stem = WhiteningStem(2, 1, 24)
     return nn.ModuleList([stem, copy.deepcopy(stem), WhiteningStem(3, 1, 54)])

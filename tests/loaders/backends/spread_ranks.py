@@ -1,6 +1,6 @@
-"""What a rank of two does with pixels that both share; run as `python spread_ranks.py PACK OUT DEVICE`.
+"""One of two ranks that share the pixels of a split; run as `python spread_ranks.py PACK OUT DEVICE`.
 
-It leaves what it saw as OUT/RANK.json. Rank 1 kills itself in the end, and rank 0 prints what it is told.
+Each rank writes its results to OUT/RANK.json. At the end rank 1 kills itself, and rank 0 prints its error.
 """
 
 import gc
@@ -61,7 +61,7 @@ def epochs(loader, number=2):
 
 
 def told(**given):
-    """Return the error of a loader that cannot be built."""
+    """Build a loader; return its error, or "built"."""
     try:
         build(**given).close()
     except (OSError, LoaderError, KeyboardInterrupt) as error:
@@ -92,7 +92,7 @@ def batches():
 
 
 def a_second_time():
-    """Build once more after the last loader has gone, while a rank has an evaluation of its own."""
+    """Build again after the last loader was freed, while rank 0 also has a loader for itself alone."""
     gc.collect()
     held = len(resident._held)
     alone = build(num_ranks=1) if RANK == 0 and DEVICE == "cpu" else None
@@ -105,12 +105,12 @@ def a_second_time():
 
 
 def memory_of_this_rank(device):
-    """Say that each rank has a memory of its own."""
+    """Pretend that each rank has a separate memory."""
     return f"memory of {RANK}", memory_of(device)[1]
 
 
 def shared_memory(size, device):
-    """Stand in for a part of a device, which another process can open."""
+    """Allocate shared memory in place of device memory that another process can open."""
     file = os.memfd_create("part")
     os.ftruncate(file, size)
     memory = torch.frombuffer(mmap.mmap(file, size), dtype=torch.uint8)
@@ -124,7 +124,7 @@ def opened(handle, device):
 
 
 def parts():
-    """Draw by the device's kernels, in the interpreter, from a part of each process."""
+    """Render by the device's kernels, in the interpreter, from pixels that both processes hold in part."""
     resident.ResidentPixels._decode = decode
     spread.memory_of, spread.allocate, spread._open = memory_of_this_rank, shared_memory, opened
     spread.reduce_tensor = lambda part: part.file
@@ -157,7 +157,7 @@ def killed(*_):
 
 
 def without(rank, stand_in):
-    """Return the errors where one rank does something else than to decode."""
+    """Return the error on each rank if one rank runs `stand_in` instead of decoding."""
     resident.ResidentPixels._decode = stand_in if rank == RANK else decode
     return told()
 
@@ -169,7 +169,7 @@ def absent(rank):
 def main():
     resident.ResidentPixels._load = counted
     needed = resident.pixel_bytes(Work(PACK.split("train"), VIEWS, options(), 4, Crew(options())))
-    if DEVICE == "cpu":  # both together have room, none alone
+    if DEVICE == "cpu":  # room for both ranks together, not for one alone
         spread.MEMORY_FRACTION = 1.5 * needed / psutil.virtual_memory().total
     else:
         spread.MEMORY_FRACTION = 0.75 * needed / memory_of(0)[1]
@@ -186,7 +186,7 @@ def main():
     }
     seen = {}
     for number, (name, action) in enumerate(actions.items()):
-        os.environ["MASTER_PORT"] = str(number)  # each is a launch of its own
+        os.environ["MASTER_PORT"] = str(number)  # each action is a separate launch
         seen[name] = action()
     (OUT / f"{RANK}.json").write_text(json.dumps(seen))
     print(without(1, killed))

@@ -1,4 +1,4 @@
-"""Memory of batches: intact while anyone holds it, used again afterwards, silent when the process exits."""
+"""Memory of batches stays intact while anyone holds it, is reused afterwards, and exits without errors."""
 
 import gc
 import subprocess
@@ -50,7 +50,7 @@ def test_memory_comes_back_only_when_its_last_user_is_gone():
 
 
 def test_memory_that_comes_back_in_a_moment_is_waited_for(monkeypatch):
-    monkeypatch.setattr(buffers, "_PATIENCE_S", 60)  # the moment of a busy machine
+    monkeypatch.setattr(buffers, "_PATIENCE_S", 60)  # long enough on a busy machine
     pool = BufferPool((2, 3), np.float32, usual=2)
     held = [pool.take(), pool.take()]
     places = {_address(one) for one in held}
@@ -74,7 +74,7 @@ def test_a_pool_is_freed_without_garbage_collection():
         gone = weakref.ref(pool)
         del pool
         assert gone() is None
-        lent[:] = 1  # what was lent outlives its pool
+        lent[:] = 1  # lent memory outlives its pool
         memory = weakref.ref(lent.base)
         del lent
         assert memory() is None
@@ -84,7 +84,7 @@ def test_a_pool_is_freed_without_garbage_collection():
 
 @pytest.mark.parametrize("tries", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_process_may_exit_while_batches_come_and_go(tries):
-    for _ in range(tries):  # each alone would notice in two of five
+    for _ in range(tries):  # one try alone finds the fault in two of five cases
         done = subprocess.run(
             [sys.executable, "-c", BUSY_AT_EXIT], capture_output=True, text=True, timeout=60
         )

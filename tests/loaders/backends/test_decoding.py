@@ -1,4 +1,4 @@
-"""The compiled decoding of a chunk: pixels, damage, and going on behind a damaged row."""
+"""The compiled decoding of a chunk: pixels, damage, and continuing after a damaged row."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_damage_stops_at_its_row_and_the_rest_can_follow(damage: str) -> None:
     decoder = Decoder()
     assert decoder.decode(rows, 0, starts, out) == 1
     assert re.search(message, decoder.reason(rows, 1))
-    starts[2] = starts[1]  # without room for the damaged one
+    starts[2] = starts[1]  # the damaged row gets no room
     assert decoder.decode(rows, 2, starts, out) == 3
     for start in (0, 3 * 20 * 20):
         np.testing.assert_array_equal(pixels_of(out, start, 20, 20), simplejpeg.decode_jpeg(good.jpeg, "RGB"))
@@ -96,7 +96,7 @@ def test_damage_stops_at_its_row_and_the_rest_can_follow(damage: str) -> None:
 def test_nothing_is_written_outside_the_memory() -> None:
     rows = encoded_rows(image(5, 30, 30).row)
     memory = np.full(30 * 30 * 3 + 200, 7, np.uint8)
-    assert Decoder().decode(rows, 0, np.array([100]), memory[: 100 + 2699]) == 0  # a byte too little
+    assert Decoder().decode(rows, 0, np.array([100]), memory[: 100 + 2699]) == 0  # one byte too few
     assert (memory == 7).all()
     assert Decoder().decode(rows, 0, np.array([100]), memory[:-100]) == 1
     assert (memory[:100] == 7).all()
@@ -125,7 +125,7 @@ def test_a_row_whose_checksum_failed_is_not_decoded() -> None:
 
 @pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411", "gray"])
 def test_a_region_has_the_pixels_of_the_whole(subsampling: str) -> None:
-    """Wherever it begins and ends, against whatever the decoder's upsampling looks at around it."""
+    """This holds for any bounds, although the decoder's upsampling reads pixels around the region."""
     noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     picture = np.asarray(PIL.Image.fromarray(noise).resize((211, 163)))
     if subsampling == "gray":

@@ -1,4 +1,4 @@
-"""The hybrid backend: what it has beside the contract that the cpu backend keeps for it on a processor."""
+"""The hybrid backend beyond the contract tests, which the cpu backend passes in its place on a processor."""
 
 import threading
 import time
@@ -22,14 +22,14 @@ from loaders.views.policy import Augment, Cutout, RandAugment, RandomErasing, Vi
 from tests.loaders.conftest import write_pack
 from tests.loaders.fake_streams import FakeStreams
 
-# Both see the same small part of an image, which is all that is decoded and copied of it.
+# Both views show the same small part of an image; only that part is decoded and copied.
 CROP = ViewPolicy("small part", 16, RandomResizedCrop((0.03, 0.08)))
 VIEWS = (CROP, replace(CROP, resolution=12, shares_draws_of=1))
 
 
 @pytest.fixture
 def large(photos):
-    """Photographs of which a decoder decodes a part alone, the smaller ones first."""
+    """Six photographs large enough for decoding only a region, in order of size."""
     found = sorted((one for one in photos if one.shape[0] * one.shape[1] >= 17_000), key=lambda one: one.size)
     assert len(found) >= 6
     return found[:6]
@@ -92,11 +92,11 @@ def test_an_operation_that_the_device_kernels_were_not_taught_is_refused(operati
 
 @pytest.mark.parametrize("chunk_bytes", [1, pytest.param(cpu.CHUNK_BYTES, marks=pytest.mark.slow)])
 def test_views_drawn_on_a_device_are_the_cpu_backends(chunk_bytes, tmp_path, large, monkeypatch):
-    """The device's way, in the interpreter: regions, addresses, a damaged row, pinned memory."""
+    """The device's code path, in the interpreter: regions, addresses, a damaged row, pinned memory."""
     pytest.importorskip("triton")
     monkeypatch.setattr(cpu, "CHUNK_BYTES", chunk_bytes)
     pack = write_pack(tmp_path, large, num_classes=1)
-    damage(pack, 2)  # and row 3, which takes its place, is larger
+    damage(pack, 2)  # row 3, which replaces it, is larger
     work = work_of(pack)
     streams = FakeStreams(eager=True)
     rows = HybridRows(work, streams)
@@ -114,13 +114,13 @@ def test_views_drawn_on_a_device_are_the_cpu_backends(chunk_bytes, tmp_path, lar
     assert list(device.bad_rows) == [2]
     regions = np.concatenate([part.regions for job in placed for part in job.parts])
     assert (regions[:, :2] > 0).any(0).all()
-    # A part of the batch for each chunk, and the numbers; no memory is lent again while a copy may read it.
+    # One copy per chunk and one for the parameters; no memory is reused while a copy may still read it.
     parts = 4 if chunk_bytes == 1 else 2
     assert [len(job.parts) for job in placed] == [parts, parts]
     assert streams.log.count("copy on stream 0") == streams.log.count("pin") == 2 * (parts + 1)
     streams.streams[0].run()
     device.submit(request(0, 1, 3, 5)).result(60.0)
-    assert streams.log.count("pin") <= 2 * (parts + 1) + parts  # of other sizes at the most
+    assert streams.log.count("pin") <= 2 * (parts + 1) + parts  # at most once more, for other sizes
     device.close(1.0)
     work.crew.close()
 

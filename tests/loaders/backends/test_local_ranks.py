@@ -1,4 +1,4 @@
-"""Ranks of a host that meet, here in threads of one process."""
+"""Ranks of one host connect to each other; here each rank is a thread of one process."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ NUMBERS = count()
 
 
 def together(size, limit_s, action):
-    """Let ranks meet; return what `action(rank)` returns or raises on each."""
+    """Connect ranks; return what `action(rank)` returns or raises on each."""
     name = f"\0sluice-test-{os.getpid()}-{next(NUMBERS)}".encode()
 
     def run(number):
@@ -98,7 +98,7 @@ def test_an_error_of_the_system_does_not_blame_a_rank(monkeypatch):
     [
         ({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, 1, 2, (1, 2)),
         ({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "RANK": "3"}, 3, 4, (1, 2)),
-        ({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "RANK": "3"}, 0, 4, (0, 1)),  # a rank built by hand
+        ({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "RANK": "3"}, 0, 4, (0, 1)),  # a rank set by hand
         ({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, 0, 1, (0, 1)),
         ({"LOCAL_RANK": "x", "LOCAL_WORLD_SIZE": "2"}, 0, 2, (0, 1)),
         ({"LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "2"}, 0, 2, (0, 1)),

@@ -1,4 +1,4 @@
-"""The resident backend: what it has beside the contract that every backend keeps."""
+"""The resident backend beyond the contract tests of all backends."""
 
 import gc
 import threading
@@ -111,7 +111,7 @@ def test_a_device_that_has_no_kernels_is_refused(photo_pack):
 
 @pytest.mark.parametrize("shape", [(1, 1), pytest.param((2, 3), marks=pytest.mark.slow)])
 def test_views_on_a_device_of_damaged_rows_keep_the_rule(shape, tmp_path, photos):
-    """The device's way, in the interpreter: addresses, replacement, labels, order of the streams."""
+    """The device's code path, in the interpreter: addresses, replacement, labels, order of the streams."""
     pytest.importorskip("triton")
     pack = write_pack(tmp_path, photos[:6], num_classes=1)
     bad = 2
@@ -133,10 +133,10 @@ def test_views_on_a_device_of_damaged_rows_keep_the_rule(shape, tmp_path, photos
     assert torch.equal(found.labels, expected.labels)
     for a, b in zip(found.views, expected.views, strict=True):
         assert (a - b).abs().max() < 0.01 / 255
-    assert [kind for kind, _ in streams.consumer.queue] == ["wait"]  # on the device, for what was drawn
+    assert [kind for kind, _ in streams.consumer.queue] == ["wait"]  # for the views
     assert {view.data_ptr() for view in found.views} <= {place for place, _ in streams.recorded}
-    assert len(device._lent) == 1  # what the kernels read is kept, since their event has not passed
-    assert streams.log.count("copy on stream 0") == 1  # the numbers of all views in one block
+    assert len(device._lent) == 1  # kept for the kernels until their event has passed
+    assert streams.log.count("copy on stream 0") == 1  # one copy for the parameters of all views
     assert device.num_launches == 4
     device.close(1.0)
     work.crew.close()

@@ -25,7 +25,7 @@ BAD = [2, 19]
 
 
 def run_two(folder, photos, device):
-    """Return what both ranks saw, and what rank 0 said in the end."""
+    """Run two ranks; return the results of both, and the last error of rank 0."""
     pack = write_pack(folder, photos, num_classes=1)
     content = bytearray(pack.shard_path(0).read_bytes())
     for bad in BAD:
@@ -49,7 +49,7 @@ def run_two(folder, photos, device):
             )
             for rank in ("0", "1")
         ]
-        while None in (done := [rank.ended() for rank in ranks]):  # the first that fails ends both
+        while None in (done := [rank.ended() for rank in ranks]):  # the first failure ends both
             assert not any(one.returncode > 0 for one in done if one), [one.stderr for one in done if one]
             time.sleep(0.01)
     assert done[0].returncode == 0, done[0].stderr
@@ -78,7 +78,7 @@ def test_batches_are_the_cpu_backends_and_each_rank_decodes_its_part(two, photos
 def test_the_ranks_hold_the_pixels_once(two):
     files = [rank["batches"]["files"] for rank in two[0]]
     assert len(files[0]) == 1
-    assert files[0] == files[1]  # the same memory, by the number of its file
+    assert files[0] == files[1]  # both ranks use the same memory file
 
 
 def test_the_ranks_meet_again_when_the_last_loader_has_gone(two):
@@ -112,7 +112,7 @@ def test_a_killed_rank_is_one_line_on_the_other(two):
 
 
 def test_kernels_of_a_device_draw_from_the_parts_of_other_processes(two, photos):
-    """In Triton's interpreter, where memory of two processes stands in for that of two devices."""
+    """In Triton's interpreter, with the memory of two processes in place of that of two devices."""
     pytest.importorskip("triton")
     total = sum(image.size for image in photos)
     for rank in (rank["parts"] for rank in two[0]):
@@ -143,7 +143,7 @@ def build(pack, **options):
 
 
 def fraction_of(pack, part):
-    """Return the fraction of the memory that holds a part of a pack's pixels."""
+    """Return the fraction of this machine's memory that would hold `part` of a pack's pixels."""
     columns = pack.columns
     return part * 3 * int((columns.height.astype(int) * columns.width).sum()) / psutil.virtual_memory().total
 
@@ -164,13 +164,13 @@ def test_ranks_that_have_room_alone_or_no_launcher_do_not_meet(photo_pack, monke
     monkeypatch.setattr(spread, "MEMORY_FRACTION", fraction_of(photo_pack, 1.1))
     build(photo_pack, num_ranks=4, rank=2).close()
     launched(monkeypatch)
-    build(photo_pack).close()  # such as an evaluation on one rank
+    build(photo_pack).close()  # a loader for one rank, such as one for evaluation
     monkeypatch.setattr(spread, "MEMORY_FRACTION", fraction_of(photo_pack, 4.4))
     build(photo_pack, num_ranks=4).close()
 
 
 def test_the_rooms_of_devices(monkeypatch):
-    """One rank's devices of unlike sizes, or the one that a launcher shows; no GPU takes part."""
+    """One rank sees devices of different sizes, or only one that a launcher shows it; GPUs are simulated."""
     sizes = [100, 80, 10]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(sizes))
 
@@ -181,7 +181,7 @@ def test_the_rooms_of_devices(monkeypatch):
     options = LoaderOptions(device="cuda:1", num_ranks=2)
     assert spread.find_room(options) == (64, 64)
     launched(monkeypatch, size=2)
-    assert spread.find_room(options) == (64, 144)  # nobody uses the third device
+    assert spread.find_room(options) == (64, 144)  # no rank uses the third device
     del sizes[1:]
     assert spread.find_room(options) == (80, 160)
 
@@ -201,8 +201,8 @@ def test_ranks_that_have_one_device_in_truth_are_refused(monkeypatch):
     [
         (2, True, 2, True, True),
         (2, True, 2, False, True),  # a smaller split of the same rows, on all ranks
-        (1, True, 2, False, False),  # an evaluation on rank 0, which may go on when the others have ended
-        (1, True, 1, False, True),  # one mapping outlives the other ranks
+        (1, True, 2, False, False),  # rank 0's evaluation, which may outlast the others
+        (1, True, 1, False, True),  # a single mapping stays valid when the other ranks end
         (2, False, 1, True, False),
         (1, False, 1, False, True),
     ],

@@ -1,4 +1,4 @@
-"""Packs in a store: batches as from the disk, a bounded cache, faults that end in a retry or an error."""
+"""Packs in a store: same batches as from disk, a bounded cache, and a retry or an error after faults."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ VIEWS = (presets.crop_flip(16),)
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
-    """60 images in 10 shards."""
+    """A pack of 60 images in 10 shards."""
     folder = tmp_path_factory.mktemp("stream")
     write_tree(folder / "in", class_tree(3, 20))
     return make_pack(folder / "pack", f"train={folder / 'in'}", shard_size_mb=0.012)
@@ -89,7 +89,7 @@ def test_a_small_file_that_changed_in_the_cache_is_fetched_anew(tmp_path, local,
     expected = batches(build(open_pack(store.url, options(tmp_path))))
     (copy,) = (tmp_path / "cache").glob(f"*/{name}")
     whole = copy.read_bytes()
-    copy.write_bytes(whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:])  # of the same size
+    copy.write_bytes(whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:])  # a damaged copy of the same size
     before = store.requests[f"/{name}"]
     same(batches(build(open_pack(store.url, options(tmp_path)), verify=True)), expected)
     assert copy.read_bytes() == whole
@@ -132,10 +132,10 @@ def test_a_shard_that_another_process_removes_at_any_moment_is_fetched_again(tmp
         utime(path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "utime", late)  # found, and gone before it is marked as used
+        patched.setattr(os, "utime", late)  # deleted after it is found, before it is marked as used
         assert remote.cache.fetch(info) == copy
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "is_file", lambda path: True)  # there when it was looked for, gone then
+        patched.setattr(Path, "is_file", lambda path: True)  # deleted right after the check
         assert not remote.cache.holds(info)
     assert len(remote.shard_map(0)) == info.size_bytes
 
@@ -217,7 +217,7 @@ def test_a_fault_that_stays_is_an_error_with_the_url(tmp_path, store, fault):
 
 def test_a_store_without_credentials_is_not_asked_again(tmp_path, store, monkeypatch):
     class NoCredentialsError(Exception):
-        """As botocore's."""
+        """Named like botocore's error."""
 
     asked = []
 
@@ -253,7 +253,7 @@ def test_a_time_limit_names_the_shard_that_is_missing(tmp_path, store):
 
 
 def test_closing_ends_the_fetching(tmp_path, store):
-    batches(build(open_pack(store.url, options(tmp_path)), num_threads=1))  # fsspec's own thread starts
+    batches(build(open_pack(store.url, options(tmp_path)), num_threads=1))  # starts a thread of fsspec
     threads = threading.active_count()
     shutil.rmtree(tmp_path / "cache")
     remote = open_pack(store.url, options(tmp_path, backoff_s=5.0))
@@ -264,7 +264,7 @@ def test_closing_ends_the_fetching(tmp_path, store):
     ended = threading.Event()
 
     def consume():
-        with pytest.raises((RuntimeError, CancelledError)):  # "closed", or what ended
+        with pytest.raises((RuntimeError, CancelledError)):  # "closed", or a cancelled fetch
             next(iterator)
         ended.set()
 
@@ -311,7 +311,7 @@ def test_another_pack_under_the_same_url_is_another_pack(tmp_path):
 
 
 def test_classes_named_after_packing_are_those_of_the_store(tmp_path):
-    """The manifest stays as it is when they change, so its copy does not tell."""
+    """New class names leave the manifest unchanged, so the cached manifest does not show them."""
     write_tree(tmp_path / "in", {"0.jpg": jpeg(0), "1.jpg": jpeg(1)})
     packed = make_pack(tmp_path / "p", f"train={tmp_path / 'in'}")
     with serve(packed.path) as store:

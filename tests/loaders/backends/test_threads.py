@@ -1,4 +1,4 @@
-"""Threads that can be left behind."""
+"""Threads that may be left behind when they hang."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Memory that is freed stays with a process whose commands are ours."""
+"""Freed memory stays with the process when one of the project's commands runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache folder of users without a home, or with one that is not theirs to write."""
+"""The cache folder of users without a home folder, or with one that they cannot write."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loaders.common.errors import UserError
 
 @pytest.fixture
 def homeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder of temporary files of a user without a home."""
+    """Remove the user's home folder; return the folder for temporary files."""
 
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")

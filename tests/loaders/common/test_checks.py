@@ -35,7 +35,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Options(Base):
-    size: int = 3  # declared anew, as recipes do for a default of their own
+    size: int = 3  # redeclared, as recipes do to change a default
     seed: int = 0
     lr: Positive | Literal["auto"] = "auto"
     limit: Count | None = None

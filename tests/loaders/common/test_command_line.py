@@ -1,4 +1,4 @@
-"""What a command line meets: `~`, the C locale, Ctrl-C, a reader that is gone, what the system refuses."""
+"""Circumstances of a command line: `~`, the C locale, Ctrl-C, a closed pipe, and refusals by the system."""
 
 from __future__ import annotations
 

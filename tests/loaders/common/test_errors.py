@@ -1,4 +1,4 @@
-"""What a command line does with an error: one line and exit code 2, whatever the message quotes."""
+"""An error of a command becomes one line and exit code 2, whatever text the message quotes."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def test_the_first_rank_tells_before_the_others(local_rank, waits, monkeypatch, 
 
     waited = []
     monkeypatch.setenv("LOCAL_RANK", local_rank)
-    monkeypatch.setattr("time.sleep", waited.append)  # which a launcher ends by a signal
+    monkeypatch.setattr("time.sleep", waited.append)  # a wait that a launcher ends by a signal
     with pytest.raises(SystemExit, match="2"):
         run_command(main)
     assert waited == waits

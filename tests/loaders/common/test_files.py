@@ -1,4 +1,4 @@
-"""Places that cannot be written are refused before work begins; a file appears whole or not at all."""
+"""Folders that cannot be written are refused before work begins; a file appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loaders.common.files import atomic_file, check_file, check_folder
 
 @pytest.fixture
 def read_only(tmp_path: Path) -> Iterator[Path]:
-    """A folder that this user cannot write; root can write any, but not to a file system mounted so."""
+    """A folder that this user cannot write; for root, who ignores permissions, a read-only file system."""
     folder = tmp_path / "kept"
     folder.mkdir(mode=0o555)
     if not os.access(folder, os.W_OK):

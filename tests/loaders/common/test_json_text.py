@@ -1,4 +1,4 @@
-"""The one way to read JSON, and what reads files of a pack by it: damage in them is one line."""
+"""The single function that parses JSON, and the readers of pack files that use it: damage gives one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Locks between whoever works on the same folder: refused, waited for, or not to be had."""
+"""Locks between processes that work on the same folder: refused, waited for, or impossible."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_what_is_held_is_refused_or_waited_for(tmp_path: Path) -> None:
             pass
         waiting.start()
         assert asking.wait(10)
-        waiting.join(0.05)  # time enough to go wrong
+        waiting.join(0.05)  # enough time for a mistake to show
         events.append("first")
     waiting.join(10)
     assert events == ["first", "second"]

@@ -1,4 +1,4 @@
-"""What tyro says of a mistake in a box is one line: what, expected, found and remedy."""
+"""tyro's boxed message about a mistake becomes one line: what, expected, found and remedy."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_other_words_are_passed_on(
 
 @pytest.mark.parametrize(
     "text",
-    [  # on a terminal, and where the output is not in UTF-8
+    [  # on a terminal, and with output that is not in UTF-8
         "\x1b[31m╭─ Missing subcommand ─╮\x1b[0m\n\x1b[31m│\x1b[0m Expected one of\x1b[36m {a, b}\x1b[0m. │\n"
         "│ \x1b[31m────────────────────\x1b[0m │\n│ For full helptext, run \x1b[1mp --help\x1b[0m │\n╰─╯\n",
         " Missing subcommand \n ------------------\n  Expected one of {a, b}.  \n  -------- \n"

@@ -1,4 +1,4 @@
-"""The next command is named in the form in which this one was called."""
+"""The suggested next command has the form in which this command was called."""
 
 from __future__ import annotations
 

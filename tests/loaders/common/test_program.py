@@ -22,14 +22,14 @@ class Config:
     """Some rate."""
 
     def check_places(self) -> None:
-        """Refuse one that is not there."""
+        """Refuse a rate above 1."""
         if self.rate > 1:
             raise UserError(f"rate: expected at most 1, found {self.rate}; lower it")
 
 
 @pytest.fixture(autouse=True)
 def usual_ctrl_c() -> Iterator[None]:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
     yield
     heed_ctrl_c()
     assert signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_IGN)
@@ -61,7 +61,7 @@ def test_what_ends_a_program_early(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for _ in range(2):  # a program before it in the same process, whose words were right, changes nothing
+    for _ in range(2):  # an earlier program in the same process changes nothing
         monkeypatch.setattr(sys, "argv", ["program", *words])
         with pytest.raises(SystemExit) as ended:
             check_command_line(Config, None)

@@ -1,4 +1,4 @@
-"""Tables are whole where they fit, and lists of cells where they do not."""
+"""Tables are printed whole if they fit, else as lists of cells."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_no_word_is_cut_at_any_width(width: int, title: str | None) -> None:
     out = io.StringIO()
     print_table(Console(file=out, width=width), table)
     lines = out.getvalue().splitlines()
-    assert all(len(line) <= width for line in lines if "│" in line)  # the terminal folds those of a list
+    assert all(len(line) <= width for line in lines if "│" in line)  # a terminal wraps lines of a list
     said = out.getvalue().split()
     assert "…" not in out.getvalue()
     for word in ("quarantined", "labelled", "[b]test[/b]", *(["pack"] if title else [])):

@@ -1,4 +1,4 @@
-"""Where compiled kernels are kept, when they are compiled anew, and what is told of it."""
+"""The cache of compiled kernels: its folder, when kernels are compiled again, and what the user is told."""
 
 import ast
 import os
@@ -14,7 +14,7 @@ import pytest
 from loaders.kernels import cache
 
 ROOT = Path(__file__).parents[3]
-# `uniform4` is part of `draw_flip`, whose own file stays as it is.
+# `draw_flip` calls `uniform4` of another file; only that file changes.
 _DRAW = """
 import numpy as np
 from loaders.kernels.views.drawing import draw_flip
@@ -45,7 +45,7 @@ def test_kernels_are_made_of_nothing_that_the_name_of_the_folder_does_not_tell()
     wrong = [
         f"{path.relative_to(ROOT)}: {node.module}"
         for path in (ROOT / "loaders" / "kernels").rglob("*.py")
-        if path.name != "cache.py" and path.parent.name != "device"  # which Triton compiles and keeps
+        if path.name != "cache.py" and path.parent.name != "device"  # Triton has its own cache
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ImportFrom)
         if (node.module or "").startswith("loaders") and not (node.module or "").startswith("loaders.kernels")
@@ -98,7 +98,7 @@ def test_what_was_not_used_for_a_month_is_removed(tmp_path: Path, monkeypatch: p
     mine = cache._open_folder()
     assert mine is not None
     assert {path.name for path in kernels.iterdir()} == {"recent", mine.name}
-    os.utime(mine, (0, 0))  # used again, it counts as fresh
+    os.utime(mine, (0, 0))  # using an old folder marks it as recent
     assert cache._open_folder() == mine
     assert mine.stat().st_mtime > 0
 

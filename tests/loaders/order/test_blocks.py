@@ -50,7 +50,7 @@ def test_mixing_grows_with_the_window_up_to_a_full_shuffle() -> None:
     ratios = [mixing_quality(block_order(SHARDS, w, 0, 0), labels, 64).group_ratio for w in (1, 4, 16, 100)]
     assert ratios == sorted(ratios)
     assert ratios[0] < 0.15
-    assert 0.5 < ratios[2] < 0.7  # 16 of 100 shards meet about 12 of the 20 classes
+    assert 0.5 < ratios[2] < 0.7  # 16 of 100 shards hold about 12 of the 20 classes
     assert ratios[3] == pytest.approx(1, abs=0.02)
     full = mixing_quality(permute(np.arange(20_000), 20_000, 0, 0), labels, 64)
     assert full.group_ratio == pytest.approx(1, abs=0.02)

@@ -1,4 +1,4 @@
-"""The fingerprint of a loader: the same wherever the pack lies, another when anything decisive differs."""
+"""A loader's fingerprint does not depend on the pack's path, and changes with all that decides batches."""
 
 import shutil
 

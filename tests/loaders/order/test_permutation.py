@@ -77,7 +77,7 @@ def test_each_row_is_equally_likely_at_each_position(num_rows: int) -> None:
     assert uniform_p_value(counts, (num_rows - 1) ** 2) > 1e-4
 
 
-@pytest.mark.parametrize("num_rows", [5000, 65_537])  # 24 rounds, and 8
+@pytest.mark.parametrize("num_rows", [5000, 65_537])  # permuted in 24 rounds, and in 8
 def test_large_splits_mix_as_a_full_shuffle(num_rows: int) -> None:
     orders = [full_order(num_rows, 0, epoch) for epoch in range(8)]
     joint = np.zeros((16, 16))

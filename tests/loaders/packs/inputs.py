@@ -1,4 +1,4 @@
-"""Inputs that tests pack: folders, tars, good images and bad ones."""
+"""Inputs that tests pack: folders, tars, valid and damaged images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from loaders.packs.sources.spec import parse_splits
 
 
 def pixels(seed: int, height: int = 24, width: int = 32) -> np.ndarray:
-    """A smooth coloured image, uint8 [height, width, 3], different for every seed."""
+    """Draw a smooth coloured image, uint8 [height, width, 3], different for every seed."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
     return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
@@ -52,7 +52,7 @@ def write_tar(path: Path, files: dict[str, bytes], tar_format: int = tarfile.GNU
 
 
 def class_tree(num_classes: int = 3, per_class: int = 5, seed: int = 0) -> dict[str, bytes]:
-    """`c0/000.jpg` and so on."""
+    """Return images by path: `c0/000.jpg` and so on."""
     return {
         f"c{c}/{i:03d}.jpg": jpeg(seed + 100 * c + i) for c in range(num_classes) for i in range(per_class)
     }
@@ -67,7 +67,7 @@ def pack(out: Path, *splits: str, **options) -> Pack:
 
 
 def folder_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder."""
+    """Return the SHA-256 of every file below a folder, by relative path."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))

@@ -1,8 +1,8 @@
-"""Packs the same images again and again, killed each time at another moment, and compares the results.
+"""Pack the same images many times, each time killed at another moment, and compare the results.
 
 Run as `python kill_driver.py SOURCE WORK FORMAT FIRST STEP`: a run in a forked child is killed by SIGKILL
-just before its n-th step to the disk (write, sync, rename, remove), n = FIRST, FIRST + STEP, ...; then the
-same command runs to its end. Prints the number of kills and what differed from an uninterrupted run.
+just before its n-th disk operation (write, sync, rename, remove), n = FIRST, FIRST + STEP, ...; then the same
+command runs to its end. The script prints the number of kills and all differences from an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def pack(name: str) -> None:
 
 
 def die_before_step(kill_at: int) -> None:
-    """Make the `kill_at`-th disk operation of this process its last; a write gets half of its bytes out."""
+    """Kill this process at its `kill_at`-th disk operation; a write still writes half of its bytes."""
     count = 0
 
     def counted(function: Callable) -> Callable:
@@ -48,7 +48,7 @@ def die_before_step(kill_at: int) -> None:
 
         return wrapper
 
-    # A killed process loses nothing that the kernel holds, so syncing would only slow the test down.
+    # A kill loses nothing that the kernel already has, so real syncing would only slow the test down.
     os.fsync = counted(lambda descriptor: None)
     os.replace, os.unlink = counted(os.replace), counted(os.unlink)
     os.rmdir, os.mkdir = counted(os.rmdir), counted(os.mkdir)
@@ -56,7 +56,7 @@ def die_before_step(kill_at: int) -> None:
 
 
 def run_in_child(name: str, kill_at: int) -> bool:
-    """Return whether the child was killed; one that ends by itself must have succeeded."""
+    """Pack in a child; return whether it was killed. A child that ends by itself must have succeeded."""
     child = os.fork()
     if child == 0:
         try:
@@ -82,7 +82,7 @@ def main() -> None:
             differing.append(kill_at)
         shutil.rmtree(WORK / "cut")
         kill_at += STEP
-    # One pack that is killed over and over: every run must get further than the one before.
+    # One pack whose runs are killed again and again: every run must get further than the one before.
     tries = 0
     while run_in_child("often", 100):
         tries += 1

@@ -1,8 +1,8 @@
-"""Kills a packer at random moments, however its work stands, and compares what the resumed one makes.
+"""Kill a packer at random moments, and compare the pack that the resumed packer makes.
 
 Run as `python random_kills.py SOURCE WORK FORMAT TRIES SEED`: each try packs in a forked child with two
-threads, as large inputs are packed, sends it SIGKILL after a random part of the time that a whole run
-takes, and starts the same command again. Prints the number of kills and the tries whose pack differed.
+threads, as large inputs are packed, sends it SIGKILL after a random fraction of the time of a whole run, and
+starts the same command again. The script prints the number of kills and the tries whose pack differed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def pack(name: str) -> None:
 
 
 def start(name: str) -> int:
-    """Return the process number of a child that packs."""
+    """Start a child that packs; return its process ID."""
     child = os.fork()
     if child == 0:
         try:
@@ -56,7 +56,7 @@ def ended(child: int) -> bool:
 
 
 def main() -> None:
-    pack("warm")  # reads all compiled code from disk
+    pack("warm")  # loads all compiled code from disk
     shutil.rmtree(WORK / "warm")
     began = time.perf_counter()
     assert ended(start("whole"))

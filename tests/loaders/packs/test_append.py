@@ -1,4 +1,4 @@
-"""Appending: old shards stay untouched, rows keep their numbers, and a kill loses nothing."""
+"""Appending leaves old shards untouched and keeps row numbers; a kill loses nothing."""
 
 import os
 import shutil
@@ -81,7 +81,7 @@ def test_mistakes_change_nothing(tmp_path: Path) -> None:
 
 
 def killed_at(step: int, work) -> bool:
-    """Run `work` in a child that is killed at its n-th rename, removal or sync; tell whether it was."""
+    """Run `work` in a child and kill it at its n-th rename, removal or sync; return whether it was killed."""
     child = os.fork()
     if child == 0:
         count = 0
@@ -126,7 +126,7 @@ def test_killed_while_appending(tmp_path: Path, stride: int) -> None:
         if (out / ".build" / "command.json").exists():
             with pytest.raises(UserError, match="--append command again"):
                 pack_dataset(options(out, first))
-        if len_or_none(out) != 20:  # else the kill came after the last step that matters
+        if len_or_none(out) != 20:  # else the kill came after appending was complete
             append_to_pack(options(out, more))
         else:
             shutil.rmtree(out / ".build", ignore_errors=True)
@@ -143,7 +143,7 @@ def len_or_none(out: Path) -> int | None:
 
 
 def check_readable(out: Path, old: list[bytes]) -> None:
-    """A reader sees the old pack, the new one, or an error that says what to do; never wrong images."""
+    """Check that a reader gets the old pack, the new one, or an error that names the remedy."""
     if len_or_none(out) is None:
         with pytest.raises(UserError, match="--append command again"):
             open_pack(out)

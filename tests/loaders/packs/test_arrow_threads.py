@@ -1,4 +1,4 @@
-"""Reading starts no thread of pyarrow: a process that ends beside them may abort (apache/arrow#34314)."""
+"""Reading starts no pyarrow thread: a process that exits while one runs may abort (apache/arrow#34314)."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Conversion keeps every byte; the audit notices what is missing, changed or cannot be decoded."""
+"""Conversion keeps every byte; the audit finds what is missing, changed or cannot be decoded."""
 
 import json
 import zlib
@@ -54,7 +54,7 @@ def test_there_and_back(tmp_path: Path, encoding: str) -> None:
 
 
 def test_rows_larger_than_a_file_may_be_are_carried_over(tmp_path: Path, monkeypatch) -> None:
-    """Pixels take more room than the file that they came from, and --max-pixels has allowed them."""
+    """Raw pixels take more space than the file that they came from; --max-pixels has already allowed them."""
     raw = pack(tmp_path / "raw", f"train={source_with_all(tmp_path)}", encoding="raw")
     for module in ("shards.job", "divided", "listing"):
         monkeypatch.setattr(f"loaders.packs.{module}.MAX_FILE_BYTES", 1000)

@@ -1,4 +1,4 @@
-"""A user's mistakes: one line that names the thing, the rule and the remedy, and nothing left behind."""
+"""A user's mistake gives one line that names the thing, the rule and the remedy, and leaves no files."""
 
 import json
 import os
@@ -149,7 +149,7 @@ def test_links(tmp_path: Path) -> None:
 
 
 def test_links_in_a_tar(tmp_path: Path) -> None:
-    """A file's second name is a link in a tar: it stands in the quarantine, and nothing is missing."""
+    """Links in a tar, which are second names of files, go to the quarantine, and no image is lost."""
     write_tree(tmp_path / "in", class_tree(1, 2))
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         tar.add(tmp_path / "in" / "c0", "c0")
@@ -217,7 +217,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root may list anything, hence the stand-in for the system's answer."""
+    """The system's refusal is simulated, because root may list any folder."""
     write_tree(tmp_path / "in", class_tree())
     scandir = os.scandir
 
@@ -235,7 +235,7 @@ def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_file_that_may_not_be_read(
     tmp_path: Path, small_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One by one and in bulk, where the compiled reading has to say no first."""
+    """Both one by one and in bulk, where the compiled reader fails first."""
     write_tree(tmp_path / "in", class_tree())
     opened, listed = os.open, read_files.read_files
 

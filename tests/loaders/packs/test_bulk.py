@@ -1,4 +1,4 @@
-"""Images that are copied by the batch make the very pack that they make one by one."""
+"""Images copied in batches give exactly the pack that they give one by one."""
 
 import io
 from pathlib import Path
@@ -14,7 +14,7 @@ from tools.draw_images import NUM_DAMAGES, damage
 
 
 def motley_tree() -> dict[str, bytes]:
-    """What is copied, what is encoded anew, what is refused, and names of every length."""
+    """Return images that are copied, re-encoded or refused, with names of every length."""
     image, exif, upright = Image.fromarray(pixels(7, 40, 60)), Image.Exif(), Image.Exif()
     exif[0x0112], upright[0x0112] = 6, 1
     files = class_tree(3, 30)

@@ -1,4 +1,4 @@
-"""Damaged files of every kind: an error in one line or a quarantine entry; never a crash or a hang."""
+"""Damaged files of every kind give a one-line error or a quarantine entry, never a crash or a hang."""
 
 import shutil
 import tarfile
@@ -29,7 +29,7 @@ FILES = class_tree(2, 2) | {"c0/" + "long" * 60 + ".jpg": jpeg(50)}
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A tar of each kind, a zip, a beton, and a pack."""
+    """Valid files: a tar of each kind, a zip, a beton, and a pack."""
     folder = tmp_path_factory.mktemp("whole")
     found = {
         "gnu.tar": write_tar(folder / "gnu.tar", FILES, tarfile.GNU_FORMAT),
@@ -58,7 +58,7 @@ def damaged(data: st.DataObject, original: bytes, places: list[tuple[int, int]])
 
 
 def headers_of_tar(original: bytes) -> list[tuple[int, int]]:
-    """Everything but the pixels: the headers, long names and pax records."""
+    """Return the byte ranges of headers, long names and pax records: all but the images."""
     images = sorted((original.index(image), len(image)) for image in FILES.values())
     stops = [0, *(start + size for start, size in images)]
     return [(stop, start) for stop, (start, _) in zip(stops, images, strict=False)]
@@ -86,8 +86,8 @@ def test_damaged_sources(tmp_path: Path, whole: dict[str, Path], kind: str, data
     assert all("\n" not in message for message in messages)
     known = set(FILES.values())
     for outcome in outcomes:
-        # Headers were damaged, not pixels: what passes is one of the images, byte for byte. A beton has no
-        # checksum for its sizes: there, the rest of a page may follow, zeros that no decoder looks at.
+        # Only headers were damaged, so an accepted image equals one of the originals byte for byte. In a
+        # beton no checksum covers sizes, so zeros from the rest of the page may follow; decoders ignore them.
         found = None if isinstance(outcome.image, Refusal) else outcome.image.data
         assert found is None or (found.rstrip(b"\0") if kind == "x.beton" else found) in known
         assert found is not None or outcome.image.text
@@ -107,7 +107,7 @@ def test_a_pax_size_that_leads_backwards_ends(tmp_path: Path, whole: dict[str, P
 
 def test_a_size_in_base_256_is_blamed_on_its_header(tmp_path: Path, whole: dict[str, Path]) -> None:
     original = bytearray(whole["gnu.tar"].read_bytes())
-    first = original.index(b"ustar") - 257  # of a header
+    first = original.index(b"ustar") - 257  # start of a header
     for size in (-1, -(2**80), 10**18, 2**87):
         field = (b"\xff" if size < 0 else b"\x80") + (size % 2**88).to_bytes(11, "big")
         original[first + 124 : first + 136] = field
@@ -121,7 +121,7 @@ def test_a_size_in_base_256_is_blamed_on_its_header(tmp_path: Path, whole: dict[
 
 def test_a_zip_member_that_begins_before_the_file_is_named(tmp_path: Path, whole: dict[str, Path]) -> None:
     changed = bytearray(whole["x.zip"].read_bytes())
-    changed[changed.rindex(b"PK\x05\x06") + 16] += 1  # where the directory begins: every place moves by -1
+    changed[changed.rindex(b"PK\x05\x06") + 16] += 1  # the directory's offset: moves all members by -1
     path = tmp_path / "x.zip"
     path.write_bytes(changed)
     with pytest.raises(UserError, match="a member at byte -1"):
@@ -152,7 +152,7 @@ def test_damaged_columns(tmp_path: Path, whole: dict[str, Path], data: st.DataOb
 
 
 def read_everything(packed: Pack) -> None:
-    """Read every row; the content hash tells a wrong image from a right one."""
+    """Read every row; the content hash detects wrong images."""
     for row in range(len(packed)):
         packed.key(row)
         packed.read(row)
@@ -213,7 +213,7 @@ def test_a_beton_whose_tables_contradict_each_other_is_refused(
 
     swapped = table["ptr"][[1, 0]].tolist()
     damaged = {
-        # The first sample points at the second's image: it would bear the wrong label, and one image be lost.
+        # The first sample points at the second's image, which would get a wrong label; the first's is lost.
         "samples and allocated images differ": [
             original[:first] + original[second : second + 16] + original[first + 16 :],
             with_table(ptr=swapped),

@@ -1,4 +1,4 @@
-"""One PATH becomes several splits: the same for every kind of source, after a kill, and seen by verifying."""
+"""One PATH becomes several splits: equally for every kind of source and after a kill, and verified."""
 
 import csv
 import io
@@ -175,7 +175,7 @@ def test_quality_and_short_side_of_single_splits(tmp_path: Path, monkeypatch) ->
     packed = open_pack(out)
     sizes = packed.columns.height.reshape(3, 2).tolist()
     assert sizes == [[40, 20], [16, 16], [80, 20]]
-    # What fits a limit is copied; without a limit the quality encodes every image.
+    # Images within the limit are copied; without a limit, --quality re-encodes every image.
     assert packed.read(1) == files["c/small.jpg"]
     assert packed.read(5) == simplejpeg.encode_jpeg(
         simplejpeg.decode_jpeg(files["c/small.jpg"]), 30, "rgb", "420"
@@ -235,7 +235,7 @@ def test_appending_a_divided_source(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_a_split_of_several_sources_is_compared_with_all_of_them(tmp_path: Path, monkeypatch, capsys) -> None:
-    """Each divided source has its own seed; one that was quarantined may have the name of a later one."""
+    """Each divided source has its own seed; a quarantined image may share its name with another source's."""
     out, texts = tmp_path / "p", list[str]()
     for number, (names, seed) in enumerate((("train,test", 5), ("train", 0), ("train,test", 7))):
         files = {f"c{i % 2}/{number}-{i:02}.jpg": jpeg(100 * number + i) for i in range(10)}

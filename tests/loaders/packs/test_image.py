@@ -1,4 +1,4 @@
-"""Copy, re-encode or refuse: what becomes of an image."""
+"""Whether an image is copied, re-encoded or refused."""
 
 import io
 import struct
@@ -97,7 +97,7 @@ def with_flipped_bytes(data: bytes, first: int, count: int) -> bytes:
         (jpeg(1)[:100], "truncated"),
         (jpeg(1)[:3], "truncated"),
         (encoded(PICTURE, "PNG")[:-40], "truncated|damaged"),
-        (with_flipped_bytes(jpeg(1), jpeg(1).index(b"\xff\xc4") + 5, 16), "damaged"),  # a Huffman table
+        (with_flipped_bytes(jpeg(1), jpeg(1).index(b"\xff\xc4") + 5, 16), "damaged"),  # in a Huffman table
         (with_flipped_bytes(encoded(PICTURE, "JPEG", progressive=True), -120, 60), "damaged|truncated"),
         (jpeg(1).replace(b"\xff\xc0\x00\x11\x08\x00\x18", b"\xff\xc0\x00\x11\x08\x00\x00"), "pixels"),
     ],
@@ -109,7 +109,7 @@ def test_bad_images_are_refused_with_a_reason(data: bytes, reason: str) -> None:
 
 
 def test_every_cut_of_a_jpeg_is_noticed() -> None:
-    """What is cut is refused, but for the last bytes, which hold no pixel."""
+    """Truncated files are refused, unless only the last bytes are missing, which contain no pixels."""
     data = jpeg(7)
     whole = simplejpeg.decode_jpeg(data).astype(int)
     for length in range(len(data)):
@@ -141,7 +141,7 @@ def test_the_check_finds_what_a_full_decode_finds() -> None:
             image = prepare_image(bytes(damaged), COPY)
         except BadImage:
             continue
-        # Whatever is copied decodes without a warning; what is not has been encoded anew.
+        # Copied images decode without a warning; all others have been re-encoded.
         assert good or image.action & Action.REENCODED
 
 
@@ -188,7 +188,7 @@ def test_short_side_and_square() -> None:
         assert image.action == Action.REENCODED | action
     assert prepare_image(jpeg(1), ImagePolicy(short_side=24)).action == 0
     assert prepare_image(jpeg(1, 24, 24), ImagePolicy(crop_square=True)).action == 0
-    # The middle, as Pillow cuts it: the scaled decoding must not shift it.
+    # The centre, as Pillow crops it: scaled decoding must not shift it.
     whole = Image.fromarray(simplejpeg.decode_jpeg(data))
     reference = whole.crop((75, 0, 375, 300)).resize((64, 64), Image.Resampling.HAMMING)
     got = simplejpeg.decode_jpeg(prepare_image(data, ImagePolicy(crop_square=True, short_side=64)).data)

@@ -1,4 +1,4 @@
-"""Shards in memory: no descriptors, no writing, and the same folder wherever the process goes."""
+"""Mapped shards: no open descriptors, read-only, and the same folder after the process changes directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Manifest, index and label tables: what they refuse, and that opening costs nothing."""
+"""Manifest, index and label tables: refused contents, and that opening a pack takes no time."""
 
 import json
 import os
@@ -174,7 +174,7 @@ def copied(digits_pack: Pack, tmp_path: Path) -> Path:
 
 
 def edit(folder: Path, change) -> None:
-    """Change a manifest and its checksum with it, so that the other checks are what is tested."""
+    """Change a manifest together with its checksum, in order to test the other checks."""
     path = folder / "manifest.json"
     raw = json.loads(path.read_text())
     change(raw)
@@ -214,7 +214,7 @@ def test_edited_manifests_are_refused(copied: Path, change, match: str) -> None:
     ],
 )
 def test_a_manifest_edited_by_hand_is_refused(copied: Path, change) -> None:
-    """Nothing else says that these values are wrong; another layout of the same content is no edit."""
+    """Only the checksum can detect these edits; a different layout of the same content is accepted."""
     path, before = copied / "manifest.json", open_pack(copied).manifest
     raw = json.loads(path.read_text())
     path.write_text(json.dumps(raw))
@@ -292,7 +292,7 @@ def test_opening_a_hundred_million_rows(tmp_path: Path) -> None:
 
 
 def test_packing_needs_no_torch() -> None:
-    """Each worker process imports the packer anew: torch would cost it seconds and half a gigabyte."""
+    """Each worker process imports the packer; torch would cost it seconds and half a gigabyte."""
     script = (
         "import sys, loaders.packs.packer\n"
         "print([name for name in ('torch', 'pyarrow', 'numba') if name in sys.modules])"

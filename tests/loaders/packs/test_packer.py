@@ -1,4 +1,4 @@
-"""What goes into a pack comes out of it, whatever the source, the format and the number of workers."""
+"""A pack returns the images that were packed, for any source, format and number of workers."""
 
 import json
 import tarfile
@@ -74,7 +74,7 @@ def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
 def test_workers_change_no_byte(
     tmp_path: Path, shard_format: str, small_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Worker processes for the one format, threads for the other; both write what one thread writes."""
+    """One format uses worker processes, the other threads; both write the bytes that one thread writes."""
     monkeypatch.setattr(packer, "_SMALL_INPUT_BYTES", small_bytes)
     write_tree(tmp_path / "in", class_tree(2, 40) | {"c0/cut.jpg": jpeg(3)[:-9]})
     options = {"shard_format": shard_format, "shard_size_mb": 0.02, "max_side": 20, "quality": 80}
@@ -156,7 +156,7 @@ def test_the_same_command_again_changes_nothing(tmp_path: Path) -> None:
 def test_the_same_text_from_another_folder_is_another_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its pack of the first folder's images would pass for one of the second's."""
+    """Otherwise a pack of the first folder's images would count as one of the second folder's."""
     for name in ("one", "two"):
         write_tree(tmp_path / name, {"images/a.jpg": jpeg(len(name))})
         (tmp_path / name / "labels.csv").write_text("file,label\na.jpg,cat\n")

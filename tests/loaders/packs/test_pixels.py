@@ -1,4 +1,4 @@
-"""Every format keeps its pixels: upright once, on white, by one scale, or refused by name."""
+"""Every format keeps its pixels: turned upright once, on white, with one scale, or refused by name."""
 
 import json
 import struct
@@ -31,7 +31,7 @@ from tests.loaders.packs.inputs import encoded, pack, pixels, write_tree
 
 RAW = ImagePolicy(encoding="raw")
 ORIENTATIONS = range(1, 9)
-# Files from other projects' reports, where the checkout has such a folder in it or beside it.
+# Files from bug reports of other projects, if such a folder is in the checkout or beside it.
 ODD = [file for up in (3, 4) for file in Path(__file__).parents[up].glob("shared/data/odd/*")]
 
 
@@ -113,7 +113,7 @@ def test_transparent_colours_of_16_bits() -> None:
 
 @pytest.mark.parametrize("top", [200, 255, 256, 300, 40_000])
 def test_16_bit_gray_has_one_scale(top: int) -> None:
-    """The same value is the same gray in every image, however bright the image is."""
+    """The same value gives the same gray in every image, however bright the image is."""
     values = np.full((8, 8), 150)
     values[0, 0] = top
     for data in (
@@ -131,7 +131,7 @@ def test_the_depths_of_tiff(order: str) -> None:
     gray = np.linspace(0, 65_535, 64).astype(np.uint16).reshape(8, 8)
     expected = np.floor(gray / 65_535 * 255 + 0.5)
     assert np.array_equal(packed(tiff(gray, {}, order))[:, :, 0], expected)
-    if order == "<":  # Pillow knows the other order of white alone
+    if order == "<":  # Pillow supports inverted gray only here
         assert np.array_equal(packed(tiff(gray, {262: 0}))[:, :, 0], 255 - expected)
         twelve = np.frombuffer(b"\xff\xf0\x00" * 32, np.uint8).reshape(8, 12)
         got = packed(tiff(twelve, {256: 8, 258: 12}))
@@ -242,14 +242,14 @@ def test_the_odd_files_of_others(file: Path | None) -> None:
 def test_decoders_say_what_they_say_to_the_pack_alone(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their warnings are in the pack with their rows, the terminal stays clean, and none is an error."""
+    """Decoders' warnings are stored in the pack with their rows, not printed, and never become errors."""
     monkeypatch.setenv("PYTHONWARNINGS", "error")
     whole = encoded(PICTURE, "TIFF", compression="tiff_lzw")
     cut = bytearray(whole)
     cut[200:2000] = bytes(1800)
-    offset = whole.index(struct.pack("<HH", 0x0111, 4))  # of the strips
+    offset = whole.index(struct.pack("<HH", 0x0111, 4))  # entry of the strip offsets
     twice = whole[:offset] + struct.pack("<HH", 0x0100, 4) + whole[offset + 4 :]
-    text = b"II*\0" + struct.pack("<IHHHII", 8, 1, 0x010E, 2, 900, 5000)  # a text that is not there
+    text = b"II*\0" + struct.pack("<IHHHII", 8, 1, 0x010E, 2, 900, 5000)  # points to a missing text
     jpeg = encoded(PICTURE, "JPEG", quality=95, exif=b"Exif\0\0" + text)
     data = encoded(PICTURE, "PNG")
     animated = data[:33] + chunk(b"acTL", struct.pack(">II", 0, 0)) + data[33:]

@@ -1,4 +1,4 @@
-"""Packing on Ray and into remote places gives the bytes of a local pack, and resumes."""
+"""Packing on Ray and into remote stores gives the bytes of a local pack, and resumes."""
 
 import os
 import shutil
@@ -44,7 +44,7 @@ def downloaded(url: str, to: Path) -> dict[str, str]:
 
 
 def check_upload(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pack into `url`, interrupted in the middle of the shards, and compare with a local pack."""
+    """Pack into `url` with an interruption after some shards, resume, and compare with a local pack."""
     sent, send = [], upload.upload_file
 
     def interrupted(path: Path, target: str) -> None:
@@ -72,7 +72,7 @@ def test_a_pack_behind_fsspec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_finished_pack_empties_no_foreign_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same command with another --staging finds the pack finished, and a folder of other things."""
+    """With another --staging, the command finds the pack finished and must not delete that folder's files."""
     asked = options(tmp_path, "memory://packs/kept")
     mine = write_tree(tmp_path / "mine", {"thesis.txt": b"words", ".build/notes": b""})
 
@@ -80,7 +80,7 @@ def test_a_finished_pack_empties_no_foreign_folder(tmp_path: Path, monkeypatch: 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        # Finished there, killed before it has tidied up here.
+        # The upload is finished, but the command is killed before it deletes its local files.
         patched.setattr(upload, "shutil", types.SimpleNamespace(rmtree=stop))
         with pytest.raises(KeyboardInterrupt):
             pack_dataset(asked)
@@ -99,7 +99,7 @@ def test_a_finished_pack_empties_no_foreign_folder(tmp_path: Path, monkeypatch: 
 
 @pytest.fixture
 def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket of moto's S3 server on this machine."""
+    """Yield a bucket of moto's S3 server on this machine."""
     pytest.importorskip("s3fs", reason="S3 needs: pip install '.[s3]'")
     from moto.server import ThreadedMotoServer
 

@@ -1,4 +1,4 @@
-"""JPEGs that decode with a warning are repaired; what lacks pixels is refused; all readers agree."""
+"""JPEGs that decode with a warning are repaired; those that lack pixels are refused; all readers agree."""
 
 import io
 import json
@@ -38,7 +38,7 @@ COPY, REFUSE = ImagePolicy(), ImagePolicy(damaged="quarantine")
 
 
 def reference(data: bytes) -> np.ndarray:
-    """What Pillow makes of the file, or of the file without what is wrong with it."""
+    """Decode the file with Pillow; if Pillow fails, decode the undamaged file instead."""
     try:
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), np.int64)
     except OSError:
@@ -76,7 +76,7 @@ def test_a_profile_in_several_parts_is_copied() -> None:
 
 
 def test_no_image_takes_the_tables_of_another() -> None:
-    """A JPEG without tables of codes has the standard ones, as in motion JPEG, whatever came before it."""
+    """A JPEG without Huffman tables gets the standard ones, as in motion JPEG, whatever came before it."""
     own = encoded(SMOOTH, "JPEG", quality=30, optimize=True)
     without, at = PLAIN, 0
     while (at := without.find(b"\xff\xc4")) >= 0:
@@ -92,7 +92,7 @@ def test_no_image_takes_the_tables_of_another() -> None:
 def test_every_reader_reads_what_is_packed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard_format: str, in_bulk: bool
 ) -> None:
-    """Loader, verification, page and search for copies judge a packed file alike."""
+    """Loader, verification, page and search for copies all accept a packed file."""
     if in_bulk:
         monkeypatch.setattr(packer, "_SMALL_INPUT_BYTES", 0)
     files = {

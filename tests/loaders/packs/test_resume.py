@@ -1,4 +1,4 @@
-"""A packer that is killed at any moment resumes, and ends with the bytes of an uninterrupted run."""
+"""A packer killed at any moment resumes, and its pack has the bytes of an uninterrupted run."""
 
 import json
 import os
@@ -87,7 +87,7 @@ def test_worker_processes_end_with_the_killed_packer(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        for _ in range(4):  # killed with shards in flight
+        for _ in range(4):  # kill while shards are being written
             assert process.stdout.readline()
         children = psutil.Process(process.pid).children(recursive=True)
         assert children
@@ -121,7 +121,7 @@ def test_two_packers_of_one_pack(digits_folder: Path, tmp_path: Path) -> None:
 
 
 def test_two_equal_commands_that_end_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one sees the manifest of the other, which still removes the files of the build."""
+    """One command sees the manifest of the other, which is still removing its build files."""
     from loaders.packs import packer
 
     source, out, write = write_tree(tmp_path / "in", class_tree(1, 3)), tmp_path / "p", packer.write_manifest

@@ -1,4 +1,4 @@
-"""Every kind of source gives the images, the keys and the labels of the same folder."""
+"""Every kind of source gives the same images, keys and labels as a folder of the same images."""
 
 import errno
 import gzip
@@ -31,7 +31,7 @@ def reasons(packed: Pack) -> dict[str, str]:
 
 
 def content(packed: Pack) -> dict[bytes, str | None]:
-    """Class name of every image."""
+    """Return the class name of every image, by its bytes; None for no class."""
     labels = packed.labels.dense(len(packed))
     return {packed.read(r): packed.classes[labels[r]] if labels[r] >= 0 else None for r in range(len(packed))}
 
@@ -171,7 +171,7 @@ def test_lists_keep_numbers_names_and_keys(tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
     path.write_text("file,class,key\na/x.jpg,11,k1\nb/x.jpg,2,k1\nb/y.jpg,-1,../k2.x\n")
     packed = pack(tmp_path / "p", f"train={path}")
-    assert packed.split("train").labels().tolist() == [11, 2, -1]  # no renumbering
+    assert packed.split("train").labels().tolist() == [11, 2, -1]  # classes keep their numbers
     assert len(packed.classes) == 12
     assert [packed.key(r) for r in range(3)] == ["train/k1", "train/k1%2F2", "train/%2E%2E/k2%2Ex"]
     path.write_text("file,class\na/x.jpg,dog\nb/x.jpg,cat\nb/y.jpg,\n")
@@ -223,7 +223,7 @@ def test_tables_of_images(tmp_path: Path) -> None:
     expected = {data: names[int(number)] for data, number in NUMBERED.items()}
     for place, name in enumerate(("t-0.parquet", "t.arrow", "f.arrow", "t-*.parquet")):
         packed = pack(tmp_path / f"p{place}", f"train={tmp_path / name}", shard_size_mb=0.01, workers=2)
-        assert packed.classes == tuple(names)  # the order of the source's own numbers
+        assert packed.classes == tuple(names)  # ordered by the source's class numbers
         assert content(packed) == expected
         assert packed.key(3) == "train/00000003"
     pq.write_table(hugging_face_table(), tmp_path / "u.parquet")
@@ -274,7 +274,7 @@ def test_labels_in_the_order_of_names(tmp_path: Path) -> None:
     "kind", ["labels.csv", "labels.jsonl", "labels.parquet", "list.csv", "table.parquet"]
 )
 def test_whole_numbers_with_a_point_are_numbers(tmp_path: Path, kind: str) -> None:
-    """A table with an empty cell stores 10 as 10.0; as the name of a class it would come before 2."""
+    """With an empty cell a table stores 10 as 10.0; as text, "10.0" would sort before "2.0"."""
     write_tree(tmp_path / "in", {f"{i}.jpg": jpeg(i) for i in range(4)})
     path, labels = tmp_path / kind, [None, 10.0, 2.0, float("nan")]
     if kind == "table.parquet":

@@ -1,4 +1,4 @@
-"""Keys that every reader takes, and the directory of a tar."""
+"""Keys that every reader accepts, and the directory of a tar."""
 
 import io
 import os
@@ -13,14 +13,14 @@ from loaders.packs.sources.naming import file_key, file_stem, folder_key, is_ima
 from loaders.packs.sources.tar_members import list_members
 from tests.loaders.packs.inputs import jpeg, pack, write_tar, write_tree
 
-STRAY_BYTES = st.integers(0xDC80, 0xDCFF).map(chr)  # how Python shows bytes that are no UTF-8
+STRAY_BYTES = st.integers(0xDC80, 0xDCFF).map(chr)  # Python's form of bytes that are not UTF-8
 NAMES = st.text(
     st.characters(exclude_characters="/\0", exclude_categories=["Cs"]) | STRAY_BYTES, min_size=1, max_size=40
 ).filter(lambda name: name not in (".", ".."))
 
 
 def keys_of(names: list[str]) -> list[str]:
-    """The keys of the files of one folder."""
+    """Return the keys of the files of one folder."""
     stems = list(map(file_stem, names))
     return [file_key(name, stems.count(file_stem(name)) > 1) for name in names]
 

@@ -1,4 +1,4 @@
-"""Shards are read by the tools they are made for, with the same labels and the same bytes."""
+"""The libraries for which the shard formats exist read the same labels and the same bytes."""
 
 import importlib.util
 import subprocess
@@ -132,6 +132,6 @@ def test_ffcv_loader_reads_betons(digits_beton_pack: Pack, os_cache: bool) -> No
     rows = shard_rows(pack, shard)
     np.testing.assert_array_equal(labels[:, 0], pack.labels.dense(len(pack))[rows])
     for place in range(0, len(rows), 50):
-        # FFCV asks libjpeg-turbo for its fast DCT.
+        # FFCV uses libjpeg-turbo's fast inverse DCT.
         ours = simplejpeg.decode_jpeg(pack.read(rows[place]), fastdct=True)
         np.testing.assert_array_equal(images[place], ours)

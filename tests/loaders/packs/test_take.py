@@ -1,4 +1,4 @@
-"""A part of a split is a split: the same rows and labels, read by the same loaders."""
+"""A part of a split is itself a split, with the same rows and labels, and works in the same loaders."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""MixUp and CutMix against torchvision's definitions, with torchvision's random numbers replaced by ours."""
+"""MixUp and CutMix equal torchvision's, with torchvision's random numbers replaced by ours."""
 
 import numpy as np
 import pytest

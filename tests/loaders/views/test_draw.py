@@ -50,7 +50,7 @@ def test_jitter_is_distributed_as_torchvisions():
 
 @pytest.mark.parametrize(("fill", "code"), [("noise", NOISE), ("mean", CUTOUT)])
 def test_erased_boxes_are_distributed_as_torchvisions(fill, code):
-    """With shares of up to 1, so that a box often does not fit and is drawn again, or never fits."""
+    """With area fractions up to 1, so that many boxes do not fit and are redrawn, some without success."""
     torch.manual_seed(0)
     image, options = torch.zeros(3, 32, 32), {"scale": (0.02, 1.0), "ratio": (0.3, 3.3)}
     transform = v2.RandomErasing(1.0, **options)
@@ -108,7 +108,7 @@ def test_flips_in_turns_show_every_image_from_both_sides():
     assert stats.binomtest(int(epochs[0].flip.sum()), NUM, 0.5).pvalue > 1e-3
     for first, second in ((0, 1), (1, 2), (2, 3)):
         assert (epochs[first].flip != epochs[second].flip).all()
-        assert (epochs[first].shift != epochs[second].shift).any()  # what else is random stays so
+        assert (epochs[first].shift != epochs[second].shift).any()  # the shift stays random
     assert not draw_many(presets.flipped_in_turns(presets.weak(16, flip_p=0.0)), epoch=1).flip.any()
     mixed = draw(view, 0, np.arange(4), np.zeros(4, np.int64), 0, *(np.full(4, 32),) * 2).flip
     assert mixed.tolist() == [mixed[0], not mixed[0], mixed[0], not mixed[0]]

@@ -1,4 +1,4 @@
-"""The evaluation view as data: what it shows, and how it comes back from a file."""
+"""The evaluation view as data: what it shows, and that it can be read back from a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Policies that no kernel could render are refused where they are written, in one line."""
+"""Policies that no kernel could render are refused when they are created, with one line."""
 
 from math import inf, nan
 
@@ -103,7 +103,7 @@ SHEAR = (Augment("invert"), Augment("shear_y", 0.0, 0.3))
 @pytest.mark.parametrize("flip", [HorizontalFlip(1.0), AlternatingFlip()])
 @pytest.mark.parametrize("warp", [QuarterTurn(1), QuarterTurn(3), RandomAffine(10.0), RandAugment(SHEAR)])
 def test_a_flip_behind_a_warp_is_refused(warp, flip) -> None:
-    """It would be done before the warp, while resizing."""
+    """The kernel would apply such a flip too early: while resizing, which comes before the warp."""
     between = ColorJitter(brightness=0.1)
     with pytest.raises(UserError, match=r"of view x: expected flips before .*; put the flip first") as error:
         ViewPolicy("x", 32, CenterCrop(), (warp, between, flip))

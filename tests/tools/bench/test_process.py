@@ -1,4 +1,4 @@
-"""Processes that a tool watches: none blocks, all end with their children, and each is counted."""
+"""Child processes of a tool: none blocks, all end together with their children, and all times count."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_versions_are_of_what_is_there() -> None:
 def packing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, limit_s: float
 ) -> dict[str, object]:
-    """Measure the plain loop, whose process does something else before."""
+    """Measure the plain loop in a process that first runs the code `before`."""
     source = write_tree(tmp_path / "in", class_tree(1, 2))
     monkeypatch.setattr(bench_packing, "_CHILD", before + bench_packing._CHILD)
     monkeypatch.setattr(bench_packing, "_LIMIT_S", limit_s)

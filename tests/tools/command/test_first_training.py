@@ -1,4 +1,4 @@
-"""Every command that prepares labels names a training that takes its options, as its last line."""
+"""Every command that prepares labels ends with a line that suggests a training with valid options."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_table_is_trained_on(packed: Path, words: str, table: str) -> None:
 def test_images_that_are_learnt_from_are_not_measured_on(
     packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (packed.parent / "all.csv").write_text("row,label\n0,0\n12,1\n")  # 12: the first of `test`
+    (packed.parent / "all.csv").write_text("row,label\n0,0\n12,1\n")  # row 12 is the first of `test`
     done = run_script("tools/labels.py", "import", packed, "--file", packed.parent / "all.csv", "--name", "a")
     assert read_next_line(done.stdout)[1].test_split == ""
     tree = write_tree(tmp_path / "one", class_tree(2, 3, seed=7))

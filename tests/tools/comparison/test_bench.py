@@ -1,4 +1,4 @@
-"""What was measured elsewhere counts as done, where it is of the same comparison."""
+"""Measurements from elsewhere count as done if they belong to the same comparison."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def bench(out: Path) -> Bench:
 def test_measured_elsewhere_is_not_measured_again(tmp_path: Path) -> None:
     comparison = bench(tmp_path)
     comparison.adopt([START_UP, COST, TRAINED], {"barlow": 128})
-    # Neither may run: a run would call None.
+    # Neither may measure again: that would call None, which fails.
     assert comparison.start_up() == 0.5
     cost = comparison.cost("barlow", None, 1)  # type: ignore[arg-type]
     assert cost == Cost(1.5, 0.25, 0.0, 100)
@@ -53,4 +53,4 @@ def test_records_of_another_comparison_are_refused(
     comparison = bench(tmp_path)
     with pytest.raises(UserError, match=message):
         comparison.adopt([START_UP, change], {"barlow": 128})
-    assert comparison.records() == []  # nothing of them was taken over
+    assert comparison.records() == []  # no record was taken over

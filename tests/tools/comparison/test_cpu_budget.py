@@ -1,4 +1,4 @@
-"""Budgets of processor time: what a budget buys, and that processor time is what is counted."""
+"""Budgets of processor time: the steps that a budget allows, and that only processor time counts."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ except cpu_budget.CommandStopped as stopped:
 
 
 def test_processor_time_counts_and_waiting_does_not(tmp_path: Path) -> None:
-    # Forked from a process without threads, which no fork should inherit.
+    # Run in a fork of a process without threads, since forks should not inherit any.
     for name, source in SCRIPTS.items():
         (tmp_path / name).write_text(source)
-    # The clock of a fork starts at zero, so busy.py works for 0.4 s of its own.
+    # The processor clock of a fork starts at zero, so busy.py works for 0.4 s itself.
     ran = run_forked("-c", DRIVER, tmp_path)
     assert ran.returncode == 0, ran.stderr
     busy, idle, wrong, ended, endless, stopped = ran.stdout.splitlines()
@@ -74,7 +74,7 @@ def test_processor_time_counts_and_waiting_does_not(tmp_path: Path) -> None:
     assert ended == f"exit.py failed: exit.py ended with code 3, see {log}"
     _, code, seconds = endless.split()
     assert int(code) == -signal.SIGXCPU
-    assert 0.9 <= float(seconds) < 3.0  # whole seconds are what the system counts
+    assert 0.9 <= float(seconds) < 3.0  # the system counts whole seconds
     assert stopped.startswith("stopped ")
     assert "about to fail" in log.read_text()
     assert "ValueError: no such thing" in log.read_text()

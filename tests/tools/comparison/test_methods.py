@@ -1,4 +1,4 @@
-"""Settings of the comparison: every command is one that its recipe accepts."""
+"""Settings of the comparison: each recipe accepts its command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records: a stage that is done is not done again."""
+"""Records: a finished stage is not repeated."""
 
 from __future__ import annotations
 

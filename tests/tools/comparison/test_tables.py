@@ -1,4 +1,4 @@
-"""Tables from records: means over seeds, the best of a column, gaps where nothing was measured."""
+"""Tables from records: means over seeds, the best value of a column, and gaps for missing measurements."""
 
 from __future__ import annotations
 

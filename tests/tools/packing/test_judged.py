@@ -1,4 +1,4 @@
-"""Labels of a pack judged by features that a network left: in the terminal, and on the page."""
+"""Labels of a pack judged by stored features of a network, in the terminal and on the page."""
 
 import io
 import re
@@ -19,7 +19,7 @@ from tools.packing.inspect import inspect_pack
 
 
 class Colours(torch.nn.Module):
-    """Mean colours as features."""
+    """A network whose features are the mean colours."""
 
     def forward(self, x):
         return 3 + x.mean((2, 3))

@@ -1,4 +1,4 @@
-"""What stands out of a pack: mean gray values of evenly spaced images, and where outliers begin."""
+"""Outliers of a pack: mean gray values of evenly spaced images, and the limits for outliers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The peer's file is run as it lies there, on a processor; a stand-in has what the adapter touches."""
+"""The adapter runs the peer's file unchanged, on a processor; a stand-in has all that the adapter uses."""
 
 from __future__ import annotations
 

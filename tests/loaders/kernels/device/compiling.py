@@ -1,4 +1,4 @@
-"""Compiles the device kernels for GPUs that are not there; run as a program, without Triton's interpreter.
+"""Compile the device kernels for GPUs that this machine may lack; a program, without Triton's interpreter.
 
 usage: compiling.py KERNEL[:OUT[:FLAGS]] ... TARGET ...; prints a line of JSON per binary.
 """
@@ -36,7 +36,7 @@ FLAGS = {
 
 
 def every_specialisation() -> list[str]:
-    """Return `KERNEL:OUT:FLAGS` of all that a loader can ask for."""
+    """Return `KERNEL:OUT:FLAGS` of all specialisations that loaders can use."""
     two = ("00", "01", "10", "11")
     found = [f"across:float32:{flags}{rounded}" for flags in two for rounded in "01"]
     for out in OUTS:
@@ -74,7 +74,7 @@ def compiled(kernel: str, out: str, flags: str, capability: int) -> dict[str, ob
 
 
 def main() -> None:
-    """Compile what the command line names."""
+    """Compile the kernels that the command line names."""
     wanted = [name for name in sys.argv[1:] if not name.isdigit()] or every_specialisation()
     for capability in [int(name) for name in sys.argv[1:] if name.isdigit()] or [80, 90]:
         for name in wanted:

@@ -1,4 +1,4 @@
-"""One batch of views by the device kernels, and the same by the cpu backend's."""
+"""Render one batch of views with the device kernels, and with those of the cpu backend."""
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ def parameters(images, view, seed=3):
 
 
 def on_device(images, view, drawn, dtype=torch.float32, channels_last=False, interleaved=False):
-    """Return [B, 3, R, R] on the host, and how many kernels were launched."""
+    """Render with the device kernels; return [B, 3, R, R] on the host, and the number of launches."""
     cubic, side = view.interpolation == "bicubic", view.resolution
     held = [
         torch.from_numpy(image if interleaved else np.ascontiguousarray(image.transpose(2, 0, 1))).to(DEVICE)
@@ -45,7 +45,7 @@ def on_device(images, view, drawn, dtype=torch.float32, channels_last=False, int
 
 
 def on_host(images, view, drawn, dtype=torch.float32):
-    """Return the cpu backend's [B, 3, R, R]."""
+    """Render with the cpu backend's kernels; return [B, 3, R, R]."""
     cubic, side = view.interpolation == "bicubic", view.resolution
     heights, widths = sides(images)
     planes = np.concatenate([*(image.transpose(2, 0, 1).ravel() for image in images), np.zeros(64, np.uint8)])

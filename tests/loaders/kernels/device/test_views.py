@@ -1,4 +1,4 @@
-"""The device kernels beside the cpu backend's, in Triton's interpreter or, where there is one, on a GPU."""
+"""The device kernels equal the cpu backend's, in Triton's interpreter or, if there is one, on a GPU."""
 
 import dataclasses
 import json
@@ -37,8 +37,9 @@ from tests.loaders.kernels.device.drawing import on_device, on_host, parameters
 
 CROP = presets.crop_flip(24, normalize=None)
 BICUBIC = dataclasses.replace(presets.evaluation(40), interpolation="bicubic", normalize=None)
-CLOSE, FEW = 0.01 / 255, 0.001  # the largest difference, and the share of pixels that may differ by more
-# where a value may fall on the other side of a step
+# The largest difference, and the share of pixels that may differ by more, in operations with a step, where a
+# value may fall on the other side of the step.
+CLOSE, FEW = 0.01 / 255, 0.001
 STEPS = {"posterize", "solarize", "equalize", "rotate", "shear_x", "shear_y", "affine", "fixmatch", "gentle",
          "barlow_b", "translate_x", "translate_y", "jitter"}  # fmt: skip
 
@@ -124,7 +125,7 @@ def test_the_numbers_of_a_view_are_about_200_bytes(photos):
 
 @pytest.mark.parametrize("number", [0, pytest.param(4, marks=pytest.mark.slow)])
 def test_tiles_are_standardised_as_in_double_precision(number, photos):
-    """Dark tiles of little contrast too: their deviation is small beside their distance from any constant."""
+    """Even dark tiles of low contrast, whose deviation is much smaller than their values."""
     view = presets.tiles(12, 14)[number]
     unscaled = dataclasses.replace(view, normalize=None)
     drawn = parameters(photos, view)
@@ -155,7 +156,7 @@ def test_every_dtype_and_layout_holds_the_same_pixels(dtype, tolerance, interlea
 
 
 def test_odd_images_are_the_cpu_backends():
-    """One row, one column, one pixel, one colour: filters that reach nothing, statistics of nothing."""
+    """Images of one row, column, pixel or colour, where filters have no neighbours and spreads are 0."""
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in [(1, 40), (40, 1), (1, 1), (3, 200)]]
     images.append(np.full((20, 20, 3), 9, np.uint8))
@@ -167,7 +168,7 @@ def test_odd_images_are_the_cpu_backends():
 
 @pytest.mark.slow
 def test_a_view_is_the_same_in_any_company(photos):
-    """Sums go block by block in their order: neither the other views nor their number change a byte."""
+    """Sums are formed in a fixed order of blocks, so other views in the batch do not change a byte."""
     view = plain(VIEWS["fixmatch"])
     whole, _ = on_device(photos[:6], view, parameters(photos[:6], view))
     drawn = parameters(photos[:6], view)

@@ -1,4 +1,4 @@
-"""Damage that hypothesis chooses."""
+"""Damage a file in ways that hypothesis chooses."""
 
 from __future__ import annotations
 

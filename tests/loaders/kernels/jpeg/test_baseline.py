@@ -1,4 +1,4 @@
-"""Our own decoding of JPEGs of the usual kind, against libjpeg-turbo: the same bytes, or left to it."""
+"""Our decoder of baseline JPEGs gives the same bytes as libjpeg-turbo, or leaves the file to it."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ EDGE = 64
 
 
 BASE = make_baseline()
-NO_DECOMPRESSOR = 0  # so that what our own code leaves to libjpeg-turbo fails
+NO_DECOMPRESSOR = 0  # so that files left to libjpeg-turbo fail
 
 
 def decoded(
     data: bytes, height: int, width: int, region: tuple[int, ...] | None = None
 ) -> NDArray[np.uint8] | None:
-    """Return uint8 [3, H, W] of a region, None where the file is left to libjpeg-turbo."""
+    """Decode a region to uint8 [3, H, W]; None if the file is left to libjpeg-turbo."""
     place = region or (0, 0, height, width)
     size, whole = 3 * place[2] * place[3], 3 * height * width
     planes = np.full(EDGE + whole + EDGE, 7, np.uint8)
@@ -54,7 +54,7 @@ def decoded(
 
 
 def expected(data: bytes) -> NDArray[np.uint8]:
-    """Return uint8 [3, H, W] of all of a file, as libjpeg-turbo decodes it."""
+    """Decode a whole file with libjpeg-turbo to uint8 [3, H, W]."""
     return simplejpeg.decode_jpeg(data, "RGB").transpose(2, 0, 1)
 
 
@@ -94,7 +94,7 @@ def test_a_region_has_the_pixels_of_the_whole(subsampling: str) -> None:
 
 
 def test_tables_of_its_own_and_many_coefficients() -> None:
-    """Codes of sixteen bits, magnitudes that do not fit into a look-up, and blocks without an end."""
+    """Codes of 16 bits, magnitudes beyond the look-up table, and blocks without an end-of-block code."""
     for seed, picture in enumerate([noise(64, 80), pixels(1, 200, 300), noise(31, 45) // 128 * 255]):
         for quality in (30, 95, 100):
             file = io.BytesIO()
@@ -136,7 +136,7 @@ def test_what_is_not_of_the_usual_kind_is_left_to_libjpeg_turbo() -> None:
 
 
 def warns(data: bytes) -> bool:
-    """Whether libjpeg-turbo finds anything to say against a file."""
+    """Return whether libjpeg-turbo warns about a file."""
     try:
         simplejpeg.decode_jpeg(data, "RGB", strict=True)
     except ValueError:
@@ -156,7 +156,7 @@ def test_of_a_damaged_file_either_the_pixels_are_those_of_libjpeg_turbo_or_it_is
     found = decoded(bytes(file), 40, 56)
     if found is not None:
         assert not warns(bytes(file))
-        if all(table in file for table in tables):  # larger steps bring values that no sum of 16 bits holds
+        if all(table in file for table in tables):  # larger quantisation steps would overflow 16 bits
             np.testing.assert_array_equal(found, expected(bytes(file)))
 
 
@@ -167,7 +167,7 @@ def test_the_order_of_coefficients_is_that_of_the_standard() -> None:
 
 
 def plain_transform(coefficients: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the inverse cosine transform of [8, 8], moved by 128, in float64."""
+    """Return the inverse cosine transform of [8, 8] plus 128, in float64."""
     x, u = np.arange(8)[:, None], np.arange(8)[None]
     basis = np.cos((2 * x + 1) * u * np.pi / 16) * np.where(u == 0, np.sqrt(0.125), 0.5)
     return basis @ coefficients @ basis.T + 128

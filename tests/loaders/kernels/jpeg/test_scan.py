@@ -1,4 +1,4 @@
-"""The check that a JPEG is beyond doubt a whole baseline file, against libjpeg-turbo's word."""
+"""The check that a JPEG is certainly an intact baseline file, compared with libjpeg-turbo's verdict."""
 
 import io
 
@@ -25,7 +25,7 @@ def scanned(files: list[bytes], tables: ScanTables | None = None) -> np.ndarray:
 
 
 def is_whole(data: bytes) -> bool:
-    """libjpeg-turbo's word: no error and no warning."""
+    """Return libjpeg-turbo's verdict: whether it has neither errors nor warnings."""
     try:
         simplejpeg.decode_jpeg(data)
     except ValueError:
@@ -43,7 +43,7 @@ def test_usual_files_are_clean() -> None:
     files += [encoded(Image.fromarray(pixels(i)), "JPEG") for i in range(3)]
     files += [simplejpeg.encode_jpeg(noise[:, :, :1].copy(), 90, "gray", "gray") for _ in range(2)]
     tables = ScanTables()
-    scanned(files, tables)  # the first sight of a Huffman table only notes it
+    scanned(files, tables)  # the first time, Huffman tables are only noted
     facts = scanned(files, tables)
     assert (facts[:, CLEAN] == 1).all()
     sizes = [Image.open(io.BytesIO(file)).size for file in files]
@@ -54,7 +54,7 @@ def test_huffman_tables_of_their_own() -> None:
     files = [encoded(Image.fromarray(pixels(i, 90, 90)), "JPEG", optimize=True) for i in range(4)]
     tables = ScanTables()
     for file in files:
-        assert scanned([file], tables)[0, CLEAN] == 0  # never seen before, and small: left to libjpeg
+        assert scanned([file], tables)[0, CLEAN] == 0  # small, with new tables: left to libjpeg
         assert scanned([file], tables)[0, CLEAN] == 1
     assert scanned([file[:-40] + b"\xff\xd9"], tables)[0, CLEAN] == 0
     large = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Reading many files in one call, against the operating system."""
+"""Reading many files in one call gives what single reads by the operating system give."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Shrinking by a Hamming filter, against the filter written out and against Pillow."""
+"""Shrinking by a Hamming filter equals the filter written out, and Pillow."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_shrinking_is_the_filter_and_rounds_once(size: tuple[int, int], to: tupl
     got = shrink_hamming(noise, *to)
     rows, columns = hamming_matrix(size[0], to[0]), hamming_matrix(size[1], to[1])
     exact = np.einsum("yh,hwc,xw->yxc", rows, noise.astype(float), columns, optimize=True)
-    assert np.abs(got - exact).max() < 0.55  # a weight is a multiple of 2^-16
+    assert np.abs(got - exact).max() < 0.55  # weights are rounded to multiples of 2^-16
     pillow = np.asarray(Image.fromarray(noise).resize(to[::-1], Image.Resampling.HAMMING))
     assert np.abs(got.astype(int) - pillow).max() <= 1
     assert got.flags.c_contiguous

@@ -1,4 +1,4 @@
-"""One view of one decoded image, straight from the kernel."""
+"""Render one view of one decoded image by calling the kernel directly."""
 
 import numpy as np
 

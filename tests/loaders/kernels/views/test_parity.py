@@ -1,4 +1,4 @@
-"""The kernels against torchvision's v2 operations on the same parameters, in units of 1/255."""
+"""The kernels equal torchvision's v2 operations on the same parameters; differences are in units of 1/255."""
 
 import dataclasses
 
@@ -42,7 +42,7 @@ EDGE_CASES = {
 }
 
 BASE = presets.crop_flip(48)
-# mean and largest difference allowed, of 255; the table of docs/views.md repeats them
+# View, and mean and largest difference allowed, in units of 1/255; the table of docs/views.md repeats them.
 TOLERANCES = {
     "bilinear": (BASE, 0.001, 0.05),
     "bicubic": (dataclasses.replace(BASE, interpolation="bicubic"), 0.001, 0.05),
@@ -107,7 +107,7 @@ def test_evaluation_view_equals_resize_and_centre_crop(photos):
     short = min(image.shape[:2])
     crop = round(short * 0.875)
     expected = functional.resize(functional.center_crop(x, [crop, crop]), [64, 64], antialias=True).numpy()
-    # Half a source pixel may lie between the two centres.
+    # The two centres may be half a source pixel apart.
     assert np.abs(render(image, policy, parameters) - expected).mean() < 6.0
 
 
@@ -143,7 +143,7 @@ def test_reflected_shift_equals_padding_and_cropping(photos):
 @pytest.mark.parametrize("side", [32, 37, 96])
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 def test_a_crop_without_a_change_of_scale_is_exact(photos, side, flip):
-    """Copied, not resampled: whole vectors, reversed ones and what is left of a row."""
+    """Pixels are copied, not resampled: in whole vectors, reversed vectors, and the rest of a row."""
     policy = presets.weak(side, flip_p=flip)
     large = next(photo for photo in photos if min(photo.shape[:2]) >= 96)
     image = np.ascontiguousarray(large[:side, :side])
@@ -158,7 +158,7 @@ def test_a_crop_without_a_change_of_scale_is_exact(photos, side, flip):
 
 
 def test_erasing_touches_its_box_alone_and_the_mean_is_0_once_normalised(photo_pack):
-    """Through a loader, whose second and third view share the first one's crop; noise has every value."""
+    """Tested through a loader whose views share one crop; "noise" fills with every value equally often."""
     plain, split = presets.crop_flip(96), photo_pack.split("train")
     views = [plain]
     for fill in ("mean", "noise"):
@@ -178,6 +178,6 @@ def test_erasing_touches_its_box_alone_and_the_mean_is_0_once_normalised(photo_p
     torch.testing.assert_close(mean[~inside], whole[~inside], rtol=0, atol=0)
     assert mean[inside].abs().max() < 1e-5
     counts = np.bincount(rendered["uint8"][2][inside].numpy(), minlength=256)
-    # Rounding to 0 ... 255 gives the two ends half of a share each.
+    # Rounding gives the values 0 and 255 half the probability of the others.
     expected = np.r_[0.5, np.ones(254), 0.5] * counts.sum() / 255
     assert stats.chisquare(counts, expected).pvalue > 1e-3

@@ -1,4 +1,4 @@
-"""RandAugment's operations and the other warps against torchvision's, on views that need no resampling."""
+"""RandAugment's operations and the other warps equal torchvision's, on views that need no resampling."""
 
 import math
 
@@ -29,7 +29,7 @@ def shear(x, horizontal, vertical):
     return affine(x, shear=degrees, center=[0, 0])
 
 
-# operation, argument, torchvision's result on uint8, largest difference, share of pixels that may differ more
+# Argument, torchvision's result on uint8, largest difference, and share of pixels that may differ by more.
 CASES = {
     "autocontrast": (0.0, lambda x, v: functional.autocontrast(x), 1.0, 0.0),
     "brightness": (0.4, functional.adjust_brightness, 1.0, 0.0),
@@ -119,7 +119,7 @@ def test_cutout_fills_a_square_and_nothing_else(photos):
         np.testing.assert_allclose(render(image, policy, p), expected, atol=1e-3)
         areas.append((bottom - top) * (right - left))
     assert max(areas) == (SIDE // 2) ** 2
-    assert min(areas) < (SIDE // 2) ** 2  # some are cut off at the border
+    assert min(areas) < (SIDE // 2) ** 2  # the border cuts off some boxes
 
 
 def test_randaugment_draws_every_operation_equally_often():

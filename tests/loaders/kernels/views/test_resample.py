@@ -1,4 +1,4 @@
-"""The ways to resample, whatever the machine prefers, against plain sums."""
+"""All methods of resampling, not only the one that is fastest on this machine, equal plain sums."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def test_both_forms_of_shrinking_agree_with_plain_sums(members, cubic, flip, wid
     most = table_taps(box[1] / resolution, cubic)
     first = np.zeros(padded, np.int32)
     weights = np.full(most * padded, np.nan, np.float32)
-    start, length = map(float, box)  # of one type: each costs three seconds to compile
+    start, length = map(float, box)  # one type, as each takes three seconds to compile
     taps = fill(start, length, width, resolution, 0, flip, cubic, first, weights, np.zeros((3, padded)))
     left = int(first[:resolution].min())
     count = min(int(first[:resolution].max()) + taps, width) - left
@@ -84,7 +84,7 @@ def test_both_forms_of_shrinking_agree_with_plain_sums(members, cubic, flip, wid
     for form in found:
         rows = form[:, : members * resolution].reshape(3, members, resolution)
         np.testing.assert_allclose(rows, expected, atol=2e-3)
-        assert (form[:, members * resolution + LANES :] == -1).all()  # nothing far behind is written
+        assert (form[:, members * resolution + LANES :] == -1).all()  # nothing beyond the padding is written
 
 
 @kernel
@@ -99,7 +99,7 @@ def resample(planes, region, box, window, shift, flip, cubic, resolution, scratc
 
 
 def axis_table(start, length, size, resolution, shift, flip, cubic):
-    """Return what each output takes of each source pixel, float64 [resolution, size]."""
+    """Return the weight of each source pixel in each output pixel, float64 [resolution, size]."""
     padded = -(-resolution // LANES) * LANES
     start, length = float(start), float(length)
     most = table_taps(length / resolution, cubic)
@@ -117,10 +117,10 @@ def axis_table(start, length, size, resolution, shift, flip, cubic):
     [
         ((40, 50), (3, 5, 30, 33.5), 96, (0, 0), True, WIDEN),
         ((40, 50), (0, 0, 40, 50), 53, (0, 0), False, WIDEN),
-        ((90, 30), (1, 2, 80, 25), 40, (0, 0), True, WIDEN),  # lower, and no narrower
-        ((40, 50), (3, 5, 30, 33), 40, (-9, 7), False, WIDEN),  # moved, with reflected borders
+        ((90, 30), (1, 2, 80, 25), 40, (0, 0), True, WIDEN),  # reduces the height, but not the width
+        ((40, 50), (3, 5, 30, 33), 40, (-9, 7), False, WIDEN),  # shifted, with reflected borders
         ((3, 1), (0, 0, 3, 1), 17, (0, 0), True, WIDEN),
-        ((700, 30), (0, 2, 700, 25), 40, (0, 0), False, SHRINK),  # more rows at a time than are kept
+        ((700, 30), (0, 2, 700, 25), 40, (0, 0), False, SHRINK),  # more rows at a time than the buffer holds
         ((60, 90), (0, 2, 50, 85), 50, (0, 0), True, SHRINK),
         ((60, 90), (4, 2, 50, 50), 50, (3, -2), True, COPY),
     ],

@@ -1,4 +1,4 @@
-"""Views that are resized in whole bytes, against Pillow."""
+"""Views that are resized with rounding to whole bytes equal Pillow's."""
 
 import dataclasses
 
@@ -18,10 +18,10 @@ from tools.views.oracle import torchvision_view
 @pytest.mark.parametrize("filter_", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(("short_side", "side"), [(73, 64), (40, 40), (41, 17), (150, 120), (20, 20)])
 def test_a_rounded_view_is_pillows_to_the_last_bit(short_side, side, filter_, photos):
-    """Stock evaluation of timm and torchvision: the whole image resized by Pillow, cut, and mirrored.
+    """The usual evaluation of timm and torchvision: the whole image resized by Pillow, cropped, and mirrored.
 
-    Pillow 13 takes columns first where an image is more than twice as high as wide, Pillow before never did:
-    such an image is resized in two calls here.
+    If an image is more than twice as high as wide, Pillow 13 resizes columns first, unlike earlier versions.
+    So the test resizes such an image in two calls.
     """
     plain = ViewPolicy("stock", side, ResizedCenterCrop(short_side), interpolation=filter_)
     mirrored = dataclasses.replace(plain, operations=(HorizontalFlip(1.0),))

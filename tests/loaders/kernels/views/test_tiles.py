@@ -1,4 +1,4 @@
-"""Views that share a crop: the turns of RotNet and the tiles of puzzles."""
+"""Views that share a crop: the rotations of RotNet and the tiles of jigsaw puzzles."""
 
 import dataclasses
 

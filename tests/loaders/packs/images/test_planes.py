@@ -1,4 +1,4 @@
-"""Shrinking a JPEG in its own planes: as good as by way of RGB, and always to the same bytes."""
+"""Shrinking a JPEG in its colour planes: as good as in RGB, and always with the same bytes as result."""
 
 import threading
 
@@ -15,7 +15,7 @@ from tests.loaders.packs.inputs import encoded
 
 
 def picture(height: int, width: int) -> np.ndarray:
-    """Colours that change smoothly and at edges, so that planes that do not lie on each other are seen."""
+    """Draw colours that change smoothly and at edges, so that a shift between colour planes would show."""
     y, x = np.mgrid[:height, :width].astype(np.float64)
     channels = [np.sin(x / 19 + y / 31), np.cos(y / 17 - x / 23), np.sign(np.sin((x + 2 * y) / 40))]
     return np.clip(128 + 90 * np.stack(channels, axis=-1), 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Shares are kept class by class, copies stay together, and nothing but contents and the seed decides."""
+"""A division keeps shares in every class and copies together; only contents and the seed decide it."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Labels that come later find their images by the names of files, and may bring classes of their own."""
+"""Labels that are added later find their images by file name, and may add new classes."""
 
 import re
 import sys
@@ -113,7 +113,7 @@ def test_new_classes_come_behind_the_old(packed: Pack, tmp_path: Path, monkeypat
     assert dict(zip(table.row.tolist(), table.label.tolist(), strict=True)) == {0: 1, 5: 2, 6: 3}
     opened.labels.join(opened.checked_labels(LabelTable.read(packed.path / "labels/few.parquet")))
     assert verify_pack(packed.path, 1) == []
-    # What is appended later finds these classes and adds its own.
+    # Images appended later use these classes and add new ones.
     write_tree(tmp_path / "yet", {"owl/a.jpg": jpeg(70), "yak/a.jpg": jpeg(71)})
     append_to_pack(PackOptions(parse_splits([f"yet={tmp_path / 'yet'}"]), packed.path, workers=1))
     again = open_pack(packed.path)

@@ -1,4 +1,4 @@
-"""Shared rows and copies, against sets of hashes; refusals name the split and the numbers."""
+"""Shared rows and copies equal those found by sets of hashes; refusals name the split and the numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.loaders.packs.inputs import class_tree, jpeg, pack, write_tree
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Pack:
-    """12 images to train on; `test` has 6 of its own, `seen` 2 of its own and 2 copies of the first."""
+    """`train` has 12 images, `test` 6 others, `seen` 2 others and copies of 2 images of `train`."""
     folder = tmp_path_factory.mktemp("leaks")
     write_tree(folder / "train", class_tree(2, 6))
     write_tree(folder / "test", class_tree(2, 3, seed=500))
@@ -34,7 +34,7 @@ def test_rows_and_copies_are_told_apart(packed: Pack) -> None:
         own, copies = shared_rows(packed, rows, split)
         assert own.tolist() == [row in inside for row in rows]
         assert copies.tolist() == [row not in inside and hashes[row] in contents for row in rows]
-    pool = packed.pool(("train", "seen")).take(np.array([0, 3, 13]))  # ranges that do not touch
+    pool = packed.pool(("train", "seen")).take(np.array([0, 3, 13]))  # rows that are not adjacent
     own, _ = shared_rows(packed, rows, pool)
     assert np.array_equal(rows[own], pool.rows(np.arange(3)))
 
@@ -46,7 +46,7 @@ def test_hashes_are_found_in_blocks_and_compared_whole(packed: Pack, monkeypatch
     held = packed.split("test")
     known = packed.columns.content_hash[held.rows(np.arange(len(held)))]
     other = known.copy()
-    other[:, 1] ^= np.uint64(1)  # the first half alone is no equality
+    other[:, 1] ^= np.uint64(1)  # equal in the first half only
     assert _Contents(held).hold(known).all()
     assert not _Contents(held).hold(other).any()
 
@@ -56,7 +56,7 @@ def test_another_pack_shares_content_but_no_rows(packed: Pack, tmp_path: Path) -
     other = pack(tmp_path / "p", f"test={tmp_path / 'in'}")
     leak = find_leak(packed, np.arange(len(packed)), other.split("test"))
     assert leak is not None
-    assert (leak.num_rows, leak.num_copies) == (0, 2)  # in `train` and in `seen`
+    assert (leak.num_rows, leak.num_copies) == (0, 2)  # one copy in `train` and one in `seen`
 
 
 def test_a_leak_is_refused_by_name_and_number_or_named(packed: Pack) -> None:

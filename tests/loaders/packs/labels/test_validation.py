@@ -1,4 +1,4 @@
-"""What is set aside to measure on while training: how many of each class, and that nobody trains on it."""
+"""Images set aside for validation: how many of each class, and that no training uses them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def divide(pack: Pack, labels: LabelTable | None = None, **changes: Any) -> Divi
 
 
 def of_pack(run: Path, pack: Pack) -> None:
-    """Say of a run folder that its run was made on a pack."""
+    """Mark a run folder as one of a run on a pack."""
     (run / "config.json").write_text(json.dumps({"config": {"pack": str(pack.path)}}))
 
 
@@ -122,7 +122,7 @@ def test_a_split_can_be_named_and_is_not_trained_on(pack: Pack) -> None:
 
 
 def test_copies_of_test_images_are_not_chosen_on(digits_folder: Path, tmp_path: Path) -> None:
-    """Two of the three images of each class in `val` have the bytes of images in `test`."""
+    """Two of the three images of each class in `val` are copies of images in `test`."""
     pack = pack_of(digits_folder, tmp_path, "val", first_held=31)
     found = divide(pack)
     assert (found.validation, len(found.training)) == (None, 40)
@@ -155,7 +155,7 @@ def test_a_table_can_be_used_again(pack: Pack, digits_pack: Pack, tmp_path: Path
 def test_what_a_start_set_aside_in_another_pack_or_to_be_tested_says_nothing_here(
     pack: Pack, tmp_path: Path
 ) -> None:
-    """Its rows would be other images, with labels that are not theirs."""
+    """The rows of another pack stand for other images."""
     run = tmp_path / "run"
     known = training_labels(pack, "train", None, 0)
     known.of_rows(known.row[:5]).write(run / SET_ASIDE_PATH)

@@ -1,4 +1,4 @@
-"""Checksums of rows, against zlib's."""
+"""Checksums of rows equal zlib's."""
 
 import zlib
 
@@ -8,9 +8,9 @@ import pytest
 from loaders.packs.shards.checksum import crc32_all
 
 
-@pytest.mark.parametrize("first", [0, 1, 9])  # on a machine word, and not
+@pytest.mark.parametrize("first", [0, 1, 9])  # aligned to a machine word, and not
 def test_crc32_of_rows_is_that_of_zlib(first: int) -> None:
-    """Rows of two maps, taken in turns from one and the other."""
+    """The rows alternate between two memory maps."""
     sizes = np.array([*range(300), 4093, 65_536])
     maps = [
         np.frombuffer(np.random.default_rng(i).bytes(first + int(sizes.sum())), np.uint8) for i in range(2)

@@ -1,4 +1,4 @@
-"""Folders and lists of images on the web, whether the server says how large its files are or not."""
+"""Folders and lists of images on the web, on servers that state the sizes of files and on others."""
 
 import threading
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ FILES = class_tree(2, 6) | {"c0/empty.jpg": b"", "c1/big.jpg": jpeg(3, 200, 300)
 
 
 class Site(SimpleHTTPRequestHandler):
-    """Lists folders as pages of links, which name no sizes."""
+    """A server that lists folders as pages of links, without sizes."""
 
     says_sizes = True
 
@@ -27,14 +27,14 @@ class Site(SimpleHTTPRequestHandler):
 
 
 class Unsized(Site):
-    """Ends an answer by closing the connection, as some servers do."""
+    """A server that ends an answer by closing the connection, as some do."""
 
     says_sizes = False
 
 
 @pytest.fixture(params=[Site, Unsized])
 def site(request, tmp_path: Path) -> Iterator[str]:
-    """The address of a web site that shows the folder `in`."""
+    """Serve the folder `in`; yield its address."""
     write_tree(tmp_path / "in", FILES)
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(request.param, directory=tmp_path))
     server.daemon_threads = True

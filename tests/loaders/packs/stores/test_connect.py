@@ -1,4 +1,4 @@
-"""What a store raises, on the way to it or on the way back, ends in one line of whoever asked."""
+"""Errors of a store, when connecting or when reading, become one line of the command that uses it."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.loaders.packs.inputs import class_tree, pack, write_tar
 
 
 class NoCredentialsError(Exception):
-    """As botocore's, which is no OSError."""
+    """Named like botocore's error, which is not an OSError."""
 
 
 class Refusing:
@@ -35,7 +35,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 def test_packing_without_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     refuse(monkeypatch, NoCredentialsError("Unable to locate credentials"))
     source = f"s3://bucket/{path}"
-    if path == "list.csv":  # a list of this machine, of files in the store
+    if path == "list.csv":  # a local list of files in the store
         (tmp_path / "list.csv").write_text("path\ns3://bucket/1.jpg\n")
         source = str(tmp_path / "list.csv")
     with pytest.raises(UserError, match=r"^s3://bucket/\S+: expected credentials for this store, found none"):
