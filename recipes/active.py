@@ -43,7 +43,7 @@ Strategy = Literal["cluster_margin", "margin", "k_centre", "random"]
 
 @dataclass(frozen=True, kw_only=True)
 class Config(PackConfig, ForwardConfig):
-    """Choose images to be labelled, or turn given labels into a table."""
+    """Choose images to label, or turn given labels into a table."""
 
     out: Path
     """Folder for the request and the labels."""
@@ -136,7 +136,7 @@ COLUMNS = ("row", "key", "cluster", "margin", "guess", "label")
 
 @dataclass(frozen=True)
 class Request:
-    """Images to be labelled, in the order of their rows.
+    """Images to label, sorted by row.
 
     Attributes:
         row: int64 [M], rows of the pack.

@@ -5,7 +5,7 @@ Example:
         --resolution 96 --epochs 100 --batch-size 512 --out runs/barlow
 
 Source: Zbontar, Jing, Misra, LeCun, Deny 2021, "Barlow Twins: Self-Supervised Learning via Redundancy
-Reduction" (arXiv 2103.03230), and the authors' published code for what the text leaves open.
+Reduction" (arXiv 2103.03230), and the authors' published code for details that the paper leaves open.
 
 The algorithm is in `BarlowTwins.training_step`, its loss in `engine.objectives.barlow`.
 """
@@ -38,7 +38,7 @@ class Config(StartConfig):
     flip_p: float = 0.5
     """Probability of a horizontal flip; use 0 where left and right carry meaning. Paper: 0.5."""
     max_sigma: float = 2.0
-    """Largest standard deviation of the blur in pixels; less for smaller views. Authors' code: 2 at 224."""
+    """Largest standard deviation of the blur in pixels; smaller views need less. Authors' code: 2 at 224."""
     epochs: Count = 1000
     """Passes over the split. Paper: 1000."""
     batch_size: Count = 2048

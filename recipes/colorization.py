@@ -53,7 +53,7 @@ class Config(RunConfig):
     lr_milestones: tuple[float, ...] = (6.2, 11.7)
     """Epochs after which the learning rate falls. Paper: these epochs, as 200,000 and 375,000 steps."""
     lr_decay: float = 0.32
-    """Factor by which each milestone multiplies the learning rate. Paper: to 0.00001 and 0.000003."""
+    """Factor by which each milestone multiplies the learning rate. Paper: 0.00001, then 0.000003."""
     weight_decay: float = 1e-3
     """Weight decay of all parameters. Paper: 0.001."""
 

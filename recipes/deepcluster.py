@@ -5,7 +5,7 @@ Example:
         --resolution 96 --hidden --num-clusters 1000 --epochs 100 --out runs/deepcluster
 
 Source: Caron, Bojanowski, Joulin, Douze 2018, "Deep Clustering for Unsupervised Learning of Visual
-Features" (arXiv 1807.05520), and the authors' published code for what the text leaves open.
+Features" (arXiv 1807.05520), and the authors' published code for details that the paper leaves open.
 
 The algorithm is in `DeepCluster.begin_epoch` and `training_step`; the clusters come from
 `engine.labels.clusters`, the loss is in `engine.objectives.deepcluster`.
@@ -151,7 +151,7 @@ class DeepCluster(Recipe):
         return assignment, (float(to_last), float(to_labels))
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
-        """Classify the cluster of each image, with equal weight for every cluster (equation 1)."""
+        """Predict the cluster of each image, with equal weight for every cluster (equation 1)."""
         z = self.clustered(batch.views[0])
         logits = self.classifier(torch.relu(z) if self.config.hidden else z)
         terms = deepcluster_loss(logits, self.assignment[batch.index], self.weights)

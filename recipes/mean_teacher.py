@@ -39,8 +39,8 @@ class Config(SemiConfig):
     consistency: Distance = "mse"
     """Distance between the class probabilities of student and teacher. Paper: mse; kl on ImageNet."""
     consistency_weight: float = 100.0
-    """Weight of the consistency loss after its ramp, beside a cross-entropy divided by the number of all
-    images of the step. Authors' code: 100 for mse, 10 for kl; as a rule, from the number of classes to its
+    """Weight of the consistency loss after its ramp; the cross-entropy is divided by the number of all images
+    of the step. Authors' code: 100 for mse, 10 for kl; as a rule, from the number of classes to its
     square for mse, and from 1 to 10 for kl."""
     ramp_epochs: float = 5.0
     """Epochs over which --consistency-weight ramps up as exp(-5 (1 - t)^2). Authors' code: 5."""

@@ -89,7 +89,7 @@ class Config(PackConfig, PresetOptions):
     progress: bool = True
     """Show progress."""
     loader: LoaderField = DEFAULT_LOADER
-    """How the loaders work."""
+    """Options of the data loaders."""
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range, an unfit --out, and --pretrain.from-init without --init."""

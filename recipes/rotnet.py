@@ -5,7 +5,7 @@ Example:
         --resolution 96 --hidden --epochs 50 --out runs/rotnet
 
 Source: Gidaris, Singh, Komodakis 2018, "Unsupervised Representation Learning by Predicting Image
-Rotations" (arXiv 1803.07728), and the authors' published code for what the text leaves open.
+Rotations" (arXiv 1803.07728), and the authors' published code for details that the paper leaves open.
 
 The algorithm is in `RotNet.training_step`, its loss in `engine.objectives.rotnet`.
 """
@@ -93,7 +93,7 @@ class RotNet(Recipe):
         self.classifier = Projector(num_features, (*config.hidden, NUM_ROTATIONS))
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
-        """Show each image in all four rotations and classify the rotations (equation 3)."""
+        """Show each image in all four rotations and predict which one each is (equation 3)."""
         logits = self.classifier(self.backbone(rotate_four(batch.views[0])))
         terms = rotnet_loss(logits)
         return StepOutput(terms.loss, {"rotation_top1": terms.top1})

@@ -47,8 +47,8 @@ class Config(PhasesConfig):
     the image out; all: train on it under each class. The report allows several classes per image and does not
     say how training uses them."""
     max_duplicate_share: float = 0.01
-    """Limit for the suggested P: largest share of labels beyond an image's first. Report: between 0.0027 and
-    0.0202."""
+    """Suggest the largest P whose share of extra labels, those beyond an image's first, is at most this.
+    Report: between 0.0027 and 0.0202."""
     first_epochs: Count = 40
     """Passes over the true labels before the first round, where --init has no classifier. Report: 40."""
     epochs: Count = 40

@@ -54,8 +54,8 @@ class Config(RunConfig):
     beta: float = 1.0
     """Weight of the divergence from a standard normal. VAE: 1; 0: a plain autoencoder with triplets."""
     distance: TripletDistance = "cosine"
-    """Distance between two codes. cosine: 1 - cosine, as in Wang and Gupta; euclidean: Euclidean, for which
-    the codes' scale decides what a good --margin is."""
+    """Distance between two codes. cosine: 1 - cosine, as in Wang and Gupta; euclidean: Euclidean distance,
+    for which a good --margin depends on the scale of the codes."""
     triplet_weight: float = 100.0
     """Weight of the triplet loss, large because the reconstruction is a sum over pixels. This project's
     choice."""

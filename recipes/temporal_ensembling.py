@@ -45,9 +45,9 @@ class Config(SemiConfig):
     momentum: float = 0.6
     """Decay, per epoch, of the average of an image's predictions. Paper: 0.6."""
     consistency_weight: float = 30.0
-    """Weight of the consistency loss after its ramp, beside the mean cross-entropy of the labelled images.
-    Paper: 30 times the share of labelled images, beside a cross-entropy divided by the number of all images,
-    which is equivalent."""
+    """Weight of the consistency loss after its ramp; the cross-entropy is a mean over the labelled images.
+    Paper: 30 times the share of labelled images, with a cross-entropy divided by the number of all images;
+    this is equivalent."""
     ramp_epochs: float = 80.0
     """Epochs over which --consistency-weight and --lr both ramp up as exp(-5 (1 - t)^2). Paper: 80."""
     ramp_down_epochs: float = 50.0

@@ -49,7 +49,7 @@ FROM_SCRATCH = FineTuning(lr_backbone=0.1, lr_classifier=0.1, batchnorm="batch",
 
 @dataclass(frozen=True)
 class Config(PackConfig):
-    """Train on k labels per class, for several k and seeds, beside training from scratch."""
+    """Train on k labels per class, for several k and seeds, and compare with training from scratch."""
 
     init: Path
     """Pre-trained run folder, checkpoint, timm:NAME, hf:REPO or weights file, see docs/pretrained.md."""
@@ -125,7 +125,7 @@ class Config(PackConfig):
     device: Device = "auto"
     """Device of the networks: auto takes the GPU if there is one, else the processor; cpu the processor."""
     loader: LoaderField = DEFAULT_LOADER
-    """How the loaders work."""
+    """Options of the data loaders."""
 
     def __post_init__(self) -> None:
         """Refuse options that contradict each other."""
@@ -207,7 +207,7 @@ _VALIDATION_SEED = 0  # the same validation images for every seed, so that seeds
 
 
 class Session:
-    """What all networks of a command share: the pack, the start, and the images to measure on."""
+    """State shared by all networks of a command: the pack, the start, and the images to measure on."""
 
     def __init__(self, config: Config, accelerator: Accelerator) -> None:
         """Open the pack and the loaders of this rank's test and validation images."""

@@ -5,7 +5,7 @@ Example:
         --resolution 96 --epochs 100 --batch-size 512 --out runs/vicreg
 
 Source: Bardes, Ponce, LeCun 2022, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised
-Learning" (arXiv 2105.04906), and the authors' published code for what the text leaves open.
+Learning" (arXiv 2105.04906), and the authors' published code for details that the paper leaves open.
 
 The algorithm is in `VicReg.training_step`, its loss in `engine.objectives.vicreg`.
 """
@@ -36,7 +36,7 @@ class Config(StartConfig):
     flip_p: float = 0.5
     """Probability of a horizontal flip; use 0 where left and right carry meaning. Paper: 0.5."""
     max_sigma: float = 2.0
-    """Largest standard deviation of the blur in pixels; less for smaller views. Authors' code: 2 at 224."""
+    """Largest standard deviation of the blur in pixels; smaller views need less. Authors' code: 2 at 224."""
     epochs: Count = 1000
     """Passes over the split. Paper: 1000."""
     batch_size: Count = 2048

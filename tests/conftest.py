@@ -153,7 +153,7 @@ def digits_beton_pack(digits_folder: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def little_pack(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pack:
-    """240 digits as the splits `unlabeled` and `train`, 200 others as `test`, for what needs no accuracy."""
+    """240 digits as `unlabeled` and as `train`, 200 others as `test`, for tests that check no accuracy."""
     folder = tmp_path_factory.mktemp("little-digits")
     for split, number in (("train", 24), ("test", 20)):
         for digit in "0123456789":

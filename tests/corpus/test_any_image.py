@@ -160,7 +160,7 @@ def of_pillow(data: bytes) -> np.ndarray | None:
             with Image.open(io.BytesIO(data)) as image:
                 is_deep = image.mode.startswith(("I", "F")) or image.mode == "LAB"
             return None if is_deep else pillow(data)
-        except Exception:  # Pillow's decoders raise anything
+        except Exception:  # Pillow's decoders raise errors of any type
             return None
 
 

@@ -71,7 +71,7 @@ def train_rank(name: str, rank: int, num_ranks: int, port: int, max_steps: int) 
     """Train in this forked process, then exit from it."""
     try:
         if num_ranks > 1:
-            node, local_rank = divmod(rank, RANKS_PER_NODE)  # set these as torchrun and accelerate do
+            node, local_rank = divmod(rank, RANKS_PER_NODE)  # torchrun and accelerate set the variables below
             os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(num_ranks), "GROUP_RANK": str(node)}
             os.environ |= {"LOCAL_RANK": str(local_rank), "LOCAL_WORLD_SIZE": str(RANKS_PER_NODE)}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}

@@ -151,7 +151,7 @@ def triplet_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
 
 
 def two_view_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
-    """Return loss and gradients of SimCLR (a mean over own rows) and VICReg (whole on every rank)."""
+    """Return loss and gradients of SimCLR (a mean over own rows) and VICReg (in full on every rank)."""
     values = {}
     for name, objective in (("simclr", simclr_loss), ("vicreg", vicreg_loss)):
         torch.manual_seed(4)

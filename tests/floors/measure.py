@@ -1,4 +1,4 @@
-r"""Train what `tests/floors/table.py` has floors for: over seeds, code paths, and with broken objectives.
+r"""Run the trainings of `tests/floors/table.py`, over seeds and code paths, and with broken objectives.
 
 Example:
     python -m tests.floors.measure
@@ -37,7 +37,7 @@ Part = Literal["own", "broken", "paths"]
 
 @dataclass(frozen=True)
 class Config:
-    """Measure what is missing from the record."""
+    """Measure the runs that the record lacks."""
 
     record: Path = RECORD
     """File that records the runs."""
@@ -48,7 +48,7 @@ class Config:
     again: tuple[str, ...] = ()
     """Trainings whose recorded runs are dropped first."""
     seeds: tuple[int, ...] = SEEDS
-    """Seeds; only the first is used for code paths that name what the processor takes by itself."""
+    """Seeds; only the first is used for code paths that just name the processor's default."""
     within: str = ""
     """Internal, for child processes: the code path of the process."""
     inner: bool = False

@@ -1,4 +1,4 @@
-"""The code paths of a processor: what its libraries run if they may not use its widest instructions."""
+"""The code paths of a processor: its default, and those without its widest instructions."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def code_paths() -> list[CodePath]:
 
 
 def narrower_paths() -> list[CodePath]:
-    """Return the code paths that differ from what the processor takes by itself."""
+    """Return the code paths that differ from the processor's default."""
     return [path for path in code_paths() if path.value not in widest_values()]
 
 
 def widest_values() -> tuple[str, ...]:
-    """Return the values that name what the processor takes by itself."""
+    """Return the values of the variables that select the processor's default."""
     widest = torch.backends.cpu.get_cpu_capability()
     return tuple(values[_WIDTHS.index(widest)] for values in _VALUES.values()) if widest in _WIDTHS else ()

@@ -199,7 +199,7 @@ deviation of what is sound is that of all paths, each about its own mean. Room a
 
 
 def _text(found: Spread) -> str:
-    """Return mean and deviation for a table."""
+    """Format mean and standard deviation for a table."""
     digits = 1 if abs(found.mean) >= 100 else 3
     return f"{found.mean:.{digits}f} ± {found.deviation:.{digits}f}"
 

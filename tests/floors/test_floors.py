@@ -1,4 +1,4 @@
-"""By the record, floors are three deviations below intact trainings and three above broken ones."""
+"""By the record, every floor is three deviations below intact trainings and three above broken ones."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_figure_that_misses_its_floor_fails() -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("path", narrower_paths(), ids=lambda path: path.text)
 def test_the_floors_hold_on_other_code_paths(path: CodePath) -> None:
-    """These paths are what processors without the widest instructions of this one take."""
+    """Processors without the widest instructions of this one take these code paths."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "floor", "tests"]
     environment = {**os.environ, path.variable: path.value, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1750)

@@ -326,7 +326,7 @@ def self_training_config(data: Data, out: Path, seed: int = 0) -> self_training.
 
 
 def self_training_round(data: Data, out: Path, seed: int) -> Figures:
-    """One round, from five labels per class."""
+    """Run one round of self-training, from five labels per class."""
     config = replace(self_training_config(data, out, seed), labels_per_class=5, per_class=(120,))
     start, pseudo, last = (_top1(phase) for phase in self_training.run(config))
     table = LabelTable.read(out / "labels" / "round-1.parquet")

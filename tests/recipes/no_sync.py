@@ -25,8 +25,8 @@ _CALLS: dict[Any, str] = {
     torch.allclose: "allclose",
     torch.masked_select: "masked_select",
 }
-# Such operations as the dispatcher sees them, also inside other operations. The sizes of some results depend
-# on values, for which the host therefore has to wait.
+# Operations that copy a value to the host, by their names in the dispatcher, which sees them inside other
+# operations too. For some, the size of the result depends on values, for which the host has to wait.
 _OPERATIONS = {
     *("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal", "unique_dim"),
     *("_unique2", "unique_consecutive", "bincount", "repeat_interleave"),

@@ -62,7 +62,7 @@ def batch_of(name: str, x: Tensor) -> Any:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_learns_from_mixed_images(name: str, tmp_path: Path) -> None:
-    """The network sees mixed images, and the targets are the labels mixed alike."""
+    """The network sees mixed images, and its targets are labels mixed in the same way."""
     make_config, make, _ = RECIPES[name]
     options = FEW | {"pack": tmp_path, "out": tmp_path, "mixing": "mixup", "seed": 3}
     if name == "ssl_gan":

@@ -34,7 +34,7 @@ from tests.recipes.two_processes import barlow_command, barlow_config
 
 
 def blob(rng: np.random.Generator) -> bytes:
-    """Draw a JPEG of a soft coloured spot on a coloured background, which crops can tell from others."""
+    """Draw a JPEG of a soft coloured spot on a coloured background, so that crops identify the image."""
     y, x = np.mgrid[:32, :32]
     spot = np.exp(-((x - rng.uniform(8, 24)) ** 2 + (y - rng.uniform(8, 24)) ** 2) / rng.uniform(10, 60))
     pixels = rng.uniform(0, 255, 3) * spot[..., None] + rng.uniform(0, 255, 3) * (1 - spot[..., None])
@@ -116,7 +116,7 @@ def test_statistics_are_of_each_view_or_of_both(config: Config, batchnorm: str) 
     rows = torch.arange(8)
     embeddings = recipe.embed(Batch((bright, dark), None, rows, torch.ones(8, dtype=torch.bool)))
     assert calls == ([8, 8] if batchnorm == "per_view" else [16])
-    for raw in embeddings:  # the loss needs each view standardised by itself either way
+    for raw in embeddings:  # either way, the loss needs each view standardised separately
         assert raw.dtype == torch.float32
         z = recipe.standardise(raw)
         torch.testing.assert_close(z.mean(0), torch.zeros(16), atol=1e-5, rtol=0)

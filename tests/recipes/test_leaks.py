@@ -1,4 +1,4 @@
-"""On noise, only trained images can be predicted correctly; measuring on these is refused, or named."""
+"""On noise a classifier is right only on images it was trained on; measuring on them is refused or named."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ DRIVER = """
 
 
 def one_run_of_each() -> list[str]:
-    """Return one run of two processes for every recipe, by name."""
+    """Return, for every recipe, the name of one of its runs on two processes."""
     labelled = sorted(small_runs(Path(), Path()))
     recipes = {path.stem for path in (Path(__file__).parents[2] / "recipes").glob("[a-z]*.py")}
     runs = {name: name for name in (*SMALL, "barlow")}

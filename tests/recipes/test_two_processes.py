@@ -1,4 +1,4 @@
-"""Two processes compute what one computes, for every recipe with labels."""
+"""For every recipe with labels, two processes compute the same results as one."""
 
 from __future__ import annotations
 

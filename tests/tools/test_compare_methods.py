@@ -111,7 +111,7 @@ def test_methods_with_labels_seed_after_seed(compare: Compare, little_pack: Pack
     trained = [r for r in first if r["kind"] == "trained"]
     assert {r["method"]: len(r["commands"]) for r in trained} == {"supervised": 1, "active": 3}
     assert all(0.0 < r["top1"] < 1.0 for r in trained)  # accuracies depend on the machine
-    # Another folder continues from the records: no second calibration, as many steps, the next seed.
+    # Another folder continues from the records: no second calibration, equally many steps, the next seed.
     seeds = ("--seeds", "0", "1")
     shown = compare(tmp_path / "second", little_pack.path, *options, *seeds, *kept, "supervised")
     both = list(read_lines(records))

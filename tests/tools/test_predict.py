@@ -195,7 +195,7 @@ def test_predictions_outlive_a_source_that_cannot_be_listed(
     error: OSError, trained: Path, digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(split: object, columns: object, within: Path) -> None:
-        assert within == tmp_path  # beside --out, since /tmp may be small
+        assert within == tmp_path  # in --out's folder, since /tmp may be small
         raise error
 
     monkeypatch.setattr("tools.predict.listed", fail)

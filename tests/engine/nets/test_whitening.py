@@ -9,7 +9,7 @@ from engine.nets.whitening import WhiteningStem, patch_moments, whitening_kernel
 
 
 def smooth_images(number: int = 64) -> torch.Tensor:
-    """Images whose neighbouring pixels and channels are alike, as in photographs."""
+    """Draw images whose neighbouring pixels and channels are similar, as in photographs."""
     noise = torch.randn(number, 3, 36, 36, generator=torch.Generator().manual_seed(0))
     smooth = torch.nn.functional.avg_pool2d(noise, 5, 1)
     x = smooth + 0.5 * smooth.mean(1, keepdim=True) + 0.02 * noise[:, :, 2:-2, 2:-2]

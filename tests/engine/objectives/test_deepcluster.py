@@ -1,4 +1,4 @@
-"""The weighted loss equals sampling uniformly over clusters, and has the right invariances."""
+"""The weighted loss equals the loss of uniform sampling over clusters, and has the right invariances."""
 
 from __future__ import annotations
 

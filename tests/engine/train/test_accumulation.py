@@ -162,7 +162,7 @@ def test_losses_of_the_whole_batch_are_exact(name: str, micro: int) -> None:
 
 
 def test_a_loss_of_a_batch_is_not_that_of_its_parts() -> None:
-    """Why embeddings need a second pass: the mean of the parts' losses has other gradients than the loss."""
+    """Why embeddings need two passes: the mean of the parts' losses is not the loss of the whole batch."""
     recipe = without_batchnorm(BY_EMBEDDINGS["vicreg"]())
     whole = gradients(recipe, batch_of(2), None)[0]
     parts = [gradients(recipe, part, None)[0] for part in cut(batch_of(2), 2)]

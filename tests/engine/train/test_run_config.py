@@ -69,7 +69,7 @@ def test_what_no_run_can_begin_with_is_told_at_once(
 def test_threads_of_a_loader_are_the_ranks_share_of_the_cores(
     monkeypatch: pytest.MonkeyPatch, device: str, asked: int | None, ranks: str, expected: int
 ) -> None:
-    """This holds if the network is on a GPU; beside a network on the processor, two threads are used."""
+    """This holds if the network is on a GPU; if it is on the processor, the loader uses two threads."""
     monkeypatch.setattr("loaders.common.cores.available_cores", lambda: 12)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
     options = on_device(LoaderOptions(num_threads=asked, seed=3), device)

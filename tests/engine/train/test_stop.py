@@ -1,4 +1,4 @@
-"""The stop signal: the state of the process after a training that could have been stopped."""
+"""Stop signals: handlers are restored, Ctrl-C works at any moment, ranks may end early, no sockets leak."""
 
 from __future__ import annotations
 

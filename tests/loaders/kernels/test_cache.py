@@ -1,4 +1,4 @@
-"""The cache of compiled kernels: its folder, when kernels are compiled again, and what the user is told."""
+"""The cache of compiled kernels: its folder, when kernels are compiled again, and messages to the user."""
 
 import ast
 import os

@@ -1,4 +1,4 @@
-"""Reading many files in one call gives what single reads by the operating system give."""
+"""Reading many files in one call: their contents, and files that changed or vanished after the listing."""
 
 import os
 from pathlib import Path
