@@ -38,8 +38,7 @@ class Config(RunConfig):
     resolution: int = 176
     """Side length of the views in pixels, at least 16. Authors' code: 176."""
     min_crop: float = 0.47
-    """Smallest fraction of the image's area that a view shows. Authors' code: always 176 of 256 pixels per
-    side."""
+    """Smallest fraction of the image's area that a view shows. Authors' code: always (176/256)^2."""
     flip_p: float = 0.5
     """Probability of a horizontal flip; use 0 where left and right carry meaning."""
     head_width: Count = 256
@@ -53,7 +52,7 @@ class Config(RunConfig):
     lr_milestones: tuple[float, ...] = (6.2, 11.7)
     """Epochs after which the learning rate falls. Paper: these epochs, as 200,000 and 375,000 steps."""
     lr_decay: float = 0.32
-    """Factor by which each milestone multiplies the learning rate. Paper: 0.00001, then 0.000003."""
+    """Factor by which each milestone multiplies the learning rate. Paper: 3e-5, then 1e-5, then 3e-6."""
     weight_decay: float = 1e-3
     """Weight decay of all parameters. Paper: 0.001."""
 

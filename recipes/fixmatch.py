@@ -46,13 +46,11 @@ class Config(SemiConfig):
     threshold: Share = 0.95
     """Tau, lowest probability at which a guess counts. Paper: 0.95 (0.7 on ImageNet)."""
     adaptive_threshold: bool = False
-    """Replace --threshold by the mean probability of recent guesses, taken before --align; without --align,
-    the threshold is lower for classes that are guessed less often. FreeMatch (Wang et al. 2023), without its
-    fairness loss."""
+    """Replace --threshold by the mean probability of recent guesses before --align; without --align, it is
+    lower for classes guessed less often. FreeMatch (Wang et al. 2023), without its fairness loss."""
     align: bool = False
-    """Divide the probabilities of guesses by their recent mean, so that all classes are guessed about equally
-    often; use it only if the classes have similar sizes. ReMixMatch's distribution alignment (Berthelot et
-    al. 2020)."""
+    """Divide guesses by their recent mean, so that all classes are guessed equally often; for classes of
+    similar size. ReMixMatch's distribution alignment (Berthelot et al. 2020)."""
     unlabeled_weight: float = 1.0
     """Lambda_u, weight of the loss on unlabelled images. Paper: 1 (10 on ImageNet)."""
     lr: float = 0.03
@@ -63,25 +61,21 @@ class Config(SemiConfig):
     """Decay of the moving average of the weights, which is measured and saved. During a warm-up the decay is
     smaller. Paper and report: 0.999, without the warm-up."""
     ema_statistics: Literal["average", "copy"] = "average"
-    """BatchNorm's statistics in the averaged network. average: averaged like the weights; copy: copied from
-    the trained network, whose BatchNorm then has a momentum of 0.001, as in the published codes, which train
-    for a million steps."""
+    """BatchNorm's statistics in the average. average: averaged like the weights; copy: those of the trained
+    network at a BatchNorm momentum of 0.001, as in the published codes, which train for a million steps."""
     strong: Literal["fixmatch", "gentle"] = "fixmatch"
     """Strong view. fixmatch: two operations of RandAugment with random magnitude, then Cutout, as in the
     paper; gentle: the same with smaller magnitudes, for images that the paper's view would destroy."""
     cutout: bool = True
     """Cut a square out of the strong view, as in the paper."""
     weak: Literal["flip_and_shift", "flip"] = "flip_and_shift"
-    """Weak view. flip_and_shift: a flip and a shift of up to an eighth of the side, as in the paper; flip: a
-    flip alone."""
+    """Weak view. flip_and_shift: a flip and a shift up to an eighth of the side (paper); flip: only a flip."""
     cosine: Literal["partial", "full"] = "partial"
-    """Decay of the learning rate. partial: 7/16 of a cosine's half-period, as in the paper; full: the whole
-    half-period, down to 0."""
+    """Decay of the learning rate. partial: 7/16 of a cosine's half-period (paper); full: all of it, to 0."""
     guesses: Literal["joined", "apart", "average"] = "joined"
-    """Network that guesses the labels of the weak views. joined: the trained network, in one forward pass
-    with all other views, as in the published codes; apart: the trained network, in a separate forward pass
-    without gradient, which saves up to a third of a step; average: the moving average of the weights, also in
-    a separate pass."""
+    """Network that guesses labels on weak views. joined: the trained one, in one forward pass with all other
+    views, as in the published codes; apart: the trained one, in a separate pass without gradient, which saves
+    up to a third of a step; average: the averaged one, also in a separate pass."""
     labeled_among_unlabeled: bool = True
     """Use images with a label, true or from --extra-labels, as unlabelled images too, as in the paper.
     Report: pseudo-labelled images are left out."""

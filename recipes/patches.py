@@ -32,8 +32,7 @@ class Config(TileConfig):
     resolution: int = 225
     """Side length in pixels of the resized crop, which is cut into 3x3 cells. This project's choice."""
     tile_size: Count = 64
-    """Side length in pixels of a patch, which lies at a random place in its cell. Paper: 96, with a gap of
-    48 and a jitter of 7."""
+    """Side length in pixels of a patch, placed at random in its cell. Paper: 96, gap of 48, jitter of 7."""
     min_crop: float = 0.5
     """Smallest fraction of the image's area that a view shows. This project's choice."""
     gray_p: float = 0.5

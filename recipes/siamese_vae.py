@@ -9,8 +9,7 @@ regularised VAE), which takes its triplets from Wang, Gupta 2015, "Unsupervised 
 Representations using Videos" (arXiv 1505.00687), and its VAE from Kingma, Welling 2014.
 
 The algorithm is in `SiameseVae.training_step`, its losses in `engine.objectives.vae` and
-`engine.objectives.triplet`. A finished run contains `reconstructions.png`: images, their reconstructions, and
-samples from the prior.
+`engine.objectives.triplet`. A finished run contains `reconstructions.png`, see recipes/vae.py.
 """
 
 from __future__ import annotations
@@ -57,8 +56,7 @@ class Config(RunConfig):
     """Distance between two codes. cosine: 1 - cosine, as in Wang and Gupta; euclidean: Euclidean distance,
     for which a good --margin depends on the scale of the codes."""
     triplet_weight: float = 100.0
-    """Weight of the triplet loss, large because the reconstruction is a sum over pixels. This project's
-    choice."""
+    """Weight of the triplet loss, large as the reconstruction is a sum over pixels. This project's choice."""
     margin: float = 0.5
     """Margin by which another image should be farther away than the other view. Paper: 0.5, for cosine."""
     reconstruction: Reconstruction = "bce"

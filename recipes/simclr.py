@@ -98,8 +98,7 @@ class SimClr(Recipe):
     def training_step(self, batch: Batch, step: int) -> StepOutput:
         """Find each view's partner among all views of the batch (algorithm 1).
 
-        Both views go through the networks as one batch and share BatchNorm's statistics, as in the paper's
-        code.
+        Both views go through the networks as one batch and share BatchNorm's statistics (authors' code).
         """
         return self.embedding_loss(self.embed(batch), step)
 

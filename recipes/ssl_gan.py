@@ -45,8 +45,7 @@ class Config(GanConfig, SemiConfig):
     noise_size: Count = 100
     """Size of the noise vector behind an image, drawn uniformly from [0, 1). Authors' code: 100."""
     generator_width: Count = 128
-    """Generator's channels at half the resolution; each earlier layer has twice as many. Authors' code: 128,
-    256, 512."""
+    """Generator's channels at half the resolution, doubled in each earlier layer. Authors' code: 128."""
     dropout: float = 0.5
     """Dropout rate in the discriminator, and 0.4 times this rate on its input. Authors' code: 0.5 and 0.2."""
     lr: float = 3e-4
@@ -54,8 +53,7 @@ class Config(GanConfig, SemiConfig):
     lr_generator: float = 3e-4
     """Learning rate of Adam, for the generator. Authors' code: 0.0003."""
     flat_share: Share = 2 / 3
-    """Fraction of the run after which the learning rates fall linearly to 0. Authors' code: 800 of 1,200
-    epochs."""
+    """Fraction of the run after which learning rates fall linearly to 0. Authors' code: 800 / 1,200."""
     ema_decay: Share = 0.9999
     """Decay of the moving average of the discriminator's weights, which is measured. During a warm-up the
     decay is smaller. Authors' code: 0.9999, from zero instead of the warm-up."""

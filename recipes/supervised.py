@@ -41,8 +41,7 @@ class Config(ClassifierConfig):
     batch_size: int = 256
     """Images per step over all ranks, or all labelled images if there are fewer. Paper: 256."""
     lr: float = 0.1
-    """Peak learning rate; a cosine takes it down to 0. Paper: 0.1; report's fine-tuning: 0.05 for backbone
-    and classifier layer."""
+    """Peak learning rate; a cosine takes it down to 0. Paper: 0.1; report's fine-tuning: 0.05 throughout."""
     weight_decay: float = 1e-4
     """Weight decay of the weights; biases and BatchNorm have none. Paper: 0.0001; report's fine-tuning: 0."""
     warmup_epochs: float = 0.0
