@@ -262,7 +262,7 @@ def evaluate(config: Config) -> tuple[Evaluated, ClassificationReport | None]:
     forget_bad_rows(config.out)
     evaluated = predict_split(config, pack)
     config.out.mkdir(parents=True, exist_ok=True)
-    for name in (CLASSIFICATION_NAME, PAGE_NAME, *_PREDICTED, *_MEASURED):  # old results
+    for name in (CLASSIFICATION_NAME, PAGE_NAME, *_PREDICTED, *_MEASURED):  # delete old results
         (config.out / name).unlink(missing_ok=True)
     if config.predictions:
         write_predictions(config.out, pack, evaluated)

@@ -69,7 +69,7 @@ class Config(SemiConfig):
     cutout: bool = True
     """Cut a square out of the strong view, as in the paper."""
     weak: Literal["flip_and_shift", "flip"] = "flip_and_shift"
-    """Weak view. flip_and_shift: a flip and a shift up to an eighth of the side (paper); flip: only a flip."""
+    """Weak view. flip_and_shift: a flip, and a shift up to an eighth of the side (paper); flip: a flip."""
     cosine: Literal["partial", "full"] = "partial"
     """Decay of the learning rate. partial: 7/16 of a cosine's half-period (paper); full: all of it, to 0."""
     guesses: Literal["joined", "apart", "average"] = "joined"

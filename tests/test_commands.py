@@ -29,7 +29,7 @@ COMMAND = re.compile(r"(?:python|accelerate launch) ((?:recipes|tools)/\w+\.py)(
 
 
 def script_of(called: re.Match[str]) -> str:
-    """Return `python SCRIPT` for a command of `sluice`; outlines and commands that print lists stay."""
+    """Return `python SCRIPT` for a `sluice` command; outlines and commands that print lists stay as is."""
     before, group, name = called.groups()
     known = {"train": sluice.methods, "bench": sluice.benchmarks}.get(group, sluice.commands)()
     if name.isupper() or (group is None and name in sluice.GROUPS):

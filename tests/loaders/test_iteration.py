@@ -126,7 +126,7 @@ def test_weighted_rows_show_both_sides_in_turns(photo_pack) -> None:
         assert len(set(sides)) == 2, row
         assert abs(2 * sides.count(sides[0]) - len(sides)) <= len(sides) / 2, row
     assert said.endswith(", sides in turns")
-    with build(photo_pack, sampler=weights) as other:  # seeded by the epoch alone
+    with build(photo_pack, sampler=weights) as other:  # draws are seeded as in older versions
         assert "sides" not in other.fingerprint["sampler"]
         assert {int(e) // 4 for step in range(4) for e in other.request(5, step).epochs} == {5}
 

@@ -1,4 +1,4 @@
-"""Drawn pictures follow from their numbers: blended windows of two textures, in JPEGs of a given size."""
+"""Drawn pictures equal a slow reference: blended windows of two textures, in JPEGs of a given size."""
 
 import io
 from concurrent.futures import ThreadPoolExecutor

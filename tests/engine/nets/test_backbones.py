@@ -43,7 +43,7 @@ def test_tiny_resnet_takes_any_size(resolution: int) -> None:
 
 
 def test_averages_over_odd_sides_count_no_padding() -> None:
-    """At 28 pixels a shortcut pools a map of side 7; `count_include_pad` must say so for exporters."""
+    """At 28 pixels a shortcut pools a map of side 7; exporters need `count_include_pad` to be False there."""
     network = build_backbone("tiny_resnet", 28).eval()
     for weights in network.parameters():
         nn.init.normal_(weights, std=0.1)

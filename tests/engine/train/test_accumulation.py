@@ -149,7 +149,7 @@ def test_means_over_rows_are_exact(name: str) -> None:
 
 
 def test_parts_of_a_batch_draw_what_the_whole_draws() -> None:
-    """Shown for the VAE's noise, in float32, in which the noise is drawn."""
+    """Tested on the noise of a VAE in float32, the type in which the noise is drawn."""
     recipe, batch = without_batchnorm(build(vae, "Vae")).float(), batch_of(1)
     single = Batch((batch.views[0].float(),), batch.labels, batch.index, batch.valid)
     assert_parts_make_the_whole(recipe, single, 2, rtol=1e-3)

@@ -1,4 +1,4 @@
-"""The libraries for which the shard formats exist read the same labels and the same bytes."""
+"""The shard formats' own libraries read the same labels and the same bytes as our packs."""
 
 import importlib.util
 import subprocess
