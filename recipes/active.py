@@ -165,8 +165,8 @@ class Candidates:
         needs_classifier = config.strategy in ("cluster_margin", "margin")
         if config.run is None and needs_classifier:
             raise UserError(
-                "active learning: expected --run, whose margins to use, or --filled, found neither; without "
-                "a classifier there are --strategy k_centre and random"
+                "active learning: expected --run, which gives the margins, or --filled, found neither; give "
+                "one of them, or --strategy k_centre or random, which need no classifier"
             )
         if config.run is None and config.init is None and config.strategy == "k_centre":
             raise UserError(

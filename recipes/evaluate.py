@@ -57,7 +57,7 @@ class Config(PackConfig, ForwardConfig):
         check_folder(self.out)
         if (self.out / "config.json").is_file():
             raise UserError(
-                f"out: expected a folder for results, whose page would replace another, found the run at "
+                f"out: expected a folder without a run, whose page would be overwritten, found a run at "
                 f"{self.out}; give another --out"
             )
 

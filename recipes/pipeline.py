@@ -96,7 +96,7 @@ class Config(PackConfig, PresetOptions):
         check_numbers(self)
         check_folder(self.out)
         if self.pretrain.from_init and self.init is None:
-            raise UserError("pretrain.from_init: expected --init to go on from, found none; give one of them")
+            raise UserError("pretrain.from_init: expected --init to start from, found none; give one of them")
 
 
 if __name__ == "__main__":  # check the options before the slow imports below

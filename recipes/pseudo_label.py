@@ -80,12 +80,13 @@ class Config(PhasesConfig):
             )
         if self.turns and self.mode != "classical":
             raise UserError(
-                f"turns: expected --mode classical, whose steps they are, found {self.mode}; leave them out"
+                f"turns: expected --mode classical, the only one with steps in turns, found {self.mode}; "
+                "leave out --turns"
             )
         if self.threshold_growth > 0.0 and self.threshold > self.threshold_limit:
             raise UserError(
-                f"threshold: expected at most {self.threshold_limit}, --threshold-limit, up to which it "
-                f"grows, found {self.threshold}; change one of them"
+                f"threshold: expected at most --threshold-limit, {self.threshold_limit}, found "
+                f"{self.threshold}; change one of them"
             )
         if self.ramp_end < self.ramp_start:
             raise UserError(

@@ -239,8 +239,9 @@ def describe_round(
         "no P keeps duplicates few" if suggested is None else f"duplicates stay few up to P = {suggested}"
     )
     return (
-        f"round {cycle}: P = {per_class}, {len(table):,} images labelled, {used.num_shared_rows:,} under "
-        f"several classes ({used.share:.2%} extra labels), {used.num_short_classes} classes short; {advice}"
+        f"round {cycle}: P = {per_class}, {len(table):,} images labelled, {used.num_shared_rows:,} of "
+        f"them for several classes ({used.share:.2%} extra labels), {used.num_short_classes} classes have "
+        f"fewer than P; {advice}"
     )
 
 

@@ -134,7 +134,7 @@ class Config(PackConfig):
         check_different(self, "labels_per_class", "seeds")
         if self.batch_size == 1:
             raise UserError(
-                "batch_size: expected 2 or more, of which BatchNorm takes means, found 1; raise it"
+                "batch_size: expected 2 or more, since BatchNorm averages over them, found 1; raise it"
             )
         if self.balanced and self.class_weights != "none":
             raise UserError("class_weights: expected none beside --balanced; leave out one of them")

@@ -56,7 +56,7 @@ class Config(RecordConfig):
     """Timed agreements of the ranks."""
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 

@@ -46,7 +46,7 @@ class Config(RecordConfig):
     """Dtypes of the views to measure, each with its own loader."""
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 

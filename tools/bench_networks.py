@@ -51,7 +51,7 @@ class Config:
             raise UserError(f"resolution: expected 32, the peer's, found {self.resolution}; leave out --peer")
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 

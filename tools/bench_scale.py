@@ -54,7 +54,7 @@ class Config(RecordConfig):
         check_folder(self.work, "work")
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 

@@ -38,7 +38,7 @@ class Config(RecordConfig):
     """Repetitions; the median is printed, and the record has all of them."""
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 

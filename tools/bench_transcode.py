@@ -39,7 +39,7 @@ class Config(RecordConfig):
     """Runs of each part; the fastest one counts."""
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 

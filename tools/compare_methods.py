@@ -93,7 +93,7 @@ class Config:
         return self.labels_per_class or ((1, 4, 16, 64) if self.family == "selfsup" else (4, 25, 400))
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 

@@ -72,7 +72,7 @@ class Config:
         check_start(self.run, "run", self.backbone, classifier=not self.backbone_only)
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 

@@ -26,7 +26,7 @@ class Config:
     """Page whose table is replaced; it has a mark before and after the table."""
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 

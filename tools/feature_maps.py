@@ -67,7 +67,7 @@ class Config:
             check_start(start, "starts", self.backbone)
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 

@@ -61,7 +61,7 @@ class Config(FrozenConfig):
         check_different(self, "labels_per_class", "seeds", "methods")
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 

@@ -183,7 +183,7 @@ Command = (
 )
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Command, __doc__)
 
 

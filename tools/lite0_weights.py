@@ -38,7 +38,7 @@ class Config:
         check_folder(self.out)
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 

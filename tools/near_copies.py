@@ -41,7 +41,7 @@ class Config(FrozenConfig):
             raise UserError(f"threshold: expected a cosine, at most 1, found {self.threshold}; lower it")
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 

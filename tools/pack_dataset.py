@@ -82,7 +82,7 @@ class Config:
     """Number of processes and threads, 0 for one per core; the pack is the same for any number."""
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
     # Imports and packing make many objects but few reference cycles. Searching for cycles took a quarter of
     # the time of a short run.

@@ -30,7 +30,7 @@ class Config:
     """Chart to write; the suffix (.svg or .png) chooses the format."""
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 

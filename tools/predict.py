@@ -80,7 +80,7 @@ class Config(ForwardConfig):
             raise UserError(f"images: expected images, found no file in {folder}; check the path")
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 

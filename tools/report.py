@@ -74,7 +74,7 @@ class Config:
                 raise UserError(f"{option}: expected a run folder, found none at {run}; check the path")
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 

@@ -65,7 +65,7 @@ class Config:
             raise UserError("init: expected a pre-trained network for the table start, found none; name one")
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 

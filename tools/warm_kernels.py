@@ -19,7 +19,7 @@ class Config:
     """Compile the kernels of packing, of the order, and of views in each dtype."""
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 

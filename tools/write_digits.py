@@ -21,7 +21,7 @@ class Config:
     """Folder to write to; it must not exist yet."""
 
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 

@@ -250,7 +250,7 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
         for option in ("batch_size", "micro_batch"):
             if getattr(self, option) == 1:
                 raise UserError(
-                    f"{option}: expected 2 or more, of which BatchNorm takes means, found 1; raise it"
+                    f"{option}: expected 2 or more, since BatchNorm averages over them, found 1; raise it"
                 )
         check_trackers(self.trackers)
         if self.preset == "paper":  # other presets change the sizes first

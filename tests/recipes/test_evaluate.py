@@ -267,7 +267,7 @@ def test_nothing_of_an_earlier_evaluation_stays(config: Config, monkeypatch: pyt
 
 
 def test_mistakes(config: Config, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^out: expected a folder for results, .* found the run at"):
+    with pytest.raises(UserError, match=r"^out: expected a folder without a run, .* found a run at"):
         replace(config, out=config.run)
     with pytest.raises(UserError, match="crop: expected more than 0"):
         replace(config, crop=0.0)

@@ -206,7 +206,7 @@ def save_start_of(config: Config, out: Path) -> None:
 
 
 def test_barlow_twins_go_on_from_a_start_that_is_given(config: Config) -> None:
-    with pytest.raises(UserError, match=r"pretrain\.from_init: expected --init to go on from, found none"):
+    with pytest.raises(UserError, match=r"pretrain\.from_init: expected --init to start from, found none"):
         replace(config, pretrain=replace(config.pretrain, from_init=True))
 
 

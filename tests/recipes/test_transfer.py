@@ -367,7 +367,7 @@ def test_mistakes_are_named(config: Config, tmp_path: Path) -> None:
         run(replace(config, init=tmp_path / "nowhere"))
     with pytest.raises(UserError, match="seeds: expected one or more different values"):
         run(replace(config, seeds=()))
-    with pytest.raises(UserError, match="batch_size: expected 2 or more, of which BatchNorm"):
+    with pytest.raises(UserError, match="batch_size: expected 2 or more, since BatchNorm"):
         replace(config, batch_size=1)
     with pytest.raises(UserError, match="steps: expected more than 0"):
         replace(QUICK, steps=0)

@@ -133,7 +133,7 @@ def test_a_split_of_the_probe_that_is_not_there_is_told_where_it_is_measured_on(
 @pytest.mark.parametrize(
     ("kind", "options", "said"),
     [
-        (barlow, {"micro_batch": 1}, "micro_batch: expected 2 or more, of which BatchNorm"),
+        (barlow, {"micro_batch": 1}, "micro_batch: expected 2 or more, since BatchNorm"),
         (supervised, {"batch_size": 25, "mixing": "mixup"}, "batch_size: expected an even number beside"),
         (supervised, {"micro_batch": 5, "mixing": "cutmix"}, "micro_batch: expected an even number beside"),
         (temporal_ensembling, {"mixing": "mixup"}, "--mixing mixup, .*, found 25; change it"),
