@@ -1,16 +1,16 @@
-r"""Measure a table of docs/results.md from nothing, or go on with it, and write its page and its records.
+r"""Measure a table of docs/results.md, or continue measuring it, and write its page and its records.
 
 Example:
     python tools/reproduce.py budget --pack packs/cifar10 --splits train=cifar10.tar#cifar10/train \
         test=cifar10.tar#cifar10/test --out runs/results
 
-speed: a supervised run on all labels, beside airbench94 where --peer names its file. budget: methods with few
-labels, everything a row needs in the same core seconds. ablation: the stages of recipes/pipeline.py. start:
-frozen features of --init. The rows are in tools/reproduction/tables.py.
+speed: a supervised run on all labels, compared with airbench94 if --peer names its file. budget: methods with
+few labels, each row within the same core seconds, pre-training included. ablation: the stages of
+recipes/pipeline.py. start: frozen features of --init. The rows are in tools/reproduction/tables.py.
 
-Stop it as you like (Ctrl-C, SIGTERM): the same command goes on, inside a training from its last checkpoint.
-Finished rows are taken from OUT/TABLE-SCALE. A row that takes more than 1.05 of its budget is ended and has
-no accuracy. The test split is read once per row, when its training is over.
+The command can be stopped at any time (Ctrl-C, SIGTERM); the same command then continues, within a training
+from its last checkpoint. Finished rows are read from OUT/TABLE-SCALE. A row that takes more than 1.05 of its
+budget is ended and has no accuracy. The test split is read once per row, after all its training.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ class Config:
     table: Positional[TableName]
     """speed, budget, ablation or start."""
     out: Path = Path("runs/results")
-    """Folder of all tables; each has one of its own."""
+    """Folder of all tables; each table has its own folder in it."""
     pack: Path = Path("packs/results")
-    """Pack with the labelled splits train and test; made from --splits where it is not there."""
+    """Pack with the labelled splits train and test; made from --splits if it does not exist."""
     splits: tuple[str, ...] = ()
-    """NAME=PATH of both, as tools/pack_dataset.py takes them; of scale tiny the digits by default."""
+    """NAME=PATH of both splits, as for tools/pack_dataset.py; the default at scale tiny is the digits."""
     scale: ScaleName = "full"
-    """tiny: seconds, for tests; short: ten core minutes a row, one seed; full: what the page asks for."""
+    """tiny: seconds, for tests; short: ten core minutes per row, one seed; full: the tables of the page."""
     init: str = ""
-    """start: the pre-trained network, see docs/pretrained.md."""
+    """Pre-trained network for the table start, see docs/pretrained.md."""
     peer: str = ""
-    """speed: legacy/airbench94.py of a checkout of KellerJordan/cifar10-airbench."""
+    """legacy/airbench94.py of a checkout of KellerJordan/cifar10-airbench, for the table speed."""
     rows: tuple[str, ...] = ()
     """Names of the rows to measure now; all by default."""
     labels_per_class: tuple[int, ...] = ()
@@ -53,12 +53,12 @@ class Config:
     seeds: tuple[int, ...] = ()
     """Seeds of the table to measure now; all by default."""
     records: Path | None = None
-    """File of the records, with the page as .md and the picture as .png beside it; in --out by default."""
+    """File for the records (.jsonl), with page (.md) and picture (.png) beside it; in --out by default."""
     num_threads: Count = 1
-    """Threads of every command; the budget is in core seconds."""
+    """Threads of every command; budgets are in core seconds, so they do not depend on this."""
 
     def __post_init__(self) -> None:
-        """Refuse what makes no table."""
+        """Refuse a wrong --num-threads or --out, and the table start without --init."""
         check_numbers(self)
         check_folder(self.out)
         if self.table == "start" and not self.init and self.scale != "tiny":
@@ -96,14 +96,15 @@ STOPPED_CODE = 75
 
 
 def prepare_pack(config: Config, run_script: RunScript) -> Pack:
-    """Open the pack, and make it first where it is not there.
+    """Open the pack; make it first if it does not exist.
 
     Args:
         config: options of the command.
-        run_script: see `Bench`; this process keeps from threads, which no fork should inherit.
+        run_script: see `Bench`; packing runs in its own process, since this one will fork and must not have
+            threads.
 
     Raises:
-        UserError: it is not there, and nothing says what it is made of.
+        UserError: the pack does not exist, and --splits is not given.
     """
     splits = config.splits
     if (config.pack / "manifest.json").is_file():
@@ -124,7 +125,7 @@ def prepare_pack(config: Config, run_script: RunScript) -> Pack:
 
 
 def described_machine(config: Config) -> Record:
-    """Return what a reader needs to know of where a table was measured."""
+    """Return a record of the machine and the versions with which a table is measured."""
     return {
         "kind": "machine",
         "processor": cpu_name(),
@@ -136,7 +137,7 @@ def described_machine(config: Config) -> Record:
 
 
 def label_tables(table: ResultTable, pack: Pack) -> list[Record]:
-    """Return the rows of the pack that every row of the table learns labels from."""
+    """Return records of the labelled images, by their row in the pack; all rows of the table use the same."""
     split = pack.split("train")
     return [
         {
@@ -157,11 +158,11 @@ def folder_of(config: Config) -> Path:
 
 
 def run(config: Config, console: Console, bench: Bench | None = None) -> str:
-    """Measure what is not measured yet; return the page.
+    """Measure what is missing; return the page.
 
     Raises:
-        UserError: a row, column or seed that the table does not have, or a pack that cannot be had.
-        Stopped: it was told to stop.
+        UserError: the table lacks a given row, column or seed, or the pack cannot be opened or made.
+        Stopped: the measuring was interrupted.
     """
     table = make_table(config.table, config.scale, config.init, config.peer)
     rows = [row.name for row in table.rows]
@@ -201,11 +202,11 @@ def _check_among(option: str, given: Sequence[object], known: Sequence[object]) 
 
 
 def keep_question(config: Config, out: Path, pack: Pack) -> None:
-    """Write down what a folder of figures is about, or refuse to go on with another question.
+    """Store the options that decide the figures in a folder, or refuse to add figures with other options.
 
     Raises:
-        UserError: figures of another pack or start, also at the same place, of another peer, number of
-            threads or rows, by a sum of their options.
+        UserError: the folder has figures of another pack or start (compared by content), another peer, number
+            of threads, or other rows (compared by a hash of their options).
     """
     table = make_table(config.table, config.scale, config.init, config.peer)
     asked: dict[str, str | int] = {"init": config.init, "peer": config.peer}

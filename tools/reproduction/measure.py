@@ -1,7 +1,7 @@
-"""Measuring a table: settings first, then every row within its budget; what is finished is not repeated.
+"""Measure a table: first choose settings, then train every row within its budget; finished work is kept.
 
-Below the folder of a table lie `records/` (one file per finished measurement), `runs/` (the product's own run
-folders, which an interrupted command resumes) and `logs/`.
+The folder of a table holds `records/` (one file per finished measurement), `runs/` (ordinary run folders,
+which an interrupted command resumes) and `logs/`.
 """
 
 from __future__ import annotations
@@ -23,36 +23,36 @@ from tools.comparison.results import Record, read
 from tools.reproduction.plan import ResultTable, Row, Stage
 
 TOLERANCE = 1.05
-"""A row may take so much of its budget, since the speed of a machine that is shared is not that of its
-calibration; then the system ends it, and it has no accuracy."""
+"""A row is ended by the system, and has no accuracy, if it takes this multiple of its budget. It is above 1
+because the speed of a shared machine varies after the calibration."""
 
 PLANNED = 0.95
-"""A training has the steps that are foretold to take so much of its share of the budget: a forecast is off by
-some hundredths where a machine is shared."""
+"""A training gets as many steps as should take this part of its share of the budget. It is below 1 because
+forecasts on a shared machine are off by a few per cent."""
 
 CALIBRATED = 0.02
-"""Share of a stage's budget that the longer run of a calibration has at least: a few steps of a fast method
-foretold 8 % less than a whole run took."""
+"""The longer run of a calibration takes at least this part of a stage's budget: from a few steps of a fast
+method, the forecast was 8 % less than the whole run took."""
 
 RunScript = Callable[..., float]
 """(script, arguments, log, limit_s) -> core seconds, such as `cpu_seconds`."""
 
 
 class Stopped(Exception):
-    """A table was told to stop, in the measurement that the message names; the same command goes on."""
+    """Measuring was interrupted; the message names the measurement. The same command continues it."""
 
 
 @dataclass
 class Bench:
-    """One table being measured.
+    """The measuring of one table.
 
     Attributes:
-        table: what is measured.
+        table: the table.
         pack: folder of the pack.
         out: folder of the table.
-        num_threads: threads of every command.
-        say: shows a line.
-        run_script: runs one of the project's scripts.
+        num_threads: number of threads of every command.
+        say: function that prints a line.
+        run_script: function that runs one of the project's scripts.
     """
 
     table: ResultTable
@@ -63,7 +63,7 @@ class Bench:
     run_script: RunScript = field(default=cpu_seconds)
 
     def once(self, name: str, work: Callable[[], Record]) -> Record:
-        """Return a record: an earlier start's, or what `work` measures now."""
+        """Return the record `name`: the one on disk if an earlier call left it, else that of `work()`."""
         path = self.out / "records" / f"{name}.json"
         if not path.is_file():
             record = work()
@@ -72,11 +72,11 @@ class Bench:
         return read(path)
 
     def records(self) -> list[Record]:
-        """Return all records so far, by name."""
+        """Return all records so far, sorted by name."""
         return [read(path) for path in sorted((self.out / "records").glob("*.json"))]
 
     def shown(self, script: str, arguments: Sequence[str]) -> str:
-        """Return a command for a record, without the places of this machine."""
+        """Return a command as records show it, without paths of this machine."""
         words = [word or "''" for word in arguments]
         for path, name in ((self.out, "OUT"), (self.pack, "PACK")):
             words = [word.replace(str(path), name) for word in words]
@@ -85,13 +85,13 @@ class Bench:
 
 @dataclass(frozen=True)
 class Given:
-    """What a row is trained with.
+    """The labels, seed and setting with which a row is trained.
 
     Attributes:
         per_class: labels of each class; 0 for all.
         seed: seed of labels, weights, order and views.
         setting: options of the last stage.
-        trial: whether a quarter of the labels is measured on, and the test is not.
+        trial: whether a quarter of the labels is held out for validation in place of the test split.
     """
 
     per_class: int
@@ -102,7 +102,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Trained:
-    """What training a row came to: seconds of all its sittings, steps of each stage, and its commands."""
+    """A trained row: core seconds including earlier, interrupted calls; steps and command of each stage."""
 
     cpu_s: float
     steps: tuple[int, ...]
@@ -113,7 +113,7 @@ class Trained:
 def arguments_of(
     bench: Bench, row: Row, number: int, given: Given, steps: int, folders: Sequence[Path]
 ) -> list[str]:
-    """Return the arguments of the command of a row's stage; `folders` are the run folders of all stages."""
+    """Return the arguments of stage `number` of a row; `folders` are the run folders of all its stages."""
     stage = row.stages[number]
     words: list[object] = ["--pack", bench.pack, "--out", folders[number]]
     words += ["--num-threads", bench.num_threads]
@@ -137,7 +137,7 @@ def arguments_of(
 
 
 def costs_of(bench: Bench, row: Row) -> list[Cost | None]:
-    """Return what the steps of each stage cost, measured once by short runs; None for a fixed length."""
+    """Return the cost of each stage's steps, measured once by short runs; None for a fixed length."""
     given = Given(max(bench.table.columns_of(row)), 0, row.settings[0])
     folder = bench.out / "calibration" / row.name
     folders = [folder / stage.name for stage in row.stages]
@@ -152,7 +152,7 @@ def costs_of(bench: Bench, row: Row) -> list[Cost | None]:
                 return _run(bench, row.stages[number], arguments, f"calibration-{row.name}")
 
             if not stage.lengths:
-                if stage is not row.stages[-1]:  # a later one may start from it
+                if stage is not row.stages[-1]:  # a later stage may start from its result
                     run(1)
                 found.append(None)
                 continue
@@ -178,15 +178,15 @@ def _run(bench: Bench, stage: Stage, arguments: list[str], log: str, limit_s: fl
 
 
 def train(bench: Bench, row: Row, given: Given, name: str, budget_s: float) -> Trained:
-    """Train all stages of a row within a budget, or go on with what an earlier sitting began.
+    """Train all stages of a row within a budget, or continue the training that an earlier call began.
 
-    A trial has the steps that the budget allows for, however long they take: it is measured on the way, and
-    all settings of a row have as many steps. A stage without labels is trained once per seed, for all numbers
-    of labels or all trials; its seconds count in each.
+    A trial runs all steps that the forecast allows and is not ended at its budget: it also validates, which
+    the forecast leaves out, and all settings of a row need the same number of steps. A stage without labels
+    is trained once per seed and shared by all numbers of labels, or by all trials; each counts its seconds.
 
     Raises:
-        Stopped: it was told to stop.
-        CommandFailed: another end than that.
+        Stopped: the training was interrupted.
+        CommandFailed: a command failed for another reason than its budget.
     """
     costs, folders = costs_of(bench, row), _folders(bench, row, given, name)
     spent = [_Spent(folder.with_name(f"{folder.name}-spent.json")) for folder in folders]
@@ -197,7 +197,7 @@ def train(bench: Bench, row: Row, given: Given, name: str, budget_s: float) -> T
         commands.append(bench.shown(stage.script, arguments))
         if spent[number].done:
             continue
-        if not _runs_once(stage):  # leaves nothing to go on with
+        if not _runs_once(stage):  # such a stage cannot resume
             shutil.rmtree(folders[number], ignore_errors=True)
         free = given.trial or row.name == bench.table.budget_of
         left = None if free else TOLERANCE * budget_s - sum(one.seconds for one in spent)
@@ -230,7 +230,7 @@ def _runs_once(stage: Stage) -> bool:
 
 
 class _Spent:
-    """Core seconds of a stage over all sittings, kept beside its run folder."""
+    """Core seconds that a stage has taken over all calls, kept in a file beside its run folder."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -245,7 +245,7 @@ class _Spent:
 
 
 def choose_setting(bench: Bench, row: Row) -> int:
-    """Return the number of the row's setting that is best on validation labels; the first of equals."""
+    """Return the index of the row's setting with the best validation accuracy; of equals, the first."""
     if len(row.settings) == 1:
         return 0
     table, tried = bench.table, []
@@ -265,10 +265,10 @@ def choose_setting(bench: Bench, row: Row) -> int:
 
 
 def last_validation(run: Path) -> float:
-    """Return the last validation accuracy of a run, or of the last of its phases.
+    """Return the last validation accuracy of a run; of its last phase if it has several.
 
     Raises:
-        UserError: it measured none.
+        UserError: the run has none.
     """
     files = sorted(run.rglob("metrics.jsonl"), key=lambda path: path.stat().st_mtime_ns)
     found = [line["validation_top1"] for f in files for line in read_metrics(f) if "validation_top1" in line]
@@ -280,7 +280,7 @@ def last_validation(run: Path) -> float:
 def measure_row(
     bench: Bench, row: Row, labels_per_class: Sequence[int] = (), seeds: Sequence[int] = ()
 ) -> Iterator[Record]:
-    """Yield the records of a row: these numbers of labels and seeds, or all of its table."""
+    """Yield the records of a row, for the given numbers of labels and seeds; by default for all."""
     table = bench.table
     chosen = choose_setting(bench, row)
     if row.results == "features":
@@ -298,7 +298,7 @@ def measure_row(
 
 
 def take_budget(bench: Bench) -> None:
-    """Give the other rows the mean core seconds of the row that is their budget, once it is measured."""
+    """Once the row `budget_of` is measured, make its mean core seconds the budget of the other rows."""
     name = bench.table.budget_of
     seconds = [r["cpu_s"] for r in bench.records() if r["kind"] == "row" and r["row"] == name]
     if seconds:
@@ -328,7 +328,7 @@ def _facts(bench: Bench, row: Row, found: Trained) -> Record:
 def _measure(bench: Bench, row: Row, given: Given, name: str) -> Record:
     found = train(bench, row, given, name, bench.table.budget_s)
     run = bench.out / "runs" / name / row.stages[-1].name
-    if row.results == "peer":  # which tests after each epoch
+    if row.results == "peer":  # a peer tests after each epoch, which is not training
         found = replace(found, cpu_s=parse_json((run / "peer.json").read_bytes())["train_cpu_s"])
     identity = {"labels_per_class": given.per_class, "seed": given.seed}
     record = {**_facts(bench, row, found), **identity, "setting": [str(s) for s in given.setting]}
@@ -336,7 +336,7 @@ def _measure(bench: Bench, row: Row, given: Given, name: str) -> Record:
 
 
 def _results(bench: Bench, row: Row, run: Path, name: str) -> list[Record]:
-    """Read the test, once, when training is over."""
+    """Return the accuracies on the test split, which is read here for the first and only time."""
     if row.results == "ablation":
         stages = parse_json((run / "ablation.json").read_bytes())["stages"]
         return [{"title": stage["stage"], "top1": stage["top1"]} for stage in stages]

@@ -1,4 +1,4 @@
-"""From the records of a table to its markdown, its picture and its file of records."""
+"""Write the page of a table: markdown, a picture, and the file of its records."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _METHODS = {"knn": "nearest neighbours", "probe": "linear probe", "pseudo": "pro
 
 
 def accuracy_table(table: ResultTable, records: Sequence[Record]) -> AccuracyTable:
-    """Return the accuracies measured so far, a row per method; rows without any are left out."""
+    """Return the accuracies measured so far, one row per method; rows without accuracies are left out."""
     measured = [r for r in records if r["kind"] == "row"]
     seeds = tuple(sorted({seed for column in table.seeds.values() for seed in column}))
     if any(row.results == "ablation" for row in table.rows):
@@ -61,7 +61,7 @@ def _mean(seconds: Sequence[float]) -> str:
 
 
 def _by_stage(table: ResultTable, measured: Sequence[Record], seeds: tuple[int, ...]) -> AccuracyTable:
-    """Return a row per stage: the mean of its changes over seeds, and that mean's standard error."""
+    """Return one row per stage: its change of accuracy, mean over seeds, with the mean's standard error."""
     stages = dict.fromkeys(result["title"] for r in measured for result in r["results"])
     top1 = {s: [r["top1"] for m in measured for r in m["results"] if r["title"] == s] for s in stages}
     rows, before = [], None
@@ -84,7 +84,7 @@ def write_page(path: Path, table: ResultTable, records: Sequence[Record]) -> str
     Args:
         path: path of the records, .jsonl.
         table: what is measured.
-        records: so far.
+        records: all records so far.
     """
     write_lines(path, list(records))
     found = accuracy_table(table, records)
@@ -110,7 +110,7 @@ def write_page(path: Path, table: ResultTable, records: Sequence[Record]) -> str
 
 
 def _said(table: ResultTable, records: Sequence[Record]) -> str:
-    """Say what was held equal, in the words of the records."""
+    """Return the sentences that say what all rows have in common: budget, trials of settings, machine."""
     machine = next((r for r in records if r["kind"] == "machine"), None)
     tried = max(len(row.settings) for row in table.rows)
     chosen = (

@@ -1,4 +1,4 @@
-"""What a table of docs/results.md is made of: rows, their commands and their budget, as data."""
+"""The tables of docs/results.md as data: their rows, the commands of each row, and their budgets."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from typing import Literal
 
 Results = Literal["classifier", "ablation", "features", "peer"]
-"""Where the accuracies of a row come from: recipes/evaluate.py on its last classifier; the ablation.json of
-recipes/pipeline.py; the few_labels.json of tools/few_labels.py, all numbers of labels and seeds at once; or
-what a peer printed."""
+"""Source of a row's accuracies. classifier: recipes/evaluate.py on the last stage's run. ablation: the
+ablation.json of recipes/pipeline.py. features: the few_labels.json of tools/few_labels.py, which covers all
+numbers of labels and all seeds. peer: the peer.json that the wrapper of a peer writes."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One command of a row; in its options `{name}` stands for the folder of the row's stage of that name.
+    """One command of a row. In its options, `{name}` stands for the run folder of the row's stage `name`.
 
     Attributes:
-        name: name of its folder.
-        script: below the project's root.
-        options: that do not depend on the length of the run.
-        share: share of the row's budget; those of a row sum to at most 1.
-        labels: whether it is told labels per class and their seed.
-        lengths: options that say how long it trains, each with its multiple of the steps that the budget
-            buys; none where the length is fixed.
+        name: name of the stage's run folder.
+        script: path of the script, relative to the project's root.
+        options: options that do not depend on the length of the run.
+        share: share of the row's budget; the shares of a row sum to at most 1.
+        labels: whether the command gets --labels-per-class and --label-seed.
+        lengths: options for the length of the training, each with its value per step that the budget allows;
+            empty if the length is fixed.
     """
 
     name: str
@@ -39,13 +39,14 @@ class Row:
     """One line of a table.
 
     Attributes:
-        name: name of its folder and its records.
+        name: name of the row on the command line, and part of its file names.
         title: title in the table.
-        stages: one after the other.
-        settings: options of the last stage that are tried on validation labels; the best is trained in full.
-        reads_unlabeled: whether it learns from images without labels.
-        baseline: whether the other rows are compared with it.
-        labels_per_class: those of the table that it is measured at; () for all of them.
+        stages: commands, in the order in which they run.
+        settings: alternative options of the last stage; the one with the best validation accuracy in a short
+            trial is trained in full.
+        reads_unlabeled: whether the row learns from images without labels.
+        baseline: whether the other rows are compared with this one.
+        labels_per_class: columns of the table at which the row is measured; () for all.
         results: see `Results`.
     """
 
@@ -66,17 +67,17 @@ class ResultTable:
     Attributes:
         name: name on the command line.
         title: title of its page.
-        rows: all with the same budget, label tables and number of settings tried.
+        rows: rows, which share the budget, the choice of labels and the number of settings tried.
         labels_per_class: columns; 0 stands for all labels.
-        seeds: seeds of each column, for labels, weights, order and views.
-        budget_s: core seconds, user and system, of everything that a row trains with one seed and one number
-            of labels, pre-training included. Tests and trials of settings are outside of it.
-        trial_s: likewise, of the trial of one setting.
-        chosen_at: labels per class of the trials, a quarter of which they are measured on.
-        calibration: lengths of the two runs that the cost of a step is taken from.
+        seeds: seeds of each column; a seed decides the labels, the first weights, the order and the views.
+        budget_s: core seconds (user and system) for all training of a row with one seed and one number of
+            labels, pre-training included. Tests and trials of settings do not count.
+        trial_s: core seconds for the trial of one setting.
+        chosen_at: labels per class in the trials; a quarter of them is held out for validation.
+        calibration: steps of the two short runs from which the cost of a step is computed.
         testing: options of recipes/evaluate.py.
-        budget_of: row, of a fixed length, whose mean core seconds are the budget of the others once it is
-            measured; it has no budget itself.
+        budget_of: name of a row of fixed length; once it is measured, its mean core seconds are the budget of
+            the other rows. It has no budget itself.
     """
 
     name: str
@@ -92,7 +93,7 @@ class ResultTable:
     budget_of: str = ""
 
     def __post_init__(self) -> None:
-        """Hold the rows to what makes them comparable."""
+        """Refuse rows that cannot be compared fairly."""
         tried = {len(row.settings) for row in self.rows}
         if len(tried) > 1:
             raise ValueError(f"{self.name}: expected as many settings of every row, got {sorted(tried)}")
@@ -103,5 +104,5 @@ class ResultTable:
             raise ValueError(f"{self.name}: expected seeds of every column, got {sorted(self.seeds)}")
 
     def columns_of(self, row: Row) -> tuple[int, ...]:
-        """Return the numbers of labels per class that a row is measured at."""
+        """Return the numbers of labels per class at which a row is measured."""
         return row.labels_per_class or self.labels_per_class

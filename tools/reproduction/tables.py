@@ -1,4 +1,4 @@
-"""The tables themselves, at each scale. A change of a row or a budget is a change of this file alone."""
+"""The tables at each scale. To change a row or a budget, change this file alone."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ TableName = Literal["speed", "budget", "ablation", "start"]
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything: seconds on the digits for tests, minutes, or what the page asks for.
+    """The size of a table: seconds on the digits for tests, minutes, or the full size of docs/results.md.
 
     Attributes:
         resolution: side of the views in pixels.
         budget_s: core seconds of a row.
         trial_s: core seconds of the trial of one setting.
-        tried: settings tried of each row.
-        seeds: seeds of each number of labels per class.
-        batch_size: labelled images of a step.
-        mu: unlabelled images per labelled one.
-        pretrain_batch: images of a step of pre-training.
-        projector: widths of the embeddings of pre-training.
+        tried: number of settings tried for each row.
+        seeds: seeds for each number of labels per class.
+        batch_size: labelled images per step.
+        mu: unlabelled images per labelled image.
+        pretrain_batch: images per step of pre-training.
+        projector: widths of the projector's layers in pre-training.
         calibration: see `ResultTable`.
-        flip_p: probability of a mirror image; digits have none.
+        flip_p: probability that a view is mirrored; 0 for digits.
     """
 
     resolution: int
@@ -57,10 +57,10 @@ def make_table(name: TableName, scale: ScaleName, init: str = "", peer: str = ""
     """Return a table.
 
     Args:
-        name: which.
-        scale: how much of everything.
-        init: pre-trained start of the table `start`, see docs/pretrained.md.
-        peer: file airbench94.py of a checkout of KellerJordan/cifar10-airbench, for the table `speed`.
+        name: name of the table.
+        scale: size of the table.
+        init: pre-trained start for the table `start`, see docs/pretrained.md.
+        peer: path of airbench94.py in a checkout of KellerJordan/cifar10-airbench, for the table `speed`.
     """
     size = SCALES[scale]
     if name == "speed":
@@ -84,23 +84,23 @@ SPEED_RUN: tuple[object, ...] = (
     *("--view", "shift", "--shift", 0.0625, "--schedule", "cosine", "--label-smoothing", 0.2),
     *("--optimizer", "muon", "--optimizer-lr", 0.0125, "--optimizer-momentum", 0.6, "--weight-decay", 1.6),
 )
-"""Of the supervised run on all labels, after trials on held-out images; see docs/results.md."""
+"""Options of the supervised run on all labels, chosen on held-out images; see docs/results.md."""
 
 
 SOLVER: tuple[object, ...] = (
     *("--optimizer", "muon", "--optimizer-lr", 0.0125, "--optimizer-momentum", 0.6, "--schedule", "cosine"),
 )
 FEW_LABELS: tuple[object, ...] = (*SOLVER, "--ema-decay", 0.99)
-"""Of training on few labels, with and without images beside them; see docs/results.md."""
+"""Options of training on few labels, with and without unlabelled images; see docs/results.md."""
 GUESSES: tuple[object, ...] = ("--guesses", "average", "--adaptive-threshold", "--align")
 
 
 def _speed(size: Scale, scale: ScaleName, peer: str) -> ResultTable:
-    """All labels: accuracy at the peer's core seconds, the peer run in one sitting."""
+    """All labels: accuracy within the core seconds of a peer, which runs first if it is given."""
     options = (*_network(size), *_views(size), *SPEED_RUN, "--batch-size", 1000 if scale != "tiny" else 40)
     stage = Stage("train", "recipes/supervised.py", options)
     rows = [Row("compact", f"{NETWORK}, Muon", (stage,))]
-    if peer:  # first: the others have its time
+    if peer:  # first, since its time is the budget of the other rows
         source = ("--source", peer, "--epochs", 9.9)
         stage = Stage("train", "tools/peers/airbench.py", source, labels=False, lengths=())
         rows.insert(0, Row("airbench94", "airbench94 on the CPU", (stage,), baseline=True, results="peer"))
@@ -114,7 +114,7 @@ def _speed(size: Scale, scale: ScaleName, peer: str) -> ResultTable:
 
 
 def _budget(size: Scale) -> ResultTable:
-    """Few labels: everything that a row needs in the same core seconds."""
+    """Few labels: all training of a row, pre-training included, within the same core seconds."""
     network, few = _network(size), ("--flip-p", size.flip_p)
     solver = ("--batch-size", size.batch_size)
     pool = ("--unlabeled-splits", "train", "--mu", size.mu)
@@ -136,7 +136,7 @@ def _budget(size: Scale) -> ResultTable:
         *(*network, *few, *solver, "--weight-decay", 5e-4, "--unlabeled-splits", "train", "--min-crop", 0.5),
         *("--per-class", *_growing(size), "--top-k", 3),
     )
-    # From a random classifier: the rehearsal of a probe's start would take the same time again.
+    # A random classifier, since choosing a linear probe as its start takes as long as the training itself.
     begun = (*FEW_LABELS, "--init", "{pretrain}")
     tuned = supervised(*begun, "--classifier-start", "random", share=0.2)
     rates = (("--lr", 0.03), ("--lr", 0.1), ("--lr", 0.01))[: size.tried]
@@ -163,7 +163,7 @@ def _growing(size: Scale) -> tuple[int, ...]:
 
 
 def _ablation(size: Scale) -> ResultTable:
-    """What each stage of the 2021 report's pipeline brings."""
+    """What each stage of the 2021 report's pipeline adds."""
     tiny = size.flip_p == 0.0
     sides = [size.resolution + step for step in (0, 4, 8)]
     options = (
