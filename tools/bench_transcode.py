@@ -32,7 +32,7 @@ class Config(RecordConfig):
     images: Path
     """Folder with JPEG files, at any depth."""
     num_images: Count = 500
-    """Files to use, evenly spaced; up to twice as many are used, so that the spacing is a whole number."""
+    """Files to use at most, evenly spaced."""
     short_side: Count = 256
     """Shorter side of the result in pixels; images that are not larger are left out."""
     passes: Count = 3
@@ -93,8 +93,8 @@ def main() -> None:
 def _read(config: Config) -> list[_Photograph]:
     paths = sorted(p for p in config.images.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
     found = []
-    for path in paths[:: max(1, len(paths) // config.num_images)]:
-        data = path.read_bytes()
+    for place in np.linspace(0, len(paths) - 1, min(config.num_images, len(paths))).astype(int).tolist():
+        data = (path := paths[place]).read_bytes()
         try:
             height, width = simplejpeg.decode_jpeg(data).shape[:2]
         except ValueError as error:

@@ -3,8 +3,10 @@
 import re
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ import tools.doctor as doctor
 from loaders import LoaderOptions
 from loaders.backends.cpu import CpuRenderer
 from loaders.common.errors import UserError
+from loaders.kernels.encodings import ENCODING_JPEG, ENCODING_RAW
 from loaders.packs import Pack
 from tests.loaders.packs.inputs import class_tree, jpeg, pack, write_tree
 from tests.next_line import read_next_line
@@ -78,6 +81,16 @@ def test_a_slow_stage_is_named(stage: str, packed: Pack, monkeypatch: pytest.Mon
     assert found.bound == stage, found
     assert found.stages[stage] >= 0.9 * SLOW_S
     assert found.copy == 0.0
+
+
+def test_only_jpeg_rows_are_decoded(packed: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    work, decoded = work_on(packed), []
+    columns = work.split.pack.columns
+    encoding = np.where(np.arange(len(packed)) % 3, ENCODING_JPEG, ENCODING_RAW)
+    monkeypatch.setattr(work.split.pack, "columns", replace(columns, encoding=encoding))
+    monkeypatch.setattr(stages, "decode_row", lambda data: decoded.append(data) or 1)
+    assert stages.decoding(work) > 0
+    assert len(decoded) == (encoding == ENCODING_JPEG).sum() == 8
 
 
 def diagnosis(**changed: float) -> doctor.Diagnosis:

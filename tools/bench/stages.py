@@ -89,10 +89,9 @@ def reading(work: Work, cold: bool) -> float:
 def decoding(work: Work) -> float:
     """Return the seconds per image of decoding; 0 for a pack that stores pixels."""
     pack = work.split.pack
-    if (pack.columns.encoding[work.rows] != ENCODING_JPEG).all():
-        return 0.0
-    data = {row: pack.read(row) for row in work.rows.tolist()}
-    return _threaded(work, lambda row: decode_row(data[row]))
+    rows = work.rows[pack.columns.encoding[work.rows] == ENCODING_JPEG]
+    data = {row: pack.read(row) for row in rows.tolist()}
+    return _threaded(work, lambda row: decode_row(data[row]) if row in data else 0) if data else 0.0
 
 
 def decode_row(data: bytes) -> int:
