@@ -88,4 +88,4 @@ def test_the_tour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> No
     assert len((tmp_path / "runs/predictions/predictions.csv").read_text().splitlines()) == 7
     assert (tmp_path / "runs/compared.html").is_file()
     assert (tmp_path / "runs/ask/request.html").is_file()
-    assert "bound: " in capsys.readouterr().out
+    assert "bottleneck: " in capsys.readouterr().out

@@ -37,7 +37,7 @@ class Config(RecordConfig):
     batch_size: Count = 256
     """Images per batch."""
     prefetch: Count = 1
-    """Batches in preparation besides the one in use."""
+    """Batches that are prepared ahead of the one in use."""
     epochs: Count = 100
     """Epochs to read."""
     num_threads: Count = 2

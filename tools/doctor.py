@@ -218,9 +218,9 @@ def remedies(found: Diagnosis, work: stages.Work) -> list[tuple[str, float]]:
     if short > 1.2 * target and found.decoding:
         share = (target / short) ** 2
         smaller = {"decoding": found.decoding * share, "storage": found.stages["storage"] * share}
-        choices.append((f"pack anew with --short-side {target} (now {short:.0f} px)", found.gain(**smaller)))
+        choices.append((f"pack again with --short-side {target} (now {short:.0f} px)", found.gain(**smaller)))
     if found.decoding:
-        pixels = "pack anew with --encoding raw: larger, read without decoding"
+        pixels = "pack again with --encoding raw: a larger pack, but no decoding"
         choices.append((pixels, found.gain(decoding=0.0)))
     cores, threads = available_cores(), work.num_threads
     if cores > threads:
@@ -228,7 +228,7 @@ def remedies(found: Diagnosis, work: stages.Work) -> list[tuple[str, float]]:
         choices.append((f"--num-threads {cores} instead of {threads}", found.gain(**more)))
     if not found.is_cached:
         choices.append(("faster storage, or memory that holds the pack", found.gain(storage=found.warm)))
-    choices.append(("views that cost nothing: fewer, or smaller ones", found.gain(views=0.0)))
+    choices.append(("fewer or smaller views (gain if they took no time)", found.gain(views=0.0)))
     half = {"network": found.network / 2}
     choices.append(("a network, or a device, twice as fast", found.gain(**half)))
     return sorted(((text, gain) for text, gain in choices if gain >= _WORTH), key=lambda pair: -pair[1])
@@ -246,10 +246,10 @@ def print_diagnosis(console: Console, found: Diagnosis, work: stages.Work) -> No
         table.add_row(name, f"{1 / seconds:,.0f}" if seconds else "-")
     print_table(console, table)
     share = found.stages[found.bound] / sum(found.stages.values())
-    print(f"bound: {found.bound}, {share:.0%} of what the stages take by themselves")
+    print(f"bottleneck: {found.bound}, {share:.0%} of the sum of all stages")
     excess = found.together / found.expected()
     if excess > _EXCESS:
-        print(f"together they take {excess:.1f} times what the stages explain: other work here, or memory")
+        print(f"together they take {excess:.1f} times the expected time: other load, or memory bandwidth")
     for text, gain in remedies(found, work):
         print(f"would help: {text}: about x{gain:.1f}")
 

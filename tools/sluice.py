@@ -41,8 +41,8 @@ STEPS = (
 )
 """Commands of the usual steps, in order; a name without a script is skipped."""
 GROUPS = {
-    "train": "Train a network by a METHOD; without one, say which to take and why.",
-    "bench": "Measure this machine; without more words, list what.",
+    "train": "Train a network by a METHOD; without one, advise which to choose.",
+    "bench": "Measure this machine; without an argument, list the benchmarks.",
 }
 HELP = ("--help", "-h")
 _READABLE = 30  # a column of text needs at least this many characters
@@ -61,7 +61,9 @@ def main() -> None:
     elif name == "bench" and asks:
         print_list("sluice bench WHAT ...", summaries(benchmarks()))
     elif name == "bench":
-        run_script(find(benchmarks(), rest[0], "what", "sluice bench"), f"sluice bench {rest[0]}", rest[1:])
+        run_script(
+            find(benchmarks(), rest[0], "benchmark", "sluice bench"), f"sluice bench {rest[0]}", rest[1:]
+        )
     else:
         run_script(find(commands(), name, "command", "sluice --help"), f"sluice {name}", rest)
 
@@ -112,7 +114,7 @@ def find(known: dict[str, Path], name: str, what: str, lists: str) -> Path:
     for group, inside in (("train", methods), ("bench", benchmarks)):
         if what == "command" and name in inside():
             meant = f"did you mean `sluice {group} {name}`? "
-    raise UserError(f"{what}: expected one that there is, found {name!r}; {meant}`{lists}` lists them")
+    raise UserError(f"{what}: expected a known {what}, found {name!r}; {meant}`{lists}` lists them")
 
 
 def run_script(path: Path, called: str, words: Iterable[str]) -> None:
@@ -146,9 +148,9 @@ def print_commands() -> None:
     known = commands()
     steps = summaries({name: known[name] for name in STEPS if name in known}) | GROUPS
     print_list("sluice COMMAND ...", {name: steps[name] for name in STEPS if name in steps})
-    print("\nand, by the names of their files:\n")
+    print("\nfurther commands, named after their files:\n")
     print("  " + ", ".join(name for name in known if name not in steps))
-    print("\n`sluice COMMAND --help` lists the options of one.")
+    print("\n`sluice COMMAND --help` lists the options of a command.")
 
 
 def print_methods() -> None:

@@ -122,7 +122,7 @@ def test_checks_and_page_read_what_is_packed(packed: Packed) -> None:
     assert decode_all(packed.pack, 1) == []
     assert compare_with_source(packed.pack, parse_splits([packed.source])[0]) == []
     inspect_pack(packed.pack, True, 1, Console(file=io.StringIO()))
-    assert "Repaired and warned of" in (folder / "report.html").read_text()
+    assert "Repairs and warnings" in (folder / "report.html").read_text()
     complained = {entry["key"] for entry in warned(folder)}
     repaired = {packed.pack.key(row) for row in np.flatnonzero(packed.pack.columns.action & Action.REPAIRED)}
     assert len(repaired) >= len(DAMAGED) - 1

@@ -136,7 +136,7 @@ def test_the_command(packed: Pack, monkeypatch: pytest.MonkeyPatch, capsys) -> N
     out = capsys.readouterr().out
     for name in ("storage, cold", "storage, warm", "decoding", "views", "network", "together"):
         assert name in out
-    assert re.search(r"bound: (storage|decoding|views|network), \d+%", out)
+    assert re.search(r"bottleneck: (storage|decoding|views|network), \d+%", out)
     script, named = read_next_line(out)
     assert (script, named.pack, named.split) == ("recipes/barlow.py", packed.path, "train")
     assert (named.backbone, named.resolution, named.batch_size) == ("test_resnet", 16, 4)

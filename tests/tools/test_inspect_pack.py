@@ -35,7 +35,7 @@ def test_copies_and_leaks(tmp_path: Path) -> None:
     assert found.copies == (("train/c0/000", "train/c0/third", "train/c1/again", "test/c0/x"),)
     assert ("train/c1/001", "test/c0/y") in found.leaked
     assert faults_found(found, read_quarantine(packed), ("leak", "duplicates", "corrupt")) == [
-        "leak: 2 images stand in two splits",
+        "leak: 2 images are in two splits",
         "duplicates: 2 images are exact copies of another",
         "corrupt: 1 inputs are damaged or cannot be read",
     ]
@@ -173,7 +173,7 @@ def test_the_page_shows_what_stands_out(tmp_path: Path) -> None:
     out = page.split("<h2>What stands out</h2>")[1].split("<h2>")[0]
     shown = re.findall(r'<figure>.*?alt="(.*?)".*?<figcaption>(.*?)</figcaption>', out, re.S)
     assert [key for key, _ in shown][:2] == ["train/c0/black", "train/c1/white"]
-    assert shown[-1] == ("train/c1/long", "the longest: sides of 1 to 4.5 and less")
+    assert shown[-1] == ("train/c1/long", "the most elongated: aspect ratios up to 4.5")
     assert "2 of 35 images lie outside" in out
     copies = page.split("<h2>Copies</h2>")[1].split("<h2>")[0]
     assert "look the same: train/c0/same70 and train/c0/same95" in copies

@@ -105,18 +105,21 @@ def test_a_new_file_is_a_new_command(
     [
         (
             ("verfy",),
-            "command: expected one that there is, found 'verfy'; did you mean verify? `sluice --help`",
+            "command: expected a known command, found 'verfy'; did you mean verify? `sluice --help`",
         ),
         (("trian",), "did you mean train?"),
         (("barlow",), "found 'barlow'; did you mean `sluice train barlow`?"),
         (("loaders",), "found 'loaders'; did you mean `sluice bench loaders`?"),
-        (("../recipes/barlow",), "command: expected one that there is, found '../recipes/barlow'; "),
+        (("../recipes/barlow",), "command: expected a known command, found '../recipes/barlow'; "),
         (
             ("train", "vicrg"),
-            "method: expected one that there is, found 'vicrg'; did you mean vicreg? `sluice",
+            "method: expected a known method, found 'vicrg'; did you mean vicreg? `sluice",
         ),
-        (("train", "bench"), "method: expected one that there is, found 'bench'; `sluice train` lists them"),
-        (("bench", "lodaers"), "found 'lodaers'; did you mean loaders? `sluice bench` lists them"),
+        (("train", "bench"), "method: expected a known method, found 'bench'; `sluice train` lists them"),
+        (
+            ("bench", "lodaers"),
+            "benchmark: expected a known benchmark, found 'lodaers'; did you mean loaders?",
+        ),
         (("--nonsense",), "found '--nonsense'; `sluice --help` lists them"),
     ],
 )

@@ -139,5 +139,5 @@ def _advice(records: Sequence[Record]) -> list[str]:
         return []
     first, second = ours[:2]
     if first.images_per_s * (1 - first.spread) <= second.images_per_s * (1 + second.spread):
-        return [f"{first.contender} and {second.contender} are equally fast here, as far as noise tells"]
+        return [f"{first.contender} and {second.contender} are equally fast here within the noise"]
     return [f"fastest of our backends here: --backend {first.contender.split('_')[0]}"]

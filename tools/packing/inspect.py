@@ -76,7 +76,7 @@ def inspect_pack(
     if warnings.num_warned:
         repaired = f"{warnings.num_repaired:,} of them repaired; " if warnings.num_repaired else ""
         console.print(
-            f"{warnings.num_warned:,} images that decoders warned of, {repaired}listed in {WARNINGS_NAME}"
+            f"{warnings.num_warned:,} images with decoder warnings, {repaired}listed in {WARNINGS_NAME}"
         )
     judged = judge(pack, features)
     if judged is not None:
@@ -137,7 +137,7 @@ def parse_faults(texts: Sequence[str]) -> tuple[Fault, ...]:
 def faults_found(findings: Findings, quarantine: Quarantine, fail_on: Sequence[Fault]) -> list[str]:
     """Return one line for each fault of `fail_on` that the pack has."""
     counts: dict[Fault, tuple[int, str]] = {
-        "leak": (findings.num_leaks, "images stand in two splits"),
+        "leak": (findings.num_leaks, "images are in two splits"),
         "duplicates": (findings.num_copies, "images are exact copies of another"),
         "corrupt": (quarantine.num_corrupt, "inputs are damaged or cannot be read"),
     }

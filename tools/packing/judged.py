@@ -39,7 +39,7 @@ class Judged:
         """Sentence that states how many labels are doubted."""
         return (
             f"{len(self.doubted):,} of {self.num_labelled:,} labels may be wrong: the most similar other "
-            "images bear another."
+            "images have another label."
         )
 
     @property

@@ -55,7 +55,7 @@ def write_page(
         Section("Labels to look at", list(_judged(pack, labels, judged))),
         Section("Copies", list(_copies(pack, findings))),
         Section("Quarantine", [_table(("reason", "inputs"), reasons.most_common(30))] if reasons else []),
-        Section("Repaired and warned of", list(_warned(pack, warnings))),
+        Section("Repairs and warnings", list(_warned(pack, warnings))),
         Section("Images", list(_sheets(pack, labels))),
     ]
     lead = f"{len(pack):,} images in {pack.num_shards:,} {pack.manifest.shard_format} shards."
@@ -66,7 +66,7 @@ def write_page(
 def _warned(pack: Pack, warnings: Warnings) -> Iterator[Block]:
     """Count the images per warning, and show the repaired images."""
     if warnings.messages:
-        yield _table(("what decoders said", "images"), warnings.messages.most_common(30))
+        yield _table(("decoder warning", "images"), warnings.messages.most_common(30))
     if warnings.num_repaired:
         rows = warnings.repaired[:_MAX_REPAIRED]
         shown = f", the first {len(rows)}" if len(rows) < warnings.num_repaired else ""
@@ -123,7 +123,7 @@ def _classes_by_split(pack: Pack, order: NDArray[np.int64]) -> list[Block]:
     if len(counts) < 2:
         return []
     rows = [(pack.classes[i], *(f"{own[i]:,}" for own in counts.values())) for i in order.tolist()]
-    return [Table(("class", *counts), rows, "Images of each class in each split; a heading sorts.")]
+    return [Table(("class", *counts), rows, "Images of each class in each split; click a heading to sort.")]
 
 
 def _outliers(pack: Pack) -> Iterator[Block]:
@@ -136,7 +136,7 @@ def _outliers(pack: Pack) -> Iterator[Block]:
         of = f"of {len(rows):,} images" + (", evenly spaced" if len(rows) < len(pack) else "")
         yield Paragraph(
             f"Mean gray value: median {np.median(gray):.0f} of 255; {outside:,} {of} lie outside {low:.0f} "
-            f"to {high:.0f}, 1.5 distances of the quartiles beyond these."
+            f"to {high:.0f}, 1.5 interquartile ranges beyond the quartiles."
         )
         order = np.argsort(gray, kind="stable")
         for name, places in (
@@ -154,7 +154,7 @@ def _outliers(pack: Pack) -> Iterator[Block]:
     longest = np.argsort(-ratio, kind="stable")[:_SHOWN_OUTLIERS]
     longest = longest[ratio[longest] > _LONG]
     if len(longest):
-        yield _sheet(pack, f"the longest: sides of 1 to {ratio[longest[0]]:.1f} and less", longest)
+        yield _sheet(pack, f"the most elongated: aspect ratios up to {ratio[longest[0]]:.1f}", longest)
 
 
 def _sizes(pack: Pack) -> list[Block]:
@@ -187,7 +187,7 @@ def _copies(pack: Pack, findings: Findings) -> Iterator[Block]:
     for pair in findings.near_rows:
         yield _sheet(pack, "look the same: " + " and ".join(pack.key(row) for row in pair), np.array(pair))
     if not groups:
-        yield Paragraph("No image has the bytes of another.")
+        yield Paragraph("No two images have the same bytes.")
 
 
 def _judged(pack: Pack, labels: NDArray[np.int64], judged: Judged | None) -> Iterator[Block]:

@@ -107,7 +107,7 @@ def test_every_reader_reads_what_is_packed(
     assert decode_all(packed, 1) == []
     console = Console(record=True, width=200, file=io.StringIO())
     inspect_pack(packed, True, 1, console)
-    assert f"{len(files) - 3} images that decoders warned of" in console.export_text()
+    assert f"{len(files) - 3} images with decoder warnings" in console.export_text()
     page = (tmp_path / "p" / "report.html").read_text()
     assert f"repaired: {len(files) - 3}" in page
     assert "few%20bytes%20before" in page
