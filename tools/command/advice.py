@@ -43,8 +43,8 @@ ADVICE = (
         "labels",
         "tens per class",
         "the same, then `self_training` and `fixmatch`",
-        "minutes with `--guesses average --adaptive-threshold --align`, else hours; pseudo-labels of a "
-        "network that is right a quarter of the time do not pay",
+        "minutes with `--guesses average --adaptive-threshold --align`, else hours; pseudo-labels do not "
+        "help if the network is right only a quarter of the time",
     ),
     Advice(
         "labels",
@@ -60,7 +60,7 @@ ADVICE = (
     ),
     Advice(
         "images",
-        "of 32 pixels and less",
+        "of 32 pixels or less",
         "not `jigsaw` or `patches`",
         "measured: their tiles become a few pixels wide, features no better than an untrained network's",
     ),
@@ -68,7 +68,7 @@ ADVICE = (
         "images",
         "left and right carry meaning",
         "`--flip-p 0`, and not `rotnet`",
-        "digits, letters: a mirrored one is another, and the upright is unclear",
+        "digits, letters: a mirrored one may be another, and which way is up may be unclear",
     ),
     Advice(
         "device",
