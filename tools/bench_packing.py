@@ -91,7 +91,7 @@ def main() -> None:
     if config.max_side is not None and config.short_side is not None:
         raise UserError("--max-side and --short-side: give one of them")
     if not config.source.is_dir():
-        raise UserError(f"--source {config.source} is no folder: make one with tools/draw_images.py")
+        raise UserError(f"--source {config.source} is not a folder: make one with tools/draw_images.py")
     loose = next((path for path in sorted(config.source.iterdir()) if not path.is_dir()), None)
     if loose is not None:
         raise UserError(f"--source {config.source}: expected class folders, found the file {loose}; move it")

@@ -163,7 +163,7 @@ def measure(config: Config, recipe: str, precision: Precision, kind: Measure) ->
         done = subprocess.run(command, env=threads, capture_output=True, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise UserError(f"bench: {recipe} ({kind}, {precision}) ended with {done.returncode}: {last}")
+            raise UserError(f"bench: {recipe} ({kind}, {precision}) exited with {done.returncode}: {last}")
         windows = read_metrics(out / "metrics.jsonl")[1:]
         speeds = [window["img_per_s"] for window in windows]
         record = {

@@ -212,7 +212,7 @@ def _print(record: dict[str, Any]) -> None:
     parts = Table("part", "CPU us/image")
     for part, value in record["cpu_us"].items():
         parts.add_row(part, f"{value:,.0f}")
-    rules = Table("what decoding leaves to the resize", "scaled", "PSNR resized", "PSNR encoded")
+    rules = Table("size after decoding", "scaled", "PSNR resized", "PSNR encoded")
     for rule, value in record["psnr_db"].items():
         resized = f"{value['resized']:.1f}" if "resized" in value else "-"
         rules.add_row(rule, f"{value['share_scaled']:.0%}", resized, f"{value['encoded']:.1f}")

@@ -267,8 +267,8 @@ def main() -> None:
         run_step(console, len(steps) + 1, report_step(config, commands), config.num_threads)
     except KeyboardInterrupt:
         is_unfinished = config.pack.exists() and not is_own(config.pack)
-        first = f"; remove {config.pack} before it, which is unfinished" if is_unfinished else ""
-        raise KeyboardInterrupt(f"interrupted: the next demo begins anew{first}") from None
+        first = f"; first remove {config.pack}, which is unfinished" if is_unfinished else ""
+        raise KeyboardInterrupt(f"interrupted: the next demo starts over{first}") from None
     console.print()
     print_outcome(console, config)
     console.print(

@@ -81,7 +81,7 @@ def draw(config: Config) -> None:
         UserError: the folder exists.
     """
     if config.out.exists():
-        raise UserError(f"{config.out} exists: give a folder that does not")
+        raise UserError(f"{config.out} exists: give a folder that does not exist")
     for label in range(config.num_classes):
         (config.out / f"class{label:04d}").mkdir(parents=True)
     textures = Textures(config.seed)

@@ -211,7 +211,7 @@ def run_job(config: Config, job: Job) -> list[FewLabelResult]:
         code = subprocess.run(command, stdout=output, stderr=output, env=threads, check=False)
     if code.returncode:
         last = last_line(log) or "no message"
-        raise UserError(f"sweep: {job.folder} ended with {code.returncode}: {last} (all of it: {log})")
+        raise UserError(f"sweep: {job.folder} exited with {code.returncode}: {last} (full output: {log})")
     results = collect(job, folder)
     content = {"command": decisive, "start": start, "results": [asdict(result) for result in results]}
     write_atomic(done, to_json(content))
@@ -231,7 +231,8 @@ def collect(job: Job, folder: Path) -> list[FewLabelResult]:
     accuracy = found.get("ema", found.get("raw"))
     if accuracy is None:
         raise UserError(
-            f"sweep: recipe {job.method.recipe} left no accuracy.json in {folder}; it has no test"
+            f"sweep: expected accuracy.json from {job.method.recipe} in {folder}, found none; name a recipe "
+            "that measures on a test split"
         )
     labels = job.labels_per_class[0]
     measured = (accuracy.top1, accuracy.num_images, 0, accuracy.top5, job.method.recipe)
@@ -264,8 +265,8 @@ def run(config: Config, console: Console) -> list[FewLabelResult]:
             raise
     if failures:
         raise UserError(
-            f"{failures[0]}; {len(failures)} of {len(jobs)} runs failed: mend that and give the command "
-            "again, what is done stays"
+            f"{failures[0]}; {len(failures)} of {len(jobs)} runs failed: fix this and run the command "
+            "again; finished runs are kept"
         )
     return sorted(results, key=lambda r: (r.init, r.labels_per_class, r.seed))
 

@@ -285,7 +285,7 @@ def _import(pack: Pack, command: Import) -> None:
         )
     added = new_class_names(command.file, pack.classes) if command.new_classes and command.file else ()
     if added and pack.is_multi_label:
-        raise UserError("new_classes: expected a pack with one label an image, found several; leave it out")
+        raise UserError("new_classes: expected a pack with one label per image, found several; leave it out")
     all_names = (pack.classes or names) + added
     is_new, pack.classes = all_names != pack.classes, all_names
     if command.file is not None and command.name is not None:

@@ -200,12 +200,12 @@ def print_summary(console: Console, out: str, manifest: Manifest, seconds: float
         console.print(f"{manifest.num_inputs:,} inputs in {seconds:.1f} s, {rate:,.0f} images/s -> {out}")
     notes = [*manifest.notes]
     if number == 1:
-        notes.append(f"one class alone, {manifest.classes[0]!r}: no recipe can learn to tell it from others")
+        notes.append(f"only one class, {manifest.classes[0]!r}: no recipe can learn to tell it from others")
     for note in notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     if skipped := sum(split.num_skipped for split in manifest.splits):
         files = "1 file" if skipped == 1 else f"{skipped:,} files"
-        console.print(f"{files} skipped: no images by their names, such as notes and tables")
+        console.print(f"{files} skipped, not images by name (such as notes and tables)")
     if manifest.num_quarantined:
         console.print(f"{manifest.num_quarantined:,} inputs quarantined, reasons in {out}/{QUARANTINE_NAME}")
 

@@ -157,7 +157,7 @@ def open_images(config: Config, classes: tuple[str, ...]) -> Pack:
 
     def pack() -> None:
         if (out / "manifest.json").is_file():
-            tell(f"images: those of {out}, packed before; remove it to look for new ones")
+            tell(f"images: taken from {out}, packed by an earlier run; remove it to pack them again")
         given = PackOptions(parse_splits([f"{_SPLIT}={config.images}"]), out)
         with CountProgress("packing", 0, 0, rank() == 0) as shown:
             pack_dataset(given, shown.show)  # raises if the existing pack was made of another source
@@ -201,7 +201,7 @@ def file_names(config: Config, pack: Pack, rows: NDArray[np.int64]) -> list[str]
             by_key = isinstance(source, ImageTableSource) and source.has_keys
             known = {item.key: unquote(item.key) if by_key else printable(item.name) for item in items}
     except (UserError, OSError) as error:  # do not lose the guesses only because the names are missing
-        tell(f"predict: file is the key of each image, since the source cannot be listed again: {error}")
+        tell(f"predict: the column file has keys, since the source cannot be listed again: {error}")
         known = {}
     return [known.get(key, key) for key in (key.removeprefix(f"{_SPLIT}/") for key in keys)]
 
@@ -304,7 +304,7 @@ def run(config: Config) -> Path:
     make_accelerator("no", device=config.device)
     network = load_exported(config.network, config.backbone)
     if not network.classes:
-        raise UserError(f"network: expected a classifier with named classes, found {config.network} without")
+        raise UserError(f"network: expected a classifier with named classes, found none in {config.network}")
     pack = open_images(config, network.classes)
     split = pack.split(config.split) if config.split else pack.pool(pack.splits)
     on_main(lambda: config.out.mkdir(parents=True, exist_ok=True))  # all checks have passed by now

@@ -51,7 +51,7 @@ class Config(FrozenConfig):
         named = str(self.run).startswith(("timm:", "hf:"))  # a missing run folder is refused later
         if self.results is None and (named or self.run.is_file()):
             raise UserError(
-                f"run: expected a folder at {self.run}, which the results go into; give --results for them"
+                f"run: expected a folder to write the results into, found {self.run}; give --results"
             )
         check_folder(self.out, "run", writable=False)
         check_file(self.folder / EVALUATION_NAME, "results")

@@ -117,7 +117,7 @@ def photographs(config: Config) -> Images:
     largest = min(min(image.shape[:2]) for image in sources) - 1
     if not 0 < config.source <= largest:
         raise UserError(
-            f"--source: expected 1 to {largest}, what the bundled photographs hold, found {config.source}; "
+            f"--source: expected 1 to {largest}, the size of the bundled photographs, found {config.source}; "
             "name a smaller side"
         )
     encoded, planes = [], []

@@ -57,8 +57,8 @@ class Config:
         ignored = [option for option in _OF_ONE_RUN if self.beside and not is_usual(self, option)]
         if ignored:
             raise UserError(
-                f"{ignored[0]}: expected none beside --beside, whose page has no place for it, found "
-                f"{getattr(self, ignored[0])}; leave it out, or make the page of one run"
+                f"{ignored[0]}: expected none with --beside, whose page does not show it, found "
+                f"{getattr(self, ignored[0])}; leave out one of them"
             )
 
     @property

@@ -225,11 +225,11 @@ def main() -> int:
             print(run(config, Console(stderr=True)))
     except (Stopped, CommandStopped) as stopped:
         where = f" in {stopped}" if str(stopped) else ""
-        print(f"reproduce: stopped{where}; the same command goes on", file=sys.stderr)
+        print(f"reproduce: stopped{where}; run the same command to continue", file=sys.stderr)
         return STOPPED_CODE
     except CommandFailed as failed:
         raise UserError(
-            f"reproduce: {failed}; mend that and give the command again, what is done stays"
+            f"reproduce: {failed}; fix this and run the command again; finished runs are kept"
         ) from None
     return 0
 

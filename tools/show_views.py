@@ -188,7 +188,7 @@ def decode(pack: Pack, row: int) -> NDArray[np.uint8]:
         return decode_jpeg(data)
     except ValueError as error:
         raise UserError(
-            f"image: expected a whole one, found {pack.key(row)} damaged ({brief(error)}); see "
+            f"image: expected a readable image, found {pack.key(row)} damaged ({brief(error)}); see "
             f"tools/verify_pack.py {pack.path}"
         ) from None
 

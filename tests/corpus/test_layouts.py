@@ -57,8 +57,8 @@ def test_each_image_has_the_class_that_its_layout_means(tmp_path: Path, name: st
     packed = pack(tmp_path / "p", f"train={sourced(tmp_path, layout.source)}", columns=layout.columns)
     assert content(packed) == layout.classes
     lines = [line for line in summary(packed).splitlines() if line.startswith("note: ")]
-    assert sum("one class alone" in line for line in lines) == (len(packed.classes) == 1)
-    notes = [line for line in lines if "one class alone" not in line]
+    assert sum("only one class" in line for line in lines) == (len(packed.classes) == 1)
+    notes = [line for line in lines if "only one class" not in line]
     assert any(layout.said in note for note in notes) if layout.said else not notes
     assert all(packed.classes.count(name) == 1 for name in packed.classes)
     split = parse_splits([f"train={sourced(tmp_path, layout.source)}"])[0]

@@ -123,7 +123,7 @@ def test_every_name_leads_to_its_contender(name: str) -> None:
 
 
 def test_there_is_no_other_contender() -> None:
-    with pytest.raises(ValueError, match="no such name"):
+    with pytest.raises(ValueError, match="expected a known name"):
         find_contender("nobody")
 
 

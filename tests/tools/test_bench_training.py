@@ -64,7 +64,7 @@ def test_too_short_a_run_and_a_failing_one_are_named(tmp_path: Path, monkeypatch
     with pytest.raises(UserError, match="window: expected"):
         run(Config(pack=tmp_path, window=0), quiet)
     monkeypatch.setattr("tools.bench_training.sys.executable", "false")
-    with pytest.raises(UserError, match=r"bench: rotnet \(turns, auto\) ended with 1: no message"):
+    with pytest.raises(UserError, match=r"bench: rotnet \(turns, auto\) exited with 1: no message"):
         run(Config(pack=tmp_path, recipes=("rotnet",)), quiet)
 
 

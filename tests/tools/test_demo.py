@@ -145,7 +145,7 @@ def test_a_stopped_demo_says_that_it_begins_anew(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(
         sys, "argv", ["demo", "--out", str(tmp_path / "runs"), "--pack", str(tmp_path / "pack")]
     )
-    with pytest.raises(KeyboardInterrupt, match=r"the next demo begins anew$"):
+    with pytest.raises(KeyboardInterrupt, match=r"the next demo starts over$"):
         demo.main()
 
     def stop_in_the_pack(*arguments: object) -> None:
@@ -153,6 +153,6 @@ def test_a_stopped_demo_says_that_it_begins_anew(tmp_path: Path, monkeypatch: py
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo, "run_step", stop_in_the_pack)
-    with pytest.raises(KeyboardInterrupt, match=r"begins anew; remove .*pack before it, which is unfinished"):
+    with pytest.raises(KeyboardInterrupt, match=r"starts over; first remove .*pack, which is unfinished"):
         demo.main()
     assert demo.plan(demo.Config(epochs=3))[3].text.count("--warmup-epochs 1 ") == 1

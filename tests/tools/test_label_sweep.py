@@ -173,7 +173,7 @@ def test_a_failure_is_named_and_the_others_go_on(config: Config, monkeypatch: py
     monkeypatch.setattr(label_sweep, "command_of", command)
     monkeypatch.setattr(label_sweep, "collect", lambda job, folder: found)
     config = replace(config, methods=("fm=fixmatch",), labels_per_class=(1,), seeds=(1, 0))
-    with pytest.raises(UserError, match=r"fm/labels-1-seed-1 ended with 1: last words .*1 of 2 runs failed"):
+    with pytest.raises(UserError, match=r"fm/labels-1-seed-1 exited with 1: last words .*1 of 2 runs failed"):
         run(config, Console(file=io.StringIO()))
     assert (config.out / "fm" / "labels-1-seed-1.log").read_text().splitlines() == ["first", "last words"]
     assert not (config.out / "fm" / "labels-1-seed-1.json").exists()
@@ -203,5 +203,5 @@ def test_what_waits_for_its_turn_does_not_begin_after_ctrl_c(
 
 def test_a_recipe_that_measured_nothing_is_named(config: Config, tmp_path: Path) -> None:
     job = plan(replace(config, methods=("fm=fixmatch",)))[0]
-    with pytest.raises(UserError, match="fixmatch left no accuracy"):
+    with pytest.raises(UserError, match=r"expected accuracy.json from fixmatch in .*, found none"):
         label_sweep.collect(job, tmp_path)

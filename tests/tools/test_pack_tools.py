@@ -51,7 +51,7 @@ def test_one_class_alone_is_told(tmp_path: Path) -> None:
     write_tree(tmp_path / "in", {"cats/0.jpg": jpeg(0), "cats/1.jpg": jpeg(1)})
     packed = run("pack_dataset", "--splits", f"train={tmp_path / 'in'}", "--out", tmp_path / "pack")
     assert "1 class; " in packed.stdout
-    assert "note: one class alone, 'cats'" in packed.stdout
+    assert "note: only one class, 'cats'" in packed.stdout
 
 
 def test_a_whole_pack_may_lack_what_its_source_has(tmp_path: Path) -> None:

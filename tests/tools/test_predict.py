@@ -187,7 +187,7 @@ def test_a_source_that_is_gone_leaves_the_keys(
     (photos / "a.jpg").unlink()
     photos.rmdir()
     assert lines(run(config))[0]["file"] == "a"
-    assert "file is the key of each image" in capsys.readouterr().err
+    assert "the column file has keys" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), PermissionError("not yours")])

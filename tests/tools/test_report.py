@@ -211,7 +211,7 @@ def test_runs_of_one_name_are_told_apart(config: Config, tmp_path: Path) -> None
 
 def test_what_a_page_of_several_runs_ignores_is_refused(config: Config) -> None:
     for option, value in (("few_labels", config.few_labels), ("num_images", 3), ("classes", ("a",))):
-        with pytest.raises(UserError, match=f"^{option}: expected none beside --beside, .*; leave it out"):
+        with pytest.raises(UserError, match=f"^{option}: expected none with --beside, .*; leave out"):
             Config(run=config.run, beside=(config.run,), **{option: value})
 
 

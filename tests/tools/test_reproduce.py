@@ -285,7 +285,7 @@ def test_every_table_has_a_plan_at_every_scale() -> None:
     assert full.labels_per_class == (4, 25, 50, 400)
     assert [len(full.seeds[count]) for count in full.labels_per_class] == [3, 3, 3, 1]
     assert full.budget_s == 2 * 40 * 60
-    with pytest.raises(ValueError, match="as many settings of every row"):
+    with pytest.raises(ValueError, match="equally many settings for every row"):
         replace(full, rows=(replace(full.rows[0], settings=((),)), *full.rows[1:]))
     greedy = Row("a", "a", (Stage("one", "recipes/barlow.py"), Stage("two", "recipes/supervised.py")))
     with pytest.raises(ValueError, match="stages of a take more than the budget"):

@@ -123,7 +123,7 @@ def test_a_damaged_image_is_named(pack, tmp_path, monkeypatch):
         file.seek(offset)
         file.write(bytes(size))
     with pytest.raises(
-        UserError, match=r"^image: expected a whole one, found .*0001.* damaged .*verify_pack"
+        UserError, match=r"^image: expected a readable image, found .*0001.* damaged .*verify_pack"
     ):
         run(monkeypatch, made.path, "--out", tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()

@@ -95,5 +95,5 @@ def find_contender(name: str) -> Contender:
         case "kornia":
             from tools.peers.kornia_batch import CONTENDER as found
         case _:
-            raise ValueError(f"contender: no such name: {name}")
+            raise ValueError(f"contender: expected a known name, found {name!r}")
     return found

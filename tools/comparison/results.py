@@ -58,7 +58,7 @@ def read(path: Path) -> Record:
     except (OSError, ValueError) as error:
         raise UserError(f"record: {path} cannot be read ({error}); remove it to measure again") from error
     if not isinstance(found, dict):
-        raise UserError(f"record: {path} is no record; remove it to measure again")
+        raise UserError(f"record: {path} is not a record; remove it to measure again")
     return found
 
 

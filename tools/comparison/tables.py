@@ -173,8 +173,6 @@ def write_page(path: Path, table: AccuracyTable) -> None:
         UserError: the table has no rows.
     """
     if not table.rows:
-        raise UserError(
-            f"table: expected measured methods for {path.name}, found none; see what failed above"
-        )
+        raise UserError(f"table: expected measured methods for {path.name}, found none; see the errors above")
     write_atomic(path.with_suffix(".md"), markdown(table).encode())
     save_picture(path.with_suffix(".png"), draw(table))

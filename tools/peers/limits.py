@@ -71,7 +71,7 @@ def _in_threads(work: Callable[[int], None], threads: int) -> Iterator[Views]:
 DECODE_ONLY = Contender(
     name="decode_only",
     libraries=("turbojpeg",),
-    setup="the decoding of the cpu backend alone, on bytes in memory, a thread for each of the workload",
+    setup="the decoding of the cpu backend alone, on bytes in memory, one thread per thread of the workload",
     differences="no views",
     batches=decode_batches,
     kind="limit",

@@ -96,12 +96,14 @@ class ResultTable:
         """Refuse rows that cannot be compared fairly."""
         tried = {len(row.settings) for row in self.rows}
         if len(tried) > 1:
-            raise ValueError(f"{self.name}: expected as many settings of every row, got {sorted(tried)}")
+            raise ValueError(
+                f"{self.name}: expected equally many settings for every row, found {sorted(tried)}"
+            )
         for row in self.rows:
             if sum(stage.share for stage in row.stages) > 1.0 + 1e-9:
                 raise ValueError(f"{self.name}: the stages of {row.name} take more than the budget")
         if set(self.seeds) != set(self.labels_per_class):
-            raise ValueError(f"{self.name}: expected seeds of every column, got {sorted(self.seeds)}")
+            raise ValueError(f"{self.name}: expected seeds for every column, found {sorted(self.seeds)}")
 
     def columns_of(self, row: Row) -> tuple[int, ...]:
         """Return the numbers of labels per class at which a row is measured."""

@@ -62,7 +62,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text("[1]")
     with pytest.raises(UserError, match=r"a\.json cannot be read"):
         read(tmp_path / "a.json")
-    with pytest.raises(UserError, match=r"b\.json is no record"):
+    with pytest.raises(UserError, match=r"b\.json is not a record"):
         read(tmp_path / "b.json")
     with pytest.raises(UserError, match="run the comparison first"):
         list(read_lines(tmp_path / "none.jsonl"))
