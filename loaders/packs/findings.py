@@ -36,7 +36,7 @@ class Findings:
         leaked: examples, each a group of keys with equal content in several splits.
         num_near: number of pairs of images that look the same but differ in their bytes; None if near copies
             were not searched for.
-        near: keys of the first pairs of images that look the same, exact copies included.
+        near: keys of the first of these pairs.
         near_rows: rows of the pairs in `near`.
     """
 
@@ -74,22 +74,24 @@ def find_copies(pack: Pack, near: bool = False, workers: int = 1) -> Findings:
             leaks.update((a, b) for i, a in enumerate(names) for b in names[i + 1 :])
             if len(leaked) < _SHOWN:
                 leaked.append(keys)
-    pairs = list(near_pairs(perceptual_hashes(pack, workers))) if near else None
+    pairs = _look_the_same(pack, workers) if near else None
     return Findings(
         num_copies,
         tuple(copies),
         num_leaks,
         dict(leaks),
         tuple(leaked),
-        None if pairs is None else _num_different(pack, pairs),
+        None if pairs is None else len(pairs),
         tuple((pack.key(a), pack.key(b)) for a, b in (pairs or [])[:_SHOWN]),
         tuple((a, b) for a, b in (pairs or [])[:_SHOWN]),
     )
 
 
-def _num_different(pack: Pack, pairs: list[tuple[int, int]]) -> int:
-    hashes = pack.columns.content_hash
-    return sum(bool((hashes[a] != hashes[b]).any()) for a, b in pairs)
+def _look_the_same(pack: Pack, workers: int) -> list[tuple[int, int]]:
+    """Return the rows of pairs of images that look the same but differ in their bytes."""
+    content = pack.columns.content_hash
+    pairs = near_pairs(perceptual_hashes(pack, workers))
+    return [(a, b) for a, b in pairs if (content[a] != content[b]).any()]
 
 
 def perceptual_hashes(pack: Pack, workers: int, rows: NDArray[np.int64] | None = None) -> NDArray[np.uint64]:
