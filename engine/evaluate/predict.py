@@ -77,8 +77,7 @@ def predict(
 class Accuracy:
     """Accuracy on the labelled images of all ranks.
 
-    `top5` and the fields below it are None in older files. Those below `top5` are also None if no image has a
-    label.
+    `top5` and the fields below it are None if no image has a label, and in older files.
 
     Attributes:
         top1: share of images whose most probable class is the label, in [0, 1].
@@ -141,7 +140,7 @@ def _accuracy(counts: Tensor, classes: Sequence[str]) -> Accuracy:
     names = {number: classes[number] if number < len(classes) else str(number) for number in occurring}
     shares = {names[number]: float(counts[1, number] / counts[0, number]) for number in occurring}
     if not shares:
-        return Accuracy(0.0, 0, 0.0)
+        return Accuracy(0.0, 0)
     worst = min(shares, key=shares.__getitem__)
     return Accuracy(
         top1=right / shown,

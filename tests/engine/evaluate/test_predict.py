@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.evaluate.predict import measure_accuracy, predict
+from engine.evaluate.predict import Accuracy, measure_accuracy, predict
 from loaders.batch import Batch
 
 
@@ -53,6 +54,17 @@ def test_accuracy_counts_labelled_images_alone(tmp_path: Path) -> None:
     right = sum(guesses[i] == label for i, label in ((0, 0), (1, 1), (3, 1), (4, 0)))
     accuracy = measure_accuracy(network, FixedLoader(), torch.device("cpu"), tmp_path)
     assert (accuracy.top1, accuracy.num_images) == (pytest.approx(right / 4), 4)
+
+
+def test_without_a_label_only_the_count_is_known(tmp_path: Path) -> None:
+    class Unlabelled(FixedLoader):
+        def epoch(self, epoch: int, start_step: int = 0):
+            for batch in super().epoch(epoch, start_step):
+                yield replace(batch, labels=torch.full_like(batch.labels, -1))
+
+    found = measure_accuracy(make_network(), Unlabelled(), torch.device("cpu"), tmp_path)
+    assert found == Accuracy(0.0, 0)
+    assert (found.top5, found.loss) == (None, None)
 
 
 def test_top_five_counts_labels_among_the_five_most_probable_classes(tmp_path: Path) -> None:
