@@ -74,6 +74,8 @@ BACKENDS = {
         "ffcv", _as_it_is, CPU_WORK, shard_format="ffcv", pairs=False, places=5, module="ffcv"
     ),
 }
+WITHOUT_CASE = {"hybrid": "it draws on a GPU; tests/loaders/backends/test_hybrid.py compares its batches"}
+"""Backends that the suite does not run over, each with the reason and the test in its place."""
 
 
 def reseal(pack: Pack) -> Pack:

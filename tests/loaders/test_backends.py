@@ -10,6 +10,7 @@ from loaders.backends import BACKENDS
 from loaders.build import explain_backend
 from loaders.common.errors import UserError
 from loaders.views import presets
+from tests.loaders import every_backend
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,11 @@ def test_a_loader_says_what_was_chosen_and_why(backend, photo_pack):
 
 def test_every_name_of_a_backend_is_one_in_the_tuple():
     assert {backend.name for backend in BACKENDS} | {"auto"} == set(get_args(BackendName))
+
+
+def test_every_backend_has_a_case_of_the_contract_suite_or_a_reason_for_none():
+    cases = {case.name for case in every_backend.BACKENDS.values()}
+    assert {backend.name for backend in BACKENDS} - cases == every_backend.WITHOUT_CASE.keys()
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones(photo_pack):
