@@ -54,8 +54,8 @@ def connect(url: str, options: Mapping[str, Any] | None = None) -> tuple[Any, st
         fs, path = fsspec.core.url_to_fs(url, **(options or {}))
     except ImportError as error:
         raise MissingBackendError(
-            f"{shown}: expected what reads {scheme}://, found none ({error}); pip install "
-            f"'{_EXTRAS.get(scheme, scheme)}'"
+            f"{shown}: expected a package that reads {scheme}://, found none ({error}); pip install "
+            f"'{_EXTRAS.get(scheme, f'fsspec[{scheme}]')}'"
         ) from None
     except (ValueError, OSError) as error:
         raise UserError(f"{shown}: expected a store that fsspec knows ({error}); check the URL") from None
@@ -95,5 +95,5 @@ def refuse_without_credentials(url: str, error: Exception) -> None:
     if type(error).__name__ in _WITHOUT_CREDENTIALS:
         raise UserError(
             f"{without_password(url)}: expected credentials for this store, found none ({error}); give them "
-            "as its own tools take them"
+            "in the variables or files that the store's own tools read"
         ) from None

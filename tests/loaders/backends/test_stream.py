@@ -1,6 +1,7 @@
 """Packs in a store: same batches as from disk, a bounded cache, and a retry or an error after faults."""
 
 import os
+import re
 import shutil
 import threading
 import time
@@ -346,13 +347,15 @@ def test_what_cannot_be_read_is_refused(tmp_path, local, store):
             StoreOptions(**wrong)
 
 
-def test_a_store_whose_library_is_missing(monkeypatch):
+@pytest.mark.parametrize(("scheme", "install"), [("s3", ".[s3]"), ("gs", "fsspec[gs]")])
+def test_a_store_whose_library_is_missing(monkeypatch, scheme, install):
     def missing(*args, **kwargs):
-        raise ImportError("Install s3fs to access S3")
+        raise ImportError("Install the package of this store")
 
     monkeypatch.setattr("fsspec.core.url_to_fs", missing)
-    with pytest.raises(MissingBackendError, match=r"pip install '\.\[s3\]'"):
-        open_pack("s3://bucket/pack")
+    found = f"a package that reads {scheme}://, found none (Install the package of this store)"
+    with pytest.raises(MissingBackendError, match=re.escape(f"{found}; pip install '{install}'")):
+        open_pack(f"{scheme}://bucket/pack")
 
 
 @pytest.mark.parametrize(
