@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from loaders.common.errors import UserError
 from loaders.common.files import atomic_file
 from loaders.packs.image import ImagePolicy, prepare_image
-from loaders.packs.labels.division import Division, divide, joined_groups, scarce_note
+from loaders.packs.labels.division import SplitDivision, divide, joined_groups, scarce_note
 from loaders.packs.listing_lines import from_line
 from loaders.packs.reasons import BadImage
 from loaders.packs.shards.checksum import content_hash
@@ -47,7 +47,7 @@ class _Seen(NamedTuple):
 
 
 def divide_listing(
-    listing: Path, parts: Sequence[Path], source: Source, division: Division, workers: int = 1
+    listing: Path, parts: Sequence[Path], source: Source, division: SplitDivision, workers: int = 1
 ) -> tuple[list[int], list[str]]:
     """Divide a listing into one listing per part; each part keeps the order of the whole.
 

@@ -14,7 +14,7 @@ _SHARE_ERROR = 1e-6  # people write shares such as 0.33, 0.33, 0.34
 _SHOWN_CLASSES = 5
 
 
-class Division(NamedTuple):
+class SplitDivision(NamedTuple):
     """How one source becomes several splits.
 
     Attributes:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from loaders.common.errors import UserError
 from loaders.packs.image import ImagePolicy
-from loaders.packs.labels.division import Division, parse_shares
+from loaders.packs.labels.division import SplitDivision, parse_shares
 from loaders.packs.sources.beton_file import BetonSource
 from loaders.packs.sources.folder import FolderSource
 from loaders.packs.sources.image_table import TABLE_SUFFIXES, ImageTableSource, holds_images
@@ -50,7 +50,7 @@ class SplitSource:
 
     split: str
     source: str
-    division: Division | None = None
+    division: SplitDivision | None = None
     quality: int | None = None
     short_side: int | None = None
 
@@ -114,7 +114,8 @@ def parse_splits(
                     f"split {text!r}: expected shares behind the path of several splits, found none; write "
                     f"{given}=PATH:{','.join(['0.8', *['0.1'] * (len(names) - 1)][: max(1, len(names) - 1)])}"
                 )
-            division = Division(names, parse_shares(shares, len(names), f"split {text!r}"), seed, near)
+            parsed = parse_shares(shares, len(names), f"split {text!r}")
+            division = SplitDivision(names, parsed, seed, near)
         splits += [SplitSource(name, source, division) for name in names]
     return tuple(splits)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from loaders.common.errors import UserError
-from loaders.packs.labels.division import Division, divide, joined_groups, parse_shares, scarce_note
+from loaders.packs.labels.division import SplitDivision, divide, joined_groups, parse_shares, scarce_note
 
 NO_PAIRS = np.zeros((0, 2), np.int64)
 
@@ -81,4 +81,4 @@ def test_shares_that_do_not_sum_to_one() -> None:
         parse_shares("0.8,0.1", 2, "split")
     assert parse_shares("0.8", 2, "split") == (0.8, 0.2)
     assert parse_shares("0.8,0.1", 3, "split") == (0.8, 0.1, 0.1)
-    assert str(Division(("a", "b"), (0.8, 0.2), 3)) == "0.8,0.2 (seed 3)"
+    assert str(SplitDivision(("a", "b"), (0.8, 0.2), 3)) == "0.8,0.2 (seed 3)"
