@@ -49,7 +49,7 @@ def test_packing(tmp_path, small_disk):
     pack(disk / "p", f"train={tmp_path / 'in'}", shard_size_mb=0.05)
     pack(tmp_path / "q", f"train={tmp_path / 'in'}", shard_size_mb=0.05)
     same = folder_hashes(disk / "p") == folder_hashes(tmp_path / "q")
-    record("disk full while packing", 1, int(same), "one line; after making room the same bytes")
+    record("disk full while packing", 1, int(same), "one line; with space freed, the same bytes")
 
 
 def test_training(tmp_path, small_disk):
@@ -76,4 +76,4 @@ def test_cache(tmp_path, small_disk):
             list(map(remote.read, range(len(local))))
         enlarge()
         same = all(remote.read(row) == local.read(row) for row in range(len(local)))
-    record("disk full while filling the cache", 1, int(same), "one line; after making room the right bytes")
+    record("disk full while filling the cache", 1, int(same), "one line; with space freed, the right bytes")

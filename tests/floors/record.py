@@ -17,7 +17,7 @@ PAGE = ROOT / "docs" / "floors.md"
 DEVIATIONS = 3.0
 _SMALLEST = 1e-4  # lower limit of deviations, since five seeds may agree by chance
 SEEDS = (0, 1, 2, 3, 4)
-# Code paths of the record, whose processor has AVX2: its own, and those of narrower processors.
+# Code paths of the record's processor, which has AVX2: the unrestricted one, and those of narrower processors.
 PATHS = ("", "ATEN_CPU_CAPABILITY=default", "ONEDNN_MAX_CPU_ISA=SSE41")
 Key = tuple[str, int, str, str]
 
@@ -160,7 +160,7 @@ def absent(runs: list[Run]) -> list[Key]:
 
 def _of_path(path: str) -> str:
     """Return the text of a code path for the page."""
-    return f"`{path}`" if path else "what the processor takes by itself"
+    return f"`{path}`" if path else "unrestricted code path"
 
 
 def _absent_lines(keys: list[Key]) -> list[str]:
@@ -184,16 +184,17 @@ _HEAD = """# Floors of the trainings in tests
 Tests train small networks and hold them to floors. How a processor rounds decides part of such an outcome, so
 each floor is at least three standard deviations below the mean over seeds, on every code path of the
 processor that it was measured on, and at least three above the mean over seeds with its objective broken
-(`tests/recipes/broken.py`), where its row names a break. Where a figure has to be small, above and below
-change places. Each mean is over five seeds, or over two or more where the end of this page names runs
-that are missing.
+(`tests/recipes/broken.py`), where its row names a break. For figures that should be small, read "below" as
+"above" and the reverse. Each mean is over five seeds, or over two or more where the end of this page names
+runs that are missing.
 
 `python -m tests.floors.measure` measures what `docs/records/floors.jsonl` lacks and writes this page; tests
 hold the floors of `tests/floors/table.py` against that record. `make test-slow` trains all of them anew on
 every narrower code path of its processor (`ATEN_CPU_CAPABILITY`, `ONEDNN_MAX_CPU_ISA`).
 
-The means are of the path that leaves the floor the least room and of the break that comes nearest. The
-deviation of what is sound is that of all paths, each about its own mean. Room and distance are in deviations.
+Each row gives the mean on the code path with the least room, and that of the break closest to the floor. On
+the unrestricted code path, neither variable above is set. The deviation of sound runs is pooled over all
+paths, each about its own mean. Room and distance are in deviations.
 
 """
 
@@ -210,7 +211,7 @@ def _row(entry: Held) -> str:
     worst = min(entry.sound, key=lambda path: entry.room_on(path))
     cells = [floor.training, floor.figure, f"{'>' if sign > 0 else '<'} {floor.limit:g}"]
     found = Spread(entry.sound[worst].mean, entry.deviation, 0)
-    cells += [_text(found), f"`{worst}`" if worst else "its own", f"{entry.room:.1f}"]
+    cells += [_text(found), f"`{worst}`" if worst else "unrestricted", f"{entry.room:.1f}"]
     if not entry.broken:
         return "| " + " | ".join([*cells, "", "", ""]) + " |"
     nearest = min(entry.broken, key=entry.distance_of)
@@ -227,7 +228,7 @@ def page(runs: list[Run]) -> str:
     lines += [_row(entry) for entry in held(runs)]
     lines += [
         "",
-        f"{len(runs)} runs, {seconds / 60:.0f} minutes of one core; paths and their runs, broken apart:",
+        f"{len(runs)} runs, {seconds / 60:.0f} minutes of one core; sound runs per code path:",
         "",
     ]
     for path in paths:
@@ -235,6 +236,6 @@ def page(runs: list[Run]) -> str:
         lines.append(f"- {_of_path(path)}: {count}")
     keys = absent(runs)
     if keys:
-        lines += ["", f"A whole record would have {len(keys)} runs more, five seeds of each:", ""]
+        lines += ["", f"A complete record would have {len(keys)} more runs, five seeds of each:", ""]
         lines += _absent_lines(keys)
     return "\n".join(lines) + "\n"

@@ -229,7 +229,7 @@ BREAKS = {
         "pseudo_label", "pseudo_label_loss", SHUFFLED, _shuffled(1), "classical_learns"
     ),
     "pseudo_label local": _recipe(
-        "pseudo_label", "guess_labels", "guesses name the next class", _next_class, "local"
+        "pseudo_label", "guess_labels", "pseudo-labels name the next class", _next_class, "local"
     ),
     "pseudo_label permanent": Break(
         *("loaders.packs.labels.tables:LabelTable.join", "a new guess replaces the label", _newest_label),
@@ -249,7 +249,7 @@ BREAKS = {
         "fixmatch", "fixmatch_loss", "strong views guess, weak ones learn", _views_swapped, "weak_view"
     ),
     "fixmatch mask": Break(
-        *("engine.objectives.fixmatch:confident_guesses", "no guess is sure enough", _never_sure),
+        *("engine.objectives.fixmatch:confident_guesses", "no prediction passes the threshold", _never_sure),
         ("tests/recipes/test_fixmatch.py", "teach_what"),
     ),
     "self_training": _recipe(
@@ -264,7 +264,10 @@ BREAKS = {
         ("tests/recipes/test_self_training.py", "goes_on_from"),
     ),
     "active random": _recipe("active", "margins", "margins are drawn at random", _at_random, "brute_force"),
-    "active": _recipe("active", "smallest_per_cluster", "the surest are asked for", _surest, "unsure"),
+    "active": _recipe(
+        *("active", "smallest_per_cluster", "labels are requested for the most confident images", _surest),
+        "unsure",
+    ),
     "ssl_gan": _recipe("ssl_gan", "discriminator_loss", SHUFFLED, _shuffled(1)),
     "ssl_gan sign": _recipe(
         "ssl_gan", "feature_matching_loss", "features are kept apart", _turned_round, "own_network"

@@ -47,7 +47,7 @@ class Judged:
         """Sentence that states how many images are unlike every class."""
         return (
             f"{len(self.far):,} of {self.num_others:,} images without a label are unlike every class: less "
-            "like its images than 95 % of these are like each other."
+            "similar to each class than 95 % of its own images."
         )
 
     def by_kind(self, labels: NDArray[np.int64]) -> list[tuple[tuple[int, int], NDArray[np.int64]]]:
