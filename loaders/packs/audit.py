@@ -50,7 +50,7 @@ def _decode_some(pack: Pack, first: int) -> Iterator[str]:
             elif encoding != ENCODING_RAW:
                 problem = f"encoding {encoding} is unknown"
             elif len(data) != size[0] * size[1] * 3:
-                problem = f"has {len(data)} bytes, expected {size} pixels of 3"
+                problem = f"has {len(data)} bytes, expected {size[0]} x {size[1]} x 3"
         except (ValueError, UserError) as error:
             problem = f"cannot be decoded: {error}"
         if problem:

@@ -22,6 +22,6 @@ def read_build_file(path: Path, parse: Callable[[Any], T]) -> T:
         return parse(parse_json(path.read_bytes()))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is damaged ({type(error).__name__}: {error}): the pack cannot be gone on with; remove "
-            f"{path.parent} and what else the unfinished pack left, then pack again"
+            f"{path} is damaged ({type(error).__name__}: {error}): the packing cannot be resumed; "
+            f"remove {path.parent} and the other files of the unfinished pack, then pack again"
         ) from None

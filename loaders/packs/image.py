@@ -73,7 +73,7 @@ class ImagePolicy:
         if self.encoding not in ("jpeg", "raw"):
             raise UserError(f"--encoding {self.encoding!r}: expected jpeg or raw")
         if self.encoding == "raw" and self.quality is not None:
-            raise UserError("--quality is JPEG's, --encoding raw has none: leave one of them out")
+            raise UserError("--quality applies only to JPEG, not to --encoding raw: leave one of them out")
         if self.damaged not in ("repair", "quarantine"):
             raise UserError(f"--damaged {self.damaged!r}: expected repair or quarantine")
         if self.max_pixels < 1:

@@ -209,7 +209,8 @@ def _spool(build: Path, split: SplitSource, source: Source, summary: LabelSummar
     if folders is not None:
         folders.refuse_others(split.source)
     if num_items == 0:
-        what = f"no image but {num_skipped} files that are none by their names" if num_skipped else "no file"
+        others = f"only files whose names show that they are no images ({num_skipped})"
+        what = others if num_skipped else "no file"
         raise UserError(f"split {split.split!r}: {split.source} holds {what}; expected at least one image")
     if folders is not None and (corrections := folders.corrections()):
         texts = {folder: labels.text(label) for folder, label in corrections.items()}

@@ -244,8 +244,8 @@ class Pack:
         """
         if self.is_multi_label:
             raise UserError(
-                f"the pack {self.path} has several labels an image ({MULTI_LABELS_NAME}), expected one: "
-                "recipes learn one class an image; pack a column with one label a row (--label-column)"
+                f"the pack {self.path} has several labels per image ({MULTI_LABELS_NAME}), expected one: "
+                "recipes learn one class per image; pack a column with one label per row (--label-column)"
             )
 
     def checked_labels(self, table: LabelTable | None) -> LabelTable:

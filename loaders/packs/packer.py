@@ -100,7 +100,7 @@ def _make_folders(options: PackOptions) -> list[Path]:
         raise UserError(f"--out {out} is a file: choose a folder that does not exist yet")
     if out.exists() and not (out / BUILD_FOLDER).exists() and any(out.iterdir()):
         raise UserError(
-            f"--out {out} is not empty and no unfinished pack: choose a folder that does not exist yet"
+            f"--out {out} is not empty and holds no unfinished pack: choose a folder that does not exist yet"
         )
     made = [folder for folder in (*reversed(out.parents), out, out / BUILD_FOLDER) if not folder.exists()]
     try:

@@ -163,17 +163,17 @@ LAYOUTS = {
             }
         ),
         {CAT: E_ACUTE, OTHER: E_ACUTE, DOG: "dog"},
-        said="is more than one folder",
+        said="comes from more than one folder",
     ),
     "folder of splits": Layout(
         tree(**{"train/cat/1.jpg": CAT, "train/dog/1.jpg": DOG, "val/cat/2.jpg": OTHER}),
         {**LABELLED, OTHER: "cat"},
-        said="class cat is more than one folder, such as train/cat and val/cat",
+        said="class cat comes from more than one folder, such as train/cat and val/cat",
     ),
     "yolo": Layout(
         tree(**{"images/train/1.jpg": CAT, "images/val/1.jpg": DOG}),
         {CAT: "train", DOG: "val"},
-        said="called like splits (train, val)",
+        said="have the names of splits (train, val)",
     ),
     "numbers as names": Layout(
         tree(**{"1/1.jpg": CAT, "2/1.jpg": DOG}), {CAT: "1", DOG: "2"}, said="the class '1' is label 0"
@@ -341,7 +341,7 @@ LAYOUTS = {
         beside("list.csv", "path,label\nin/a.jpg,cat\nin/b.jpg,Cat\n"),
         {CAT: "cat", DOG: "Cat"},
         "list.csv",
-        said="'Cat' and 'cat' differ in case or blanks alone",
+        said="'Cat' and 'cat' differ only in case or blanks",
     ),
     "csv of excel": Layout(
         beside("list.csv", '\ufeffPath; Label \r\nin/a.jpg; cat \r\n"in/b.jpg";"dog"\r\n;\r\n'),

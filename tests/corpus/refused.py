@@ -122,6 +122,6 @@ REFUSED = {
     "two files of one name": (
         both(tree(**{"x/a.jpg": CAT, "y/a.jpg": DOG}), beside("l.csv", "id,breed\na,cat\n")),
         "in#labels=l.csv",
-        r"a may be .*a.jpg or .*a.jpg: give paths",
+        r"a matches both .*a.jpg and .*a.jpg: give paths",
     ),
 }

@@ -132,8 +132,8 @@ def test_classes_that_one_split_alone_has_are_said(tmp_path: Path) -> None:
         {"train/cat/1.jpg": CAT, "train/dog/1.jpg": DOG, "test/cat/1.jpg": OTHER, "test/cow/1.jpg": LAST},
     )
     said = summary(pack(tmp_path / "p", f"train={tmp_path / 'train'}", f"test={tmp_path / 'test'}"))
-    assert "note: split train has 1 of its 2 classes for itself: dog" in said
-    assert "note: split test has 1 of its 2 classes for itself: cow" in said
+    assert "note: no other split has 1 of the 2 classes of split train: dog" in said
+    assert "note: no other split has 1 of the 2 classes of split test: cow" in said
 
 
 def test_a_member_that_is_replaced_does_not_take_the_label(tmp_path: Path) -> None:
@@ -172,9 +172,9 @@ def test_several_labels_an_image_are_kept_and_refused_by_what_learns_classes(
     assert packed.classes == ("cat", "dog")
     assert packed.split("train").labels().tolist() == [-1, -1]
     for refused in (packed.split("train").labeled_by, lambda: few_labels(packed.split("train"), None, 0)):
-        with pytest.raises(UserError, match="has several labels an image"):
+        with pytest.raises(UserError, match="has several labels per image"):
             refused()
-    with pytest.raises(UserError, match="several labels an image: give --multi-label"):
+    with pytest.raises(UserError, match="several labels per image: give --multi-label"):
         pack(tmp_path / "r", f"train=pack:{packed.path}")
 
 

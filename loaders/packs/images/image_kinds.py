@@ -89,7 +89,7 @@ def unread_kind(data: bytes) -> BadImage:
             return BadImage(Reason.UNSUPPORTED, f"{kind.name}, which is not read: {kind.remedy}")
     for at, signature, name in _DAMAGED:
         if data.startswith(signature, at):
-            return BadImage(Reason.DAMAGED, f"damaged {name}: its decoder does not know it")
+            return BadImage(Reason.DAMAGED, f"damaged {name}: its decoder does not recognise it")
     head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith(b"<?xml") and b"<svg" in head:
         return BadImage(Reason.UNSUPPORTED, f"an SVG drawing, which is not read: {_CONVERT}")

@@ -80,10 +80,10 @@ def decode_any(data: bytes, max_pixels: int) -> DecodedImage:
         with decoder_messages() as messages:
             decoded = _decode(without_texts(data) if is_png(data) else data, formats, max_pixels, messages)
     except Image.DecompressionBombError:
-        raise BadImage(Reason.TOO_LARGE, "more pixels than Pillow's limit against bombs") from None
+        raise BadImage(Reason.TOO_LARGE, "more pixels than Pillow's decompression bomb limit") from None
     except UnidentifiedImageError:
         if extra is not None:
-            raise BadImage(Reason.DAMAGED, f"damaged {name}: its decoder does not know it") from None
+            raise BadImage(Reason.DAMAGED, f"damaged {name}: its decoder does not recognise it") from None
         raise unread_kind(data) from None
     except _PILLOW_ERRORS as error:
         if is_png(data) and not ends(data):

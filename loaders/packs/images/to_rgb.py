@@ -58,8 +58,8 @@ def _from_whole_numbers(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode == "I" and tags:
         raise BadImage(
             Reason.UNSUPPORTED,
-            "a TIFF of whole numbers of 32 bits or with a sign, whose range is not stated: convert it to "
-            "8 or 16 bits without a sign",
+            "a TIFF of 32-bit or signed integers, whose range is not stated: convert it to unsigned 8 or 16 "
+            "bits",
         )
     largest = _LARGEST_16_BIT
     if tags:
@@ -80,7 +80,7 @@ def _from_fractions(image: Image.Image) -> NDArray[np.uint8]:
     if not 0 <= low <= high <= 1:  # false for NaN too
         raise BadImage(
             Reason.UNSUPPORTED,
-            f"samples of floating point from {low:.6g} to {high:.6g}, expected 0 to 1: convert them to that "
+            f"floating-point samples from {low:.6g} to {high:.6g}, expected 0 to 1: convert them to that "
             "range or to 8 bits",
         )
     return _gray_to_rgb(_scaled(values))

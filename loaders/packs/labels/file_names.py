@@ -57,7 +57,7 @@ class RowNames:
             if rows:
                 shown = ", ".join(self._pack.key(row) for row in rows[:_SHOWN])
                 raise UserError(
-                    f"{where}: {name!r} may be {len(rows)} images, such as {shown}: give more of its path"
+                    f"{where}: {name!r} matches {len(rows)} images, such as {shown}: give more of its path"
                 )
         raise UserError(f"{where}: the pack has no image called {name!r}; {remedy or self.example()}")
 

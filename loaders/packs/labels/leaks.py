@@ -36,9 +36,10 @@ class Leak:
     example: str
 
     def __str__(self) -> str:
-        """Say what is shared, as in "2 rows and 1 copies of split 'test' among 40 images, ..."."""
-        counts = ((self.num_rows, "rows"), (self.num_copies, "copies"))
-        found = " and ".join(f"{count:,} {what}" for count, what in counts if count)
+        """Say what is shared, as in "2 rows and 1 copy of a row of split 'test' among 40 images, ..."."""
+        rows = "1 row" if self.num_rows == 1 else f"{self.num_rows:,} rows"
+        copies = "1 copy of a row" if self.num_copies == 1 else f"{self.num_copies:,} copies of rows"
+        found = " and ".join([rows] * (self.num_rows > 0) + [copies] * (self.num_copies > 0))
         return f"{found} of split {self.split!r} among {self.num_images:,} images, such as {self.example!r}"
 
 

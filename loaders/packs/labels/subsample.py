@@ -66,8 +66,8 @@ def tell_scarce(labels: NDArray[np.int64], k: int, classes: Sequence[str]) -> No
     rest = len(scarce) - len(shown)
     tell(
         f"labels per class: expected {k} labelled images of each class, found {', '.join(shown)}"
-        + (f" and fewer of {rest} classes more" if rest else "")
-        + "; going on with what there is"
+        + (f" and too few of {rest} other classes" if rest else "")
+        + "; continuing with these"
     )
 
 

@@ -122,7 +122,8 @@ class LabelSummary:
             raise UserError(f"{option} is for lists and tables, and no split is one: leave it out")
         if options.multi_label:
             notes.append(
-                f"images have several labels, kept in {MULTI_LABELS_NAME}: recipes of classes refuse it"
+                f"images have several labels, kept in {MULTI_LABELS_NAME}: classification recipes refuse "
+                f"such a pack"
             )
         return notes + self._lone_classes() + self._numeric_names() + self._alike_names()
 
@@ -136,7 +137,7 @@ class LabelSummary:
             if lone and others:
                 more = f" and {len(lone) - _SHOWN:,} more" if len(lone) > _SHOWN else ""
                 notes.append(
-                    f"split {name} has {len(lone):,} of its {len(found):,} classes for itself: "
+                    f"no other split has {len(lone):,} of the {len(found):,} classes of split {name}: "
                     f"{', '.join(lone[:_SHOWN])}{more}"
                 )
         return notes
@@ -160,5 +161,5 @@ class LabelSummary:
         for name in self.classes():
             first = seen.setdefault(" ".join(name.casefold().split()), name)
             if first != name:
-                return [f"the classes {first!r} and {name!r} differ in case or blanks alone"]
+                return [f"the classes {first!r} and {name!r} differ only in case or blanks"]
         return []

@@ -161,8 +161,8 @@ def _split(pack: Pack, labels: LabelTable, name: str, fields: ValidationFields) 
     split = pack.split(name)
     if name == fields.test_split:
         raise UserError(
-            f"validation_split: expected another split than that of --test-split, found {name!r} for both; "
-            "what is chosen on it would be measured too high"
+            f"validation_split: expected a split other than --test-split, found {name!r} for both; the test "
+            "accuracy of weights chosen on it would be too high"
         )
     if not has_labels(pack, name):
         raise UserError(f"validation_split: expected labels in {name!r}, found none; name another")
@@ -190,7 +190,7 @@ def _share(pack: Pack, labels: LabelTable, share: float, seed: int) -> LabelTabl
         if int(count * share + 0.5) >= count > 1:
             raise UserError(
                 f"validation_share: expected to leave a label of each class to train on, found {count} of "
-                f"{pack.classes[int(label)]!r}, of which {share:.3g} is all; lower it"
+                f"{pack.classes[int(label)]!r}, and a share of {share:.3g} takes all of them; lower it"
             )
     return labels.of_rows(labels.row[validation_part(known, share, seed)])
 

@@ -113,13 +113,14 @@ class FolderClasses:
             first = folder if label is None else by_class.setdefault(class_text(label), folder)
             if first != folder:
                 notes.append(
-                    f"class {label} is more than one folder, such as {first} and {folder}: if these are "
-                    f"splits, give each as a split of its own"
+                    f"class {label} comes from more than one folder, such as {first} and {folder}: if "
+                    f"these are splits, give each as a split of its own"
                 )
                 break
         if called := sorted(label for label in by_class if label.lower() in _SPLITS):
             notes.append(
-                f"classes are called like splits ({', '.join(called)}): if they are, give each as a split"
+                f"classes have the names of splits ({', '.join(called)}): if they are splits, give each as a "
+                f"split"
             )
         bare = [folder for folder in self._without_suffix if folder and folder not in self._with_images]
         if bare:

@@ -105,8 +105,8 @@ class LabeledSource(NumberLabels):
             if _falls(first, second):
                 raise UserError(
                     f"{self._labels}: {printable(first)} comes before {printable(second)} by name and after "
-                    f"it by number, so the order of its labels cannot be told: give a list of path and "
-                    f"label, or call the images 0 to {len(names) - 1}"
+                    f"it by number, so the order of its labels is ambiguous: give a list of path and "
+                    f"label, or name the images 0 to {len(names) - 1}"
                 )
 
     def _by_name(self, labels: dict[str, Any]) -> Iterator[SourceItem]:
@@ -120,7 +120,7 @@ class LabeledSource(NumberLabels):
                 continue
             if named.get(name, item.name) != item.name:
                 raise UserError(
-                    f"{self._labels}: {printable(name)} may be {printable(named[name])} or "
+                    f"{self._labels}: {printable(name)} matches both {printable(named[name])} and "
                     f"{printable(item.name)}: give paths below the root"
                 )
             named[name] = item.name
@@ -183,8 +183,8 @@ class LabeledSource(NumberLabels):
             label = rest[0] if _holds_names(self._labels, rest[0]) else None
         if image is None or label is None:
             raise UserError(
-                f"{where} has the columns {', '.join(names)}: name those of the files and of the labels by "
-                f"--image-column and --label-column"
+                f"{where} has the columns {', '.join(names)}: name the column of files with "
+                f"--image-column and the column of labels with --label-column"
             )
         return image, label
 

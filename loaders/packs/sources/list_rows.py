@@ -81,8 +81,8 @@ def _csv_rows(path: Path, short: bool) -> Iterator[dict[str, Any]]:
                 cells += [""] * (len(names) - len(cells))
             if len(cells) != len(names):
                 raise UserError(
-                    f"{path}, row near {cells[0]!r}: {len(cells)} cells, more or fewer cells than the "
-                    f"{len(names)} columns; correct it"
+                    f"{path}, row near {cells[0]!r}: expected {len(names)} cells, one per "
+                    f"column, found {len(cells)}; correct it"
                 )
             yield dict(zip(names, (cell or None for cell in cells), strict=True))
 
@@ -130,4 +130,5 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
             for batch in file.iter_batches(_BATCH_ROWS, use_threads=False):
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is no parquet or damaged ({str(error).splitlines()[0]})") from None
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is damaged or not a parquet file ({reason}): write it again") from None

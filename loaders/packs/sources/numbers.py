@@ -115,7 +115,7 @@ class NumberedClasses:
         if isinstance(value, list | dict | tuple) or (text.startswith("[") and text.endswith("]")):
             raise UserError(
                 f"{where}: the label is {str(value)[:60]!r}, expected one number or name; choose a column "
-                f"with --label-column, or keep several labels an image with --multi-label"
+                f"with --label-column, or keep several labels per image with --multi-label"
             )
         if not text:
             raise UserError(

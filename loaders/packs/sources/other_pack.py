@@ -41,8 +41,8 @@ class PackSource(Source):
             )
         self._split = self._pack.split(split or self._pack.splits[0])
         if self._pack.is_multi_label != multi_label:
-            has, remedy = ("several", "give") if self._pack.is_multi_label else ("one", "leave out")
-            raise UserError(f"{folder} has {has} labels an image: {remedy} --multi-label")
+            has, remedy = ("one label", "leave out") if multi_label else ("several labels", "give")
+            raise UserError(f"{folder} has {has} per image: {remedy} --multi-label")
         self._messages = {entry["key"]: tuple(entry["messages"]) for entry in warned(Path(self._pack.path))}
 
     def items(self) -> Iterator[SourceItem]:

@@ -146,7 +146,9 @@ class TreeListing:
         for entry in self._in_order():
             if entry.name.startswith(prefix):
                 folder, slash, name = entry.name.rpartition("/")
-                # A repeated member is not ambiguous: its position, which is unique, is hashed, not its path.
+                # A repeated member is not ambiguous: its position is hashed instead of its path. A file in
+                # the root whose stem is this position, such as "1", counts as ambiguous, so its key keeps its
+                # suffix. Another rule would change keys, and packs of such archives would fail verification.
                 text = f"{count}" if entry.name == previous else f"{folder}{slash}{file_stem(name)}"
                 file.write(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest())
                 count, previous = count + 1, entry.name

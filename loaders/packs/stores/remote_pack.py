@@ -138,7 +138,7 @@ def _fetch_manifest(store: Store) -> bytes:
         else:
             return raw
     raise StoreError(
-        f"{store.url}/{MANIFEST_NAME}: another damaged answer in each of {store.options.tries} tries; check "
+        f"{store.url}/{MANIFEST_NAME}: {store.options.tries} tries gave damaged answers that differ; check "
         "the store"
     )
 

@@ -106,7 +106,7 @@ def test_another_command_over_a_pack(tmp_path: Path) -> None:
 def test_out_is_taken(tmp_path: Path) -> None:
     write_tree(tmp_path / "in", class_tree())
     write_tree(tmp_path / "mine", {"thesis.txt": b"years of work"})
-    with pytest.raises(UserError, match="not empty and no unfinished pack"):
+    with pytest.raises(UserError, match="not empty and holds no unfinished pack"):
         pack(tmp_path / "mine", f"train={tmp_path / 'in'}")
     assert (tmp_path / "mine" / "thesis.txt").read_bytes() == b"years of work"
     (tmp_path / "l.csv").write_text("path,label\nc0/000.jpg,a\n")

@@ -184,7 +184,7 @@ def test_lists_keep_numbers_names_and_keys(tmp_path: Path) -> None:
     ("text", "match"),
     [
         ("picture,label\na.jpg,1\n", r"has the columns picture, label: expected one of path, file"),
-        ("path,label\na.jpg\n", r"more or fewer cells"),
+        ("path,label\na.jpg\n", r"expected 2 cells, one per column, found 1; correct it"),
         ("path,label\na.jpg,-2\n", r"label -2 is out of range"),
         ("path,label\n,1\n", r"row 1: no path"),
         ('path,label\n"a.jpg,1\n', r"cannot be read as a list"),

@@ -61,7 +61,7 @@ def test_every_key_finds_its_own_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("1.jpg", r"may be 2 images, such as train/cat/1, train/dog/1: give more of its path"),
+        ("1.jpg", r"matches 2 images, such as train/cat/1, train/dog/1: give more of its path"),
         (
             "bird/1.jpg",
             r"no image called 'bird/1.jpg'; expected a heading .* such as: path,class / cat/1.jpg,cat",
@@ -76,7 +76,7 @@ def test_names_of_no_image_or_several(packed: Pack, name: str, said: str) -> Non
 
 def test_a_list_of_files_in_one_split(packed: Pack, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "l.csv").write_text("filename,label\n1.jpg,cat\n5.jpg,dog\n")
-    with pytest.raises(UserError, match=re.escape("row 1: '1.jpg' may be 2 images")):
+    with pytest.raises(UserError, match=re.escape("row 1: '1.jpg' matches 2 images")):
         run(monkeypatch, "import", packed.path, "--file", tmp_path / "l.csv", "--name", "l")
     (tmp_path / "l.csv").write_text("filename,label\n6.jpg,cat\n5.jpg,dog\n")
     run(monkeypatch, "import", packed.path, "--file", tmp_path / "l.csv", "--name", "l", "--split", "test")

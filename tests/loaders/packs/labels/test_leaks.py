@@ -70,4 +70,6 @@ def test_a_leak_is_refused_by_name_and_number_or_named(packed: Pack) -> None:
     with pytest.raises(UserError, match=message):
         check_leak(packed, rows, clean, False)
     both = check_leak(packed, np.array([0, 1, 18]), seen, True)
-    assert both == (f"labels: 1 rows and 1 copies of split 'seen' among 3 images, such as {packed.key(1)!r}",)
+    assert both == (
+        f"labels: 1 row and 1 copy of a row of split 'seen' among 3 images, such as {packed.key(1)!r}",
+    )

@@ -53,11 +53,11 @@ def test_classes_with_fewer_images_are_named_once(
     for _ in range(2):
         tell_scarce(labels, 3, classes)
     assert capsys.readouterr().err == (
-        "labels per class: expected 3 labelled images of each class, found 2 of 'rare', 0 of 'none'; going "
-        "on with what there is\n"
+        "labels per class: expected 3 labelled images of each class, found 2 of 'rare', 0 of 'none'; "
+        "continuing with these\n"
     )
     tell_scarce(labels, 6, [*classes, *"defg"])
-    assert "0 of 'd' and fewer of 3 classes more; going on" in capsys.readouterr().err
+    assert "0 of 'd' and too few of 3 other classes; continuing with these" in capsys.readouterr().err
     tell_scarce(labels, 2, classes[:3])
     monkeypatch.setenv("RANK", "1")
     tell_scarce(labels, 4, classes)

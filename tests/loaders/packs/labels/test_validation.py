@@ -115,7 +115,7 @@ def test_a_split_can_be_named_and_is_not_trained_on(pack: Pack) -> None:
         divide(pack, both, validation_split="held")
     allowed = divide(pack, both, validation_split="held", allow_leak=True)
     assert allowed.leaks[0].startswith("labels: 6 rows of split 'held'")
-    with pytest.raises(UserError, match="another split than that of --test-split, found 'test' for both"):
+    with pytest.raises(UserError, match="a split other than --test-split, found 'test' for both"):
         divide(pack, validation_split="test")
     with pytest.raises(UserError, match="has no split 'nowhere'"):
         divide(pack, validation_split="nowhere")
@@ -126,7 +126,9 @@ def test_copies_of_test_images_are_not_chosen_on(digits_folder: Path, tmp_path: 
     pack = pack_of(digits_folder, tmp_path, "val", first_held=31)
     found = divide(pack)
     assert (found.validation, len(found.training)) == (None, 40)
-    assert found.said.startswith("none, since images of 'val' are 4 copies of split 'test' among 6 images")
+    assert found.said.startswith(
+        "none, since images of 'val' are 4 copies of rows of split 'test' among 6 images"
+    )
     with pytest.raises(UserError, match=r"validation_split: expected no image of split 'test'.* 4 copies"):
         divide(pack, validation_split="val")
     allowed = divide(pack, validation_split="val", allow_leak=True)
@@ -177,7 +179,7 @@ def test_a_start_that_would_leave_a_class_no_label_is_no_mistake(pack: Pack, tmp
 
 
 def test_a_share_that_leaves_a_class_without_a_label_is_refused(pack: Pack) -> None:
-    with pytest.raises(UserError, match=r"found 20 of '0', of which 0.99 is all; lower it"):
+    with pytest.raises(UserError, match=r"found 20 of '0', and a share of 0.99 takes all of them; lower it"):
         divide(pack, validation_share=0.99)
     assert per_class(divide(pack, validation_share=0.97).training) == [1, 1]
     table = training_labels(pack, "train", None, 0)
