@@ -61,7 +61,7 @@ def stage_maps(network: nn.Module, views: Tensor, most: int = MOST_STAGES) -> li
         found = _own_stages(network, views) or _timm_stages(network, views)
     if not found:
         raise UserError(
-            f"feature maps: expected a network that tells its stages, found {type(network).__name__}; take "
+            f"feature maps: expected a network that names its stages, found {type(network).__name__}; take "
             "one of this project's, or a convolutional one of timm's"
         )
     sides = {stage.maps.shape[-1] for stage in found}

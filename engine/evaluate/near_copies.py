@@ -94,7 +94,7 @@ def _above(
             number += len(keys[-1])
             if number + k * sum(map(len, again)) > 2 * MOST_PAIRS:  # both images of a pair find it
                 raise UserError(
-                    f"threshold: expected at most {MOST_PAIRS:,} pairs, found more from {threshold:g} on; "
+                    f"threshold: expected at most {MOST_PAIRS:,} pairs, found more at {threshold:g}; "
                     "raise --threshold"
                 )
         rows, k = torch.cat(again), k * _PER_IMAGE

@@ -42,7 +42,8 @@ def match_classes(known: Sequence[str], wanted: Sequence[str], run: Path, remedy
     if unknown:
         _say(f"classes: the classifier of {run} does not know {some_names(unknown)} of the pack")
     if left_out:
-        _say(f"classes: the pack lacks {some_names(left_out)} of {run}; only classes of the pack are answers")
+        lacking = some_names(left_out)
+        _say(f"classes: the pack lacks {lacking} of {run}; only classes of the pack are predicted")
     return [number_of.get(name, -1) for name in wanted]
 
 

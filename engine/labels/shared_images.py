@@ -167,7 +167,7 @@ def check_run(path: Path | None, measured: Split, allow: bool) -> Account:
         try:
             pack, labels = _labels_of(config)
         except (UserError, TypeError, ValueError) as error:
-            notes += (f"{run}: its labels cannot be held against split {measured.name!r} ({error})",)
+            notes += (f"{run}: its labels cannot be compared with split {measured.name!r} ({error})",)
             continue
         leaks += check_leak(pack, labels.row, measured, allow, f"labels of {run}")
     return Account(leaks, notes)

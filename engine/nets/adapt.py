@@ -97,8 +97,8 @@ class Fit:
             problem = f"parts that it lacks: {_some(tuple(strange))}"
         if problem:
             raise UserError(
-                f"weights: expected those of {name} in {source}, found {problem}; give the network that they "
-                "are of: --backbone"
+                f"weights: expected those of {name} in {source}, found {problem}; name the network of these "
+                "weights by --backbone"
             )
         broken = [key for key, value in self.weights.items() if not bool(torch.isfinite(value).all())]
         if broken:

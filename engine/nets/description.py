@@ -112,8 +112,8 @@ def read_metadata(file: Path) -> dict[str, Any]:
             raise ValueError(f"found {type(content).__name__}")
     except ValueError as error:
         raise UserError(
-            f"weights: {file} describes its network in no JSON object ({error}); expected a file that a run "
-            "wrote"
+            f"weights: expected a description of the network in {file}, found one that is not a JSON object "
+            f"({error}); give a file that a run wrote"
         ) from None
     return content
 

@@ -297,7 +297,8 @@ class OnnxNetwork(nn.Module):
         try:
             self._session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise UserError(f"network: {path} is no ONNX graph ({brief(error)}); export it again") from None
+            reason = brief(error)
+            raise UserError(f"network: {path} is not an ONNX graph ({reason}); export it again") from None
         self.text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "{}")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -373,7 +374,7 @@ def _of_program(path: Path) -> Classifier:
                 weight.copy_(numbers.as_strided(weight.shape, strides, offset))
     except (*_BROKEN, OSError) as error:
         raise UserError(
-            f"network: {path} is no exported program, or cut short ({brief(error)}); export it again"
+            f"network: {path} is not an exported program, or is cut short ({brief(error)}); export it again"
         ) from None
     return network.eval()
 

@@ -51,8 +51,8 @@ def unknown(name: str, of_timm: list[str], option: str = "backbone") -> UserErro
     """Return the error for a name that no network has; `of_timm` are the names that timm has."""
     if name in GONE:
         return UserError(
-            f"{option}: expected a network of this version, found {name!r}, which {GONE[name]} replaced, "
-            "another network; train it anew, or take the version that trained the old one"
+            f"{option}: expected a network of this version, found {name!r}, which was replaced by "
+            f"{GONE[name]}, a different network; train the new one, or take the version that trained {name!r}"
         )
     known = of_timm if option != "backbone" else [*OURS, *of_timm]
     close = difflib.get_close_matches(name.split(".")[0], known, n=4, cutoff=0.5)

@@ -94,7 +94,7 @@ def _pickled(path: Path) -> Any:
             said = str(error).rpartition("WeightsUnpickler error:")[2]
             reason = brief(re.split("In PyTorch|Check the doc", said)[0]) or type(error).__name__
             raise UserError(
-                f"weights: {path} is whole, but torch does not read it as weights "
+                f"weights: {path} is whole, but torch cannot read it as weights "
                 f"({reason}); save its state dict as .safetensors and give that"
             ) from None
         raise _no_checkpoint(path) from None
@@ -150,14 +150,14 @@ def _no_checkpoint(path: Path) -> UserError:
             head = file.read(9)
     except OSError as error:
         return UserError(f"weights: {path} cannot be read ({error.strerror}); make it readable")
-    kind = "safetensors file" if path.suffix == ".safetensors" else "file of torch"
+    kind = "safetensors file" if path.suffix == ".safetensors" else "torch file"
     begins = head[8:] == b"{" if path.suffix == ".safetensors" else head[:2] in (b"PK", b"\x80\x02")
     if not head:
         what = "is empty; fetch it again"
     elif begins:
         what = "is cut short or damaged; fetch it again"
     else:
-        what = f"is no {kind} by its first bytes; fetch it again, or give another"
+        what = f"is not a {kind}, as its first bytes show; fetch it again, or give another"
     return UserError(f"weights: expected a whole checkpoint, found {path}, which {what}")
 
 

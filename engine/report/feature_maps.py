@@ -135,9 +135,8 @@ def sparseness_table(seen: Sequence[ImageMaps]) -> Table:
         for stage in one.stages
     ]
     columns = ("stage", *(() if len(seen) == 1 else ("network",)), "channels x side", "sparseness")
-    return Table(
-        columns, rows, "Sparseness (Hoyer 2004): 0 where all activations are equal, 1 where one is left."
-    )
+    caption = "Sparseness (Hoyer 2004): 0 if all activations are equal, 1 if only one is not zero."
+    return Table(columns, rows, caption)
 
 
 def draw_maps(seen: Sequence[ImageMaps], count: int, seed: int) -> Picture:

@@ -153,7 +153,7 @@ class RankPages:
 
     def _guessed(self) -> Picture:
         counts = {
-            "all guesses" if threshold == 0 else f"confidence from {threshold:g} on": self._passing(threshold)
+            f"confidence of at least {threshold:g}" if threshold else "all guesses": self._passing(threshold)
             for threshold in _DRAWN_THRESHOLDS
         }
         if self.has_labels:
@@ -189,7 +189,7 @@ class RankPages:
             empty = int((count == 0).sum())
             cells = (f"{threshold:g}", f"{int(count.sum()):,}", share, f"{empty:,}", f"{count.max():,}")
             rows.append((*cells, largest))
-        columns = ("confidence from", "images", "right", "classes without", "largest class", "its name")
+        columns = ("least confidence", "images", "right", "classes without", "largest class", "its name")
         return Table(columns, rows, "What a threshold leaves.")
 
     def _passing(self, threshold: float) -> NDArray[np.int64]:

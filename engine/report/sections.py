@@ -79,7 +79,10 @@ def leaks_section(leaks: Sequence[str]) -> Section:
     """Return the leaks; a section without blocks if there are none."""
     if not leaks:
         return Section("Leaks", [])
-    lead = "Accuracies on this page are too high: --allow-leak let these be learned from and measured on."
+    lead = (
+        "Accuracies on this page are too high: with --allow-leak, the network learned from images on which "
+        "it is measured."
+    )
     return Section("Leaks", [Paragraph(lead), *(Paragraph(leak) for leak in leaks)])
 
 

@@ -112,7 +112,9 @@ def test_recipes_refuse_labels_of_the_test_split(noise: Pack, tmp_path: Path, na
         run(config)
     with pytest.raises(UserError, match=r"6 rows of split 'test' among 6 images"):
         run(replace(config, labeled_split="test", extra_labels=()))
-    with pytest.raises(UserError, match=r"2 copies of split 'seen' among 12 images, such as 'train/c0/001'"):
+    with pytest.raises(
+        UserError, match=r"2 copies of rows of split 'seen' among 12 images, such as 'train/c0/001'"
+    ):
         run(replace(config, test_split="seen", extra_labels=()))
     assert not config.out.exists()
 
@@ -121,7 +123,7 @@ def test_the_chain_refuses_before_its_first_stage(noise: Pack, tmp_path: Path) -
     config = pipeline.Config(pack=noise.path, out=tmp_path / "out", unlabeled_split="train")
     with pytest.raises(UserError, match=ROWS):
         pipeline.run(replace(config, extra_labels=(everything(noise),)))
-    with pytest.raises(UserError, match="2 copies of split 'seen'"):
+    with pytest.raises(UserError, match="2 copies of rows of split 'seen'"):
         pipeline.run(replace(config, test_split="seen"))
     assert not config.out.exists()
 
@@ -168,11 +170,12 @@ def test_the_labels_behind_a_start_count_too(
     described["config"] |= {"init": None, "extra_labels": [str(tmp_path / "gone.parquet")]}
     (middle / "config.json").write_text(json.dumps(described))
     (note,) = account(replace(config, init=middle)).notes
-    assert "cannot be held against split 'test' (no label table at" in note
+    assert "cannot be compared with split 'test' (no label table at" in note
     described["config"] |= {"init": str(tmp_path / "moved"), "labeled_split": None, "extra_labels": []}
     (middle / "config.json").write_text(json.dumps(described))
     (note,) = account(replace(config, init=middle)).notes
-    assert note.startswith(f"{tmp_path / 'moved'}: its labels cannot be held against split 'test' (no run is")
+    moved = tmp_path / "moved"
+    assert note.startswith(f"{moved}: its labels cannot be compared with split 'test' (no run is")
 
 
 def test_measuring_a_run_on_its_own_labels_is_refused(
@@ -212,12 +215,12 @@ def test_transfer_refuses_labels_of_what_it_measures_on(noise: Pack, clean_run: 
     )
     with pytest.raises(UserError, match=ROWS):
         transfer.run(replace(config, extra_labels=(everything(noise),)))
-    with pytest.raises(UserError, match="2 copies of split 'seen'"):
+    with pytest.raises(UserError, match="2 copies of rows of split 'seen'"):
         transfer.run(replace(config, validation_split="seen"))
     assert not config.out.exists()
     transfer.run(replace(config, test_split="seen", allow_leak=True, method="knn", beside_scratch=False))
     leaks = json.loads((config.out / "few_labels.json").read_text())["config"]["leaks"]
-    assert "2 copies of split 'seen' among 12 images" in leaks[0]
+    assert "2 copies of rows of split 'seen' among 12 images" in leaks[0]
 
 
 def test_the_online_probe_is_held_to_the_same(noise: Pack, tmp_path: Path) -> None:

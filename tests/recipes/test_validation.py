@@ -205,7 +205,7 @@ def test_what_cannot_be_measured_is_refused_at_once(
     [
         ({"validation_share": None}, "--patience and --keep best choose by images"),
         ({"validation_share": 0.9}, "expected to leave a label of each class to train on, found 4 of '0'"),
-        ({"validation_share": None, "validation_split": "test"}, "another split than that of --test-split"),
+        ({"validation_share": None, "validation_split": "test"}, "a split other than --test-split"),
         ({"validation_share": None, "validation_split": "train"}, "no image of split 'train', which is"),
     ],
 )

@@ -179,7 +179,7 @@ def test_a_damaged_program_is_one_line(tiny: Path, tmp_path: Path) -> None:
         with ZipFile(path, "w") as archive:
             for member, kept in members.items():
                 archive.writestr(member, content if member == name else kept)
-        with pytest.raises(UserError, match=r"no exported program, or cut short \("):
+        with pytest.raises(UserError, match=r"is not an exported program, or is cut short \("):
             load_exported(path)
 
 
@@ -287,7 +287,7 @@ def test_mistakes_are_named(tiny: Path, tmp_path: Path, digits_pack: Pack) -> No
     for name, match in (
         ("w.onnx", "no ONNX graph"),
         ("x.pt2", "found none"),
-        ("w.pt2", "no exported program"),
+        ("w.pt2", "not an exported program"),
     ):
         (tmp_path / "w.pt2").write_bytes(b"nothing")
         with pytest.raises(UserError, match=match):

@@ -56,5 +56,5 @@ def test_sparseness_is_hoyers() -> None:
 
 
 def test_a_network_without_stages_is_refused() -> None:
-    with pytest.raises(UserError, match="expected a network that tells its stages, found Linear"):
+    with pytest.raises(UserError, match="expected a network that names its stages, found Linear"):
         stage_maps(nn.Linear(3, 3), torch.zeros(1, 3))

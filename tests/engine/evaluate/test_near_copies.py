@@ -74,5 +74,5 @@ def test_all_alike_are_all_paired_or_refused(monkeypatch: pytest.MonkeyPatch) ->
     assert len(near_pairs(h, 0.98).first) == 70 * 69 // 2
     assert len(near_pairs(h[:3], 0.98).first) == 3
     monkeypatch.setattr(near_copies, "MOST_PAIRS", 100)
-    with pytest.raises(UserError, match=r"^threshold: expected at most 100 pairs, found more from 0.98 on; "):
+    with pytest.raises(UserError, match=r"^threshold: expected at most 100 pairs, found more at 0.98; "):
         near_pairs(h, 0.98)

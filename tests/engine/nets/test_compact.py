@@ -45,11 +45,11 @@ def test_weights_come_back_and_those_of_the_older_network_are_refused(tmp_path: 
     torch.testing.assert_close(load_backbone(tmp_path).state_dict(), network.state_dict())
     save_backbone(tmp_path, network, {"backbone": "compact_resnet", "resolution": "32"})
     for name in ("compact_cnn", "compact_resnet"):
-        with pytest.raises(UserError, match="which compact_cnn replaced"):
+        with pytest.raises(UserError, match="which was replaced by compact_cnn"):
             build_start(tmp_path, name, 32)
-    with pytest.raises(UserError, match="which compact_cnn replaced"):
+    with pytest.raises(UserError, match="which was replaced by compact_cnn"):
         load_backbone(tmp_path)
-    with pytest.raises(UserError, match="which compact_cnn replaced"):
+    with pytest.raises(UserError, match="which was replaced by compact_cnn"):
         check_mentioned("compact_resnet")
 
 

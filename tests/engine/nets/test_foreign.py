@@ -228,7 +228,7 @@ def not_text(weights: dict[str, Tensor], path: Path) -> None:
 
 
 WRONG: dict[str, tuple[str, Callable[[Weights, Path], object], str]] = {
-    "text": ("w.pth", lambda w, p: p.write_text("<html>not found</html>"), "no file of torch"),
+    "text": ("w.pth", lambda w, p: p.write_text("<html>not found</html>"), "is not a torch file"),
     "empty": ("w.pth", lambda w, p: p.touch(), "empty"),
     "half": ("w.pth", cut, "cut short"),
     "half safetensors": ("w.safetensors", cut_safetensors, "cut short"),
@@ -259,7 +259,7 @@ WRONG: dict[str, tuple[str, Callable[[Weights, Path], object], str]] = {
     "text that begins as a pickle does": (
         "w.pth",
         lambda w, p: p.write_text("cats\ndogs\nare not here"),
-        "no file of torch",
+        "is not a torch file",
     ),
     "half without a zip": (
         "w.pth",
@@ -272,32 +272,32 @@ WRONG: dict[str, tuple[str, Callable[[Weights, Path], object], str]] = {
     "a page for safetensors": (
         "w.safetensors",
         lambda w, p: p.write_text("<html>not found</html>"),
-        "no safetensors file",
+        "is not a safetensors file",
     ),
     "a length beyond all memory": (
         "w.bin",
         lambda w, p: p.write_bytes(b"\x80\x04\x96" + (2**62).to_bytes(8, "little")),
-        "no file of torch",
+        "is not a torch file",
     ),
     "TorchScript": (
         "w.pt",
         script,
-        r"is whole, but torch does not read it .*TorchScript archives passed to ``torch.load``\.\); save its",
+        r"is whole, but torch cannot read it .*TorchScript archives passed to ``torch.load``\.\); save its",
     ),
     "another protocol": (
         "w.pth",
         lambda w, p: torch.save(w, p, pickle_protocol=4),
-        r"is whole, but torch does not read it as weights \(Unsupported operand 149\)",
+        r"is whole, but torch cannot read it as weights \(Unsupported operand 149\)",
     ),
     "another zip": (
         "w.pth",
         lambda w, p: zipfile.ZipFile(p, "w").writestr("a.txt", "a"),
-        "is whole, but torch does not read it",
+        "is whole, but torch cannot read it",
     ),
     "text that is none": (
         "w.pth",
         not_text,
-        r"is whole, but torch does not read it as weights \(.*invalid start byte",
+        r"is whole, but torch cannot read it as weights \(.*invalid start byte",
     ),
     "numbers": ("w.pth", lambda w, p: torch.save({"epoch": 3}, p), "without tensors"),
     "a list": ("w.pth", lambda w, p: torch.save([1, 2], p), "without tensors"),
