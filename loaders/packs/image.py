@@ -175,11 +175,12 @@ def _check_form(header: JpegHeader, policy: ImagePolicy) -> None:
     """Refuse a JPEG with too many pixels or of an unsupported form, before it is decoded."""
     if header.height * header.width > policy.max_pixels:
         size = f"{header.width}x{header.height} pixels"
-        raise BadImage(Reason.TOO_LARGE, f"{size}, over the limit of {policy.max_pixels} in all")
+        raise BadImage(Reason.TOO_LARGE, f"{size}, over the limit of {policy.max_pixels} pixels")
     if header.precision != 8 or header.num_components not in (1, 3, 4):
         form = f"{header.precision} bits and {header.num_components} components"
         raise BadImage(
-            Reason.UNSUPPORTED, f"a JPEG of {form}, which is not read: convert it to a PNG of 8 or 16 bits"
+            Reason.UNSUPPORTED,
+            f"a JPEG of {form}, which is not supported: convert it to a PNG of 8 or 16 bits",
         )
 
 

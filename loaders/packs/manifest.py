@@ -221,17 +221,17 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
 def _absence(folder: Path) -> str:
     if folder.exists() and not folder.is_dir():
         return (
-            f"{folder} is no pack: expected a folder with {MANIFEST_NAME} in it, found a file; give the "
+            f"{folder} is not a pack: expected a folder with {MANIFEST_NAME} in it, found a file; give the "
             "--out of pack_dataset, which makes packs of images, tars and betons"
         )
     if not folder.exists():
         beside = (path.parent.name for path in folder.parent.glob(f"*/{MANIFEST_NAME}"))
         near = difflib.get_close_matches(folder.name, [*beside], n=1)
-        meant = f" (is {folder.parent / near[0]} meant?)" if near else ""
+        meant = f" (did you mean {folder.parent / near[0]}?)" if near else ""
         return f"no pack at {folder}{meant}: make one with `python tools/pack_dataset.py --out {folder} ...`"
     if (folder / BUILD_FOLDER).exists():
         return f"the pack {folder} is not finished: start the same pack_dataset command again, it resumes"
-    return f"{folder} is no pack: expected {MANIFEST_NAME} in it; give the --out of pack_dataset"
+    return f"{folder} is not a pack: expected {MANIFEST_NAME} in it; give the --out of pack_dataset"
 
 
 def _parse(raw: dict[str, Any]) -> Manifest:

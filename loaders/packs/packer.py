@@ -205,7 +205,7 @@ def _refuse_other_command(options: PackOptions, where: Path | str, manifest: Man
     refuse_difference(where, "a pack", {**old, **known}, {**new, **recorded_options(options)})
     if digest not in (None, sources_digest(options)):
         raise UserError(
-            f"{where} holds a pack of other folders, which the same --splits named from another folder: "
+            f"{where} holds a pack of other folders: its --splits were relative to another working folder; "
             "choose another --out, start from that folder, or remove the pack"
         )
 

@@ -35,7 +35,7 @@ def run_jobs_on_ray(jobs: Sequence[ShardJob], num_workers: int) -> Iterator[Shar
         except Exception as error:  # Ray raises no narrower class if a node or a cluster does not answer
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"Ray did not start ({reason}): check RAY_ADDRESS, give a busy machine longer by "
+                f"Ray did not start ({reason}): check RAY_ADDRESS, give a busy machine more time with "
                 f"RAY_raylet_start_wait_time_s=300, or leave --executor out"
             ) from None
     try:

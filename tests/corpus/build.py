@@ -122,13 +122,13 @@ def ftyp(*brands: bytes) -> bytes:
 
 
 NAMED = {
-    b"8BPS\0\1" + bytes(30): "a Photoshop file, which is not read: convert it",
-    b"%PDF-1.7\n": "a PDF, which is not read: save its pages",
+    b"8BPS\0\1" + bytes(30): "a Photoshop file, which is not supported: convert it",
+    b"%PDF-1.7\n": "a PDF, which is not supported: save its pages",
     b"<svg xmlns='x'></svg>": "an SVG drawing",
     b"\xef\xbb\xbf<?xml version='1.0'?>\n<svg/>": "an SVG drawing",
-    b"\0\0\0\x18ftypisom" + bytes(20): "a video, which is not read: save its frames",
+    b"\0\0\0\x18ftypisom" + bytes(20): "a video, which is not supported: save its frames",
     b"\0\0\0\x18ftypcrx " + bytes(20): "a Canon raw photograph",
-    b"PK\x03\x04" + bytes(30): "a zip, which is not read: unpack it",
+    b"PK\x03\x04" + bytes(30): "a zip, which is not supported: unpack it",
     bytes(128) + b"DICM": "a DICOM file",
     b"II*\0\x08\0\0\0\0\0": "a TIFF of unusual samples",
     bytes(40) + b"TRUEVISION-XFILE.\0": "a Targa file",

@@ -285,7 +285,7 @@ def test_mistakes_are_named(tiny: Path, tmp_path: Path, digits_pack: Pack) -> No
     with pytest.raises(UserError, match="expected nothing at"):
         Config(run=tiny, form="onnx", out=tmp_path / "w.onnx")
     for name, match in (
-        ("w.onnx", "no ONNX graph"),
+        ("w.onnx", "not an ONNX graph"),
         ("x.pt2", "found none"),
         ("w.pt2", "not an exported program"),
     ):

@@ -157,7 +157,9 @@ def test_a_pack_without_labels_takes_classes_and_labels(
     manifest = (unlabelled.path / "manifest.json").read_bytes()
     (tmp_path / "x.csv").write_text("row,label\n0,dog\n2,1\n3,cat\n")
     given = ("import", unlabelled.path, "--file", tmp_path / "x.csv", "--name", "x")
-    with pytest.raises(UserError, match="made without labels and has no classes to label with; name them by"):
+    with pytest.raises(
+        UserError, match="made without labels and has no classes to label with; name them with"
+    ):
         run(monkeypatch, *given)
     run(monkeypatch, *given, "--classes", "cat", "dog", "très petit")
     again = open_pack(unlabelled.path)

@@ -63,8 +63,8 @@ _KINDS = (
     _Kind(0, b"7z\xbc\xaf'\x1c", "a 7z archive", _UNPACK),
     _Kind(0, b"\x1f\x8b", "a gzip file", _UNPACK),
     _Kind(257, b"ustar", "a tar", _UNPACK),
-    _Kind(0, b"II*\0", "a TIFF of unusual samples", "convert it to one of 8 or 16 bits a sample"),
-    _Kind(0, b"MM\0*", "a TIFF of unusual samples", "convert it to one of 8 or 16 bits a sample"),
+    _Kind(0, b"II*\0", "a TIFF of unusual samples", "convert it to one of 8 or 16 bits per sample"),
+    _Kind(0, b"MM\0*", "a TIFF of unusual samples", "convert it to one of 8 or 16 bits per sample"),
     _Kind(0, b"v/1\x01", "an OpenEXR file", "convert it with the exposure that you want"),
     _Kind(0, b"#?RADIANCE", "a Radiance file", "convert it with the exposure that you want"),
     _Kind(-18, b"TRUEVISION-XFILE.", "a Targa file", _CONVERT),
@@ -86,13 +86,13 @@ def unread_kind(data: bytes) -> BadImage:
     for kind in _KINDS:
         at = kind.at if kind.at >= 0 else len(data) + kind.at
         if at >= 0 and data.startswith(kind.signature, at):
-            return BadImage(Reason.UNSUPPORTED, f"{kind.name}, which is not read: {kind.remedy}")
+            return BadImage(Reason.UNSUPPORTED, f"{kind.name}, which is not supported: {kind.remedy}")
     for at, signature, name in _DAMAGED:
         if data.startswith(signature, at):
             return BadImage(Reason.DAMAGED, f"damaged {name}: its decoder does not recognise it")
     head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith(b"<?xml") and b"<svg" in head:
-        return BadImage(Reason.UNSUPPORTED, f"an SVG drawing, which is not read: {_CONVERT}")
+        return BadImage(Reason.UNSUPPORTED, f"an SVG drawing, which is not supported: {_CONVERT}")
     return BadImage(Reason.NOT_AN_IMAGE, "not an image")
 
 

@@ -96,7 +96,7 @@ def _decode(data: bytes, formats: tuple[str, ...], max_pixels: int, messages: li
     with Image.open(io.BytesIO(data), formats=formats) as image:
         if image.width * image.height > max_pixels:
             size = f"{image.width}x{image.height} pixels"
-            raise BadImage(Reason.TOO_LARGE, f"{size}, over the limit of {max_pixels} in all")
+            raise BadImage(Reason.TOO_LARGE, f"{size}, over the limit of {max_pixels} pixels")
         tagged = _orientation(image)
         frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
         # libtiff writes its warnings to standard error.

@@ -41,7 +41,7 @@ def parse_class_names(raw: bytes, where: str) -> tuple[str, ...]:
     try:
         names = parse_json(raw)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError("no list of names")
+            raise ValueError("not a list of names")
     except ValueError as error:
         raise UserError(f"{where} is damaged ({error}); restore it") from None
     return _checked(tuple(names), where)

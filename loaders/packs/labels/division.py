@@ -180,4 +180,4 @@ def scarce_note(
         for label in scarce[:_SHOWN_CLASSES]
     ]
     more = f" and {len(scarce) - _SHOWN_CLASSES:,} more" if len(scarce) > _SHOWN_CLASSES else ""
-    return f"too few images for all of {', '.join(names)}: {', '.join(shown)}{more}"
+    return f"some classes have too few images for all of {', '.join(names)}: {', '.join(shown)}{more}"

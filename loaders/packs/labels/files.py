@@ -176,8 +176,8 @@ def _no_class(path: Path, text: str, known: Iterable[str]) -> UserError:
 
 def _no_classes(path: Path) -> UserError:
     return UserError(
-        f"{path}: the pack was made without labels and has no classes to label with; name them by --classes, "
-        "or take them from the labels by --new-classes"
+        f"{path}: the pack was made without labels and has no classes to label with; name them with "
+        "--classes, or take them from the labels with --new-classes"
     )
 
 

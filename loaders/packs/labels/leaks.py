@@ -122,6 +122,6 @@ def check_leak(pack: Pack, rows: Rows, measured: Split, allow: bool, what: str =
     if not allow:
         raise UserError(
             f"{what}: expected no image of split {measured.name!r}, which is measured on, found {leak}; "
-            "leave them out (tools/labels.py exclude), measure on another split, or allow it by --allow-leak"
+            "leave them out (tools/labels.py exclude), measure on another split, or give --allow-leak"
         )
     return (f"{what}: {leak}",)

@@ -48,7 +48,7 @@ class MultiLabels:
             first, label = lists.offsets.to_numpy(), lists.values.to_numpy(zero_copy_only=False)
             row = table.column("row").to_numpy()
             if table.column("row").null_count or (np.diff(row) <= 0).any() or lists.null_count:
-                raise ValueError("rows without order or without labels")
+                raise ValueError("rows out of order or without labels")
             if label.dtype != np.int64 or (len(label) and not 0 <= label.min() <= label.max() < num_classes):
                 raise ValueError(f"labels out of the range 0 to {num_classes - 1}")
             return cls(row, first, label)

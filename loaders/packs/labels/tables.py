@@ -226,7 +226,7 @@ class LabelTable:
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
-                f"{path} is no label table ({reason}); expected parquet written by Sluice"
+                f"{path} is not a label table ({reason}); expected parquet written by Sluice"
             ) from None
         if version > TABLE_VERSION:
             raise UserError(
@@ -237,7 +237,7 @@ class LabelTable:
         try:
             sources = _texts(table.column("source"))
         except (pa.ArrowException, ValueError, IndexError):
-            raise UserError(f"{path} is damaged: who gave its labels cannot be read; restore it") from None
+            raise UserError(f"{path} is damaged: the column `source` cannot be read; restore it") from None
         return cls(
             **{n: table.column(n).to_numpy() for n in ("row", "label", "confidence", "cycle")},
             source=sources,
@@ -282,7 +282,7 @@ def _check_types(path: Path, schema: Any) -> None:
         was = schema.field(column.name).type if column.name in schema.names else "none"
         if was != column.type:
             raise UserError(
-                f"{path} is no label table: expected column {column.name} as {column.type}, found {was}; "
+                f"{path} is not a label table: expected column {column.name} as {column.type}, found {was}; "
                 "write it with LabelTable.write"
             )
 

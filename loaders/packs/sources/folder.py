@@ -30,7 +30,7 @@ class FolderSource(Source):
             UserError: `root` is no folder.
         """
         if not root.is_dir():
-            raise UserError(f"{root} is no folder: expected a folder of images or a .tar file")
+            raise UserError(f"{root} is not a folder: expected a folder of images or a .tar file")
         self._root = os.fspath(root)
 
     def items(self) -> Iterator[SourceItem]:
@@ -62,7 +62,7 @@ class FolderSource(Source):
                 yield from self._walk(prefix + name, (*ancestors, real))
             else:
                 key = join_key(key_prefix, file_key(name, False))
-                problem = "a link to a folder that holds it (endless loop)"
+                problem = "a link to a folder that contains it (endless loop)"
                 yield SourceItem(prefix + name, key, None, 0, problem=problem, reason=Reason.NOT_A_FILE)
 
     @staticmethod

@@ -104,8 +104,8 @@ class FolderClasses:
         shards = [f for f in self._with_images if f and self._label(f) is None and f in self._with_texts]
         if shards:
             notes.append(
-                f"{len(shards):,} folders with numbers and with texts beside the images, such as "
-                f"{shards[0]}, are taken for shards, not for classes"
+                f"{len(shards):,} numbered folders with texts beside the images, such as {shards[0]}, are "
+                f"taken for shards, not for classes"
             )
         by_class: dict[str, str] = {}
         for folder in self._with_images:

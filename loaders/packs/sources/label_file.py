@@ -240,7 +240,7 @@ def read_label_array(path: Path) -> NDArray[np.int64]:
         try:
             values = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{path} is no array of labels ({error}): expected a .npy of integers") from None
+            raise UserError(f"{path}: expected a .npy of integers, found another file ({error})") from None
     else:
         values = _read_tensor(path)
     # An array [N, 1] or [1, N] is taken as [N].
@@ -264,8 +264,8 @@ def _read_tensor(path: Path) -> Any:
             tensor = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch raises many kinds of errors for a file that is no tensor
         raise UserError(
-            f"{path} is no tensor that can be read without running its code: save it again with torch.save "
-            f"of a tensor alone"
+            f"{path} is not a tensor that can be read without running code in it: save it again "
+            f"with torch.save of a tensor alone"
         ) from None
     if not isinstance(tensor, torch.Tensor):
         raise UserError(f"{path} holds a {type(tensor).__name__}: expected a tensor of labels")

@@ -115,7 +115,7 @@ def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 row = parse_json(line)
             except ValueError as error:
-                raise UserError(f"{path}, line {number} is no JSON ({error}); correct it") from None
+                raise UserError(f"{path}, line {number} is not JSON ({error}); correct it") from None
             if not isinstance(row, dict):
                 raise UserError(f"{path}, line {number}: expected an object with the columns of the list")
             yield row

@@ -58,7 +58,7 @@ def unwanted(name: str) -> str | None:
     *folders, file = name.split("/")
     if any(map(is_hidden_folder, folders)):
         return "in a hidden folder"
-    return "a resource fork of macOS, no image" if file.startswith("._") else None
+    return "a resource fork of macOS, not an image" if file.startswith("._") else None
 
 
 def folder_key(folder: str) -> str:

@@ -225,4 +225,4 @@ def _refuse(source: str, path: Path, inside: str) -> Source:
     if path.is_dir():
         raise UserError(f"{source}: '#' names a folder inside an archive; for a folder give {path / inside}")
     remedy = "give its folder" if is_image_name(path.name) else "unpack or convert it"
-    raise UserError(f"{path} is no source of images: expected {_KINDS}; {remedy}")
+    raise UserError(f"{path} is not a source of images: expected {_KINDS}; {remedy}")

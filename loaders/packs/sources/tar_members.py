@@ -88,7 +88,7 @@ def _checked_size(path: Path, header: bytes, position: int) -> int:
     except ValueError:
         right, size = False, 0
     if not right:
-        what = "is no tar" if position == 0 else f"is damaged at byte {position}"
+        what = "is not a tar" if position == 0 else f"is damaged at byte {position}"
         raise UserError(f"{path} {what} (bad header checksum): expected an uncompressed .tar of images")
     if not 0 <= size < 10**_MAX_DIGITS:
         raise UserError(

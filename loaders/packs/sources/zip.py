@@ -62,7 +62,8 @@ class ZipSource(Source):
                         place = info.file_size, info.header_offset
                         listing.add(SourceItem(name, "", None, *place, _problem(info)))
         except (zipfile.BadZipFile, OSError, NotImplementedError, *_DAMAGE) as error:
-            raise UserError(f"{self._name} is no zip, damaged or cut off ({error}): fetch it again") from None
+            what = f"is not a zip, or is damaged or cut off ({error})"
+            raise UserError(f"{self._name} {what}: fetch it again") from None
         return listing.items()
 
     def _decoded(self, info: zipfile.ZipInfo) -> str:

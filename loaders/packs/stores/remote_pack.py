@@ -127,7 +127,7 @@ def _fetch_manifest(store: Store) -> bytes:
         raw = store.read(MANIFEST_NAME, 0, MAX_MANIFEST_BYTES + 1)
         if len(raw) > MAX_MANIFEST_BYTES:
             raise UserError(
-                f"{store.url}/{MANIFEST_NAME} has over {MAX_MANIFEST_BYTES} bytes: this is no manifest"
+                f"{store.url}/{MANIFEST_NAME} has over {MAX_MANIFEST_BYTES} bytes: this is not a manifest"
             )
         try:
             parse_manifest(raw, f"{store.url}/{MANIFEST_NAME}")

@@ -109,11 +109,11 @@ class Store:
                 data = self._request(f"{self._root}/{name}", start, stop)
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 raise UserError(
-                    f"no object at {self.url}/{name}: check the URL and that it is whole"
+                    f"no object at {self.url}/{name}: check the URL and that the pack is complete"
                 ) from None
             except PermissionError as error:
                 raise UserError(
-                    f"{self.url}/{name} may not be read ({error}): check the credentials"
+                    f"{self.url}/{name}: access is denied ({error}): check the credentials"
                 ) from None
             except Exception as error:  # every file system has its own exceptions
                 refuse_without_credentials(self.url, error)
@@ -125,8 +125,8 @@ class Store:
                 return data[start:]
             last = f"expected {stop - start} bytes from byte {start} on, got {len(data)}"
         raise StoreError(
-            f"{self.url}/{name}: no whole answer in {self.options.tries} tries ({last}); check the store and "
-            "the network, or give more --store.tries and a longer --store.request-timeout-s"
+            f"{self.url}/{name}: no complete answer in {self.options.tries} tries ({last}); check the store "
+            "and the network, or give more --store.tries and a longer --store.request-timeout-s"
         )
 
     def download(self, name: str, info: FileInfo, out: BinaryIO) -> None:

@@ -31,7 +31,7 @@ def upload_file(path: Path, url: str) -> None:
         UserError: the URL cannot be written.
     """
     fs, target = connect(url)
-    remedy = "check address and rights, and start the same command again, it resumes"
+    remedy = "check the address and your access rights, and start the same command again, it resumes"
     with store_errors(url, "cannot be written", remedy):
         fs.makedirs(posixpath.dirname(target), exist_ok=True)
         fs.put_file(str(path), target)

@@ -92,11 +92,11 @@ def test_a_damaged_file_of_an_unfinished_pack_is_one_line(
 
 def test_a_deep_list_of_paths_or_labels_is_one_line(made: Pack, tmp_path: Path) -> None:
     (tmp_path / "list.jsonl").write_text('{"row": 0, "label": 1}\n' + DEEP + "\n")
-    with pytest.raises(UserError, match=r"list.jsonl, line 2 is no JSON \(.*100 deep\); correct it"):
+    with pytest.raises(UserError, match=r"list.jsonl, line 2 is not JSON \(.*100 deep\); correct it"):
         read_label_file(tmp_path / "list.jsonl", made, ((0, len(made)),), "test")
     (tmp_path / "paths.jsonl").write_text(DEEP + "\n")
     for source in (f"{tmp_path / 'paths.jsonl'}", f"{tmp_path / 'in'}#labels={tmp_path / 'paths.jsonl'}"):
-        with pytest.raises(UserError, match=r"paths.jsonl, line 1 is no JSON \(.*100 deep\); correct it"):
+        with pytest.raises(UserError, match=r"paths.jsonl, line 1 is not JSON \(.*100 deep\); correct it"):
             pack(tmp_path / "new", f"train={source}")
         assert not (tmp_path / "new").exists()
 

@@ -44,9 +44,9 @@ def test_missing_source(tmp_path: Path) -> None:
 
 def test_source_of_another_kind(tmp_path: Path) -> None:
     write_tree(tmp_path, {"x.rar": b"Rar!", "y.tar": b"no tar at all" * 100, "z.tar": b"", "a.JPG": b"x"})
-    refused(tmp_path, "x.rar is no .*: expected a folder.*; unpack or", f"train={tmp_path / 'x.rar'}")
-    refused(tmp_path, "a.JPG is no .*: expected a folder.*; give its folder", f"train={tmp_path / 'a.JPG'}")
-    refused(tmp_path, "y.tar is no tar", f"train={tmp_path / 'y.tar'}")
+    refused(tmp_path, "x.rar is not .*: expected a folder.*; unpack or", f"train={tmp_path / 'x.rar'}")
+    refused(tmp_path, "a.JPG is not .*: expected a folder.*; give its folder", f"train={tmp_path / 'a.JPG'}")
+    refused(tmp_path, "y.tar is not a tar", f"train={tmp_path / 'y.tar'}")
     refused(tmp_path, "z.tar is empty", f"train={tmp_path / 'z.tar'}")
 
 
@@ -143,7 +143,7 @@ def test_links(tmp_path: Path) -> None:
     }
     assert reasons == {
         "c0/gone.jpg": "cannot be read: No such file or directory",
-        "c0/loop": "a link to a folder that holds it (endless loop)",
+        "c0/loop": "a link to a folder that contains it (endless loop)",
         "c0/pipe.jpg": "not a regular file",
     }
 

@@ -121,13 +121,13 @@ def test_label_tables_that_do_not_fit_are_refused(tmp_path: Path, digits_pack: P
     with pytest.raises(UserError, match="no label table at"):
         LabelTable.read(tmp_path / "none.parquet")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 not really")
-    with pytest.raises(UserError, match="is no label table"):
+    with pytest.raises(UserError, match="is not a label table"):
         LabelTable.read(tmp_path / "bad.parquet")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"row": [1], "label": [2]}), tmp_path / "foreign.parquet")
-    with pytest.raises(UserError, match="is no label table"):
+    with pytest.raises(UserError, match="is not a label table"):
         LabelTable.read(tmp_path / "foreign.parquet")
     mine = LabelTable.of(np.arange(3), np.arange(3), 10)
     assert digits_pack.split("unlabeled").labels(mine)[:5].tolist() == [0, 1, 2, -1, -1]
@@ -140,9 +140,9 @@ def test_label_tables_that_do_not_fit_are_refused(tmp_path: Path, digits_pack: P
 def test_no_pack(digits_pack: Pack, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no pack at .*none: make one with"):
         open_pack(tmp_path / "none")
-    with pytest.raises(UserError, match=r"no pack at .*digit \(is .*digits meant\?\): make one with"):
+    with pytest.raises(UserError, match=r"no pack at .*digit \(did you mean .*digits\?\): make one with"):
         open_pack(digits_pack.path.with_name("digit"))
-    with pytest.raises(UserError, match=r"is no pack: expected manifest.json"):
+    with pytest.raises(UserError, match=r"is not a pack: expected manifest.json"):
         open_pack(tmp_path)
     (tmp_path / "manifest.json").write_text('{"name": "a web page has one too"}')
     with pytest.raises(UserError, match="expected an object with `format_version`"):
@@ -161,7 +161,7 @@ def test_files_are_no_packs(digits_pack: Pack, digits_beton_pack: Pack, tmp_path
     match = (
         "no object at file:///.*: check the URL"
         if scheme
-        else "is no pack: expected a folder .* found a file"
+        else "is not a pack: expected a folder .* found a file"
     )
     for path in [*shards, *others]:
         with pytest.raises(UserError, match=match):

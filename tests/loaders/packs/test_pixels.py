@@ -149,8 +149,8 @@ def test_the_depths_of_tiff(order: str) -> None:
             "from -3 to 900, expected 0 to 1",
         ),
         (np.full((8, 8), np.nan, np.float32), {339: 3}, "expected 0 to 1"),
-        (np.arange(64, dtype=np.int16).reshape(8, 8), {339: 2}, "with a sign"),
-        (np.arange(64, dtype=np.uint32).reshape(8, 8), {}, "of 32 bits"),
+        (np.arange(64, dtype=np.int16).reshape(8, 8), {339: 2}, "32-bit or signed integers"),
+        (np.arange(64, dtype=np.uint32).reshape(8, 8), {}, "32-bit or signed integers"),
         (np.arange(64, dtype=np.float64).reshape(8, 8), {339: 3}, "a TIFF of unusual samples"),
     ],
 )

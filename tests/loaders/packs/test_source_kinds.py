@@ -73,7 +73,7 @@ def test_damaged_archives(tmp_path: Path) -> None:
     assert not (tmp_path / "p").exists()
     whole = write_zip(tmp_path / "x.zip", FILES, zipfile.ZIP_STORED).read_bytes()
     (tmp_path / "cut.zip").write_bytes(whole[:-100])
-    with pytest.raises(UserError, match=r"cut.zip is no zip, damaged or cut off"):
+    with pytest.raises(UserError, match=r"cut.zip is not a zip, or is damaged or cut off"):
         pack(tmp_path / "p", f"train={tmp_path / 'cut.zip'}")
     broken = bytearray(whole)
     broken[whole.index(FILES["c1/002.jpg"]) + 300] ^= 255
@@ -343,8 +343,8 @@ def test_bad_label_files(tmp_path: Path) -> None:
     (tmp_path / "low.csv").write_text("file,label\na.jpg,-2\nb.jpg,0\n")
     (tmp_path / "empty.csv").write_text("")
     for name, match in {
-        "code.pt": "no tensor that can be read without running its code",
-        "code.npy": "no array of labels",
+        "code.pt": "not a tensor that can be read without running code in it",
+        "code.npy": "expected a .npy of integers, found another file",
         "unknown.csv": "labels 1 files that are not in the source, e.g. z.jpg",
         "twice.csv": "labels a.jpg twice",
         "wrong.csv": "has the columns file, points",
@@ -391,6 +391,6 @@ def test_a_pickle_called_a_tensor_is_one_line_and_no_warning(tmp_path: Path, pro
     (tmp_path / "x.pt").write_bytes(pickle.dumps([1, 2], protocol=protocol))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        with pytest.raises(UserError, match=r"x.pt (is no tensor|holds)"):
+        with pytest.raises(UserError, match=r"x.pt (is not a tensor|holds)"):
             read_label_array(tmp_path / "x.pt")
     assert said == []

@@ -66,7 +66,8 @@ def test_large_groups_leave_no_part_empty() -> None:
 def test_scarce_classes_are_named() -> None:
     labels, parts = np.array([0, 0, 1, 1, 1]), np.array([0, 0, 0, 1, 2])
     note = scarce_note(labels, parts, ("train", "val", "test"), ("cat", "dog"))
-    assert note == "too few images for all of train, val, test: cat (2, none in val and test)"
+    shown = "cat (2, none in val and test)"
+    assert note == f"some classes have too few images for all of train, val, test: {shown}"
     assert scarce_note(labels[2:], parts[2:], ("a", "b", "c"), ("cat", "dog")) is None
 
 
