@@ -58,6 +58,6 @@ def describe_collapse(std: float, rank: float, num_features: int) -> str:
         return ""
     return (
         f"warning: the features have collapsed, standard deviation {std:.2g} (1 for an even spread), "
-        f"effective rank {rank:.2g} of {num_features}; lower the learning rate, or give more weight to what "
-        "keeps features apart"
+        f"effective rank {rank:.2g} of {num_features}; lower the learning rate, or increase the weight of "
+        "the loss term that keeps features apart"
     )

@@ -107,7 +107,7 @@ def store_features(
         if done < len(split):
             _compute(network, loader, split, device, place, facts, done, out)
         else:
-            tell(f"features: {done:,} of {len(split):,} images are there, in {place}")
+            tell(f"features: {done:,} of {len(split):,} images are stored, in {place}")
     return _open(place, split, "c")
 
 
@@ -178,7 +178,7 @@ def _compute(
     size, first = loader.batch_size, done // loader.batch_size
     per_mark = max(1, _ROWS_PER_MARK // size)
     if first:
-        tell(f"features: {done:,} of {len(split):,} images are done; going on from there")
+        tell(f"features: {done:,} of {len(split):,} images are done; continuing from there")
     position = np.full(len(split.pack), -1, np.int64)
     position[split.rows(np.arange(len(split)))] = np.arange(len(split))
     store: FeatureStore | None = None

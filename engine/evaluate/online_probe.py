@@ -122,7 +122,7 @@ def probe_images(pack: Pack, splits: Sequence[str]) -> tuple[Split, Split]:
     if (own | copies).all():
         raise UserError(
             f"probe_splits: expected images in {split.name!r} that differ from the fifth held out, found "
-            "copies alone; name two splits"
+            "only copies; name two splits"
         )
     return split.take(rest[~(own | copies)]), measured
 

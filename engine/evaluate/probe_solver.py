@@ -119,7 +119,7 @@ def fit_probe(
     held, used = (part.sort().values for part in torch.split(order, [len(h) // 10, len(h) - len(h) // 10]))
     found = fit_probes(_Rows(h, used), labels[used], num_classes, h[held], labels[held], seed=seed)
     shown = ", ".join(f"{c:g}: {a:.1%}" for c, a in zip(PENALTIES, found.accuracies, strict=True))
-    tell(f"linear probe: {found.passes} passes, C chosen by {len(held):,} of the images ({shown})")
+    tell(f"linear probe: {found.passes} passes, C chosen on {len(held):,} of the images ({shown})")
     return found.probe
 
 

@@ -51,7 +51,7 @@ def check_same(file: Path, options: Options, made: Path) -> None:
     for name, asked in options.items():
         if used.get(name) != asked:
             raise UserError(
-                f"{name}: expected {used.get(name)!r}, by which {made} was made, found {asked!r}; give "
+                f"{name}: expected {used.get(name)!r}, with which {made} was made, found {asked!r}; give "
                 f"another --out, or the same {name}"
             )
 

@@ -192,9 +192,11 @@ def refuse_filled(path: Path) -> None:
         with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
             filled = sum(bool((line.get("label", "?") or "").strip()) for line in csv.DictReader(file))
     except csv.Error as error:
-        raise UserError(f"{path}: expected an empty request, found none ({brief(error)}); move it") from None
+        raise UserError(
+            f"{path}: expected an empty request, found another file ({brief(error)}); move it"
+        ) from None
     if filled:
         raise UserError(
-            f"{path}: expected no labels where a request is written, found {filled:,} filled in; make them a "
-            f"table by recipes/active.py --filled {path}, or ask with another --out"
+            f"{path}: expected no labels where a request is written, found {filled:,}; make a table of them "
+            f"with recipes/active.py --filled {path}, or ask with another --out"
         )

@@ -96,11 +96,11 @@ def _validation_account(config: ClassifierConfig, division: Division) -> Account
         if config.allow_leak:
             leaks += (text,)
         elif config.validation_split is None and config.validation_share is None:
-            notes += (f"{text}; their accuracy will be too high, choose others by --validation-split",)
+            notes += (f"{text}; their accuracy will be too high, choose others with --validation-split",)
         else:
             raise UserError(
-                f"validation: expected images that no run behind --init was trained on, found {text}; take "
-                "the same for all runs (--validation-split TABLE.parquet), or allow it by --allow-leak"
+                f"validation: expected images that no run behind --init was trained on, found {text}; use "
+                "the same for all runs (--validation-split TABLE.parquet), or allow it with --allow-leak"
             )
     return Account(leaks, notes, division.said)
 

@@ -103,8 +103,8 @@ class Fit:
         broken = [key for key, value in self.weights.items() if not bool(torch.isfinite(value).all())]
         if broken:
             raise UserError(
-                f"weights: expected finite numbers in {source}, found others in {_some(tuple(broken))}; take "
-                "an earlier checkpoint"
+                f"weights: expected finite numbers in {source}, found NaN or infinity in "
+                f"{_some(tuple(broken))}; take an earlier checkpoint"
             )
 
 

@@ -115,7 +115,7 @@ def build_classifier(
     """
     if init is None:
         if keep_head:
-            raise UserError("keep_head: expected --init, whose classifier to keep, found none")
+            raise UserError("keep_head: expected --init with a classifier to keep, found none")
         backbone = build_backbone(backbone_name, view.resolution)
         return Classifier(backbone, backbone_name, view, classes)
     if is_foreign(init):
@@ -127,7 +127,7 @@ def build_classifier(
     check_start(described.backbone, backbone_name, init)
     if described.num_classes == 0:
         if keep_head:
-            found = "a checkpoint, which names no classes" if saved else "a backbone alone"
+            found = "a checkpoint, which names no classes" if saved else "only a backbone"
             raise UserError(f"keep_head: expected a classifier in {init}, found {found}; leave it out")
         side = view.resolution
         backbone = load_checkpoint(init, side) if saved else load_backbone(file, side)
@@ -165,7 +165,7 @@ def foreign_classifier(foreign: Foreign, resolution: int | None = None) -> Class
     head = foreign.head()
     if head is None:
         raise UserError(
-            f"classifier: expected one in {foreign.source}, found a backbone alone; train one on labels"
+            f"classifier: expected one in {foreign.source}, found only a backbone; train one on labels"
         )
     weight, bias = head
     view = foreign.view if resolution is None else foreign.view.at(resolution)

@@ -179,9 +179,9 @@ def _view(config: Mapping[str, Any], name: str) -> EvaluationView:
     found = resolve_data_config({}, pretrained_cfg=dict(config))
     interpolation = "bilinear" if found["interpolation"] == "bilinear" else "bicubic"
     if found["interpolation"] not in ("bilinear", "bicubic"):
-        tell(f"views: {name} was shown images by {found['interpolation']}; bicubic stands in for it here")
+        tell(f"views: {name} expects {found['interpolation']} interpolation; here it is bicubic")
     if found["crop_mode"] != "center":  # "squash" deforms the whole image to a square, "border" pads it
-        tell(f"views: {name} was shown images in crop mode {found['crop_mode']}; the centre stands in for it")
+        tell(f"views: {name} expects crop mode {found['crop_mode']}; here the centre is cropped")
     mean, std = (tuple(float(value) for value in found[key]) for key in ("mean", "std"))
     side, crop = int(found["input_size"][-1]), min(1.0, float(found["crop_pct"]))
     if len(mean) != 3:  # of a network for one channel, which `adapt_input_conv` changes to three

@@ -53,7 +53,7 @@ def from_hub(source: str) -> Iterator[None]:
     level, offline = hub_logging.get_verbosity(), settings.HF_HUB_OFFLINE
     silent = "" if offline else why_silent()
     if silent:
-        tell(f"start: {settings.ENDPOINT} does not answer ({silent}); taking {source} from the cache alone")
+        tell(f"start: {settings.ENDPOINT} does not answer ({silent}); taking {source} only from the cache")
     elif not offline:
         tell(f"start: taking {source} from the hub's cache, or fetching it from {settings.ENDPOINT}")
     hub_logging.set_verbosity_error()

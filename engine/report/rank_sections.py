@@ -148,7 +148,7 @@ class RankPages:
             (name, f"{count:,}", *("-" if np.isnan(share) else percent(share) for share in shares))
             for name, count, shares in self.ranked.rows(self.classes)
         ]
-        caption = "At own size: at the rank that equals the images of the class (R-precision)."
+        caption = "At own size: precision at the rank equal to the class's number of images (R-precision)."
         return Table(self.ranked.columns, rows, caption)
 
     def _guessed(self) -> Picture:

@@ -316,7 +316,8 @@ def phases_section(phases: Sequence[Path]) -> Section:
             )
         )
     columns = ("phase", "accuracy (95 % interval)", "validation", "steps")
-    return Section("Phases", [Table(columns, rows, "Each goes on from one before; the curves join them.")])
+    caption = "Each phase continues an earlier one; the curves join them."
+    return Section("Phases", [Table(columns, rows, caption)])
 
 
 def speed_section(records: Sequence[dict[str, Any]]) -> Section:
@@ -335,7 +336,7 @@ def speed_section(records: Sequence[dict[str, Any]]) -> Section:
     bound = (
         "The run waited for data: tools/doctor.py says for what, and what would help."
         if wait > 0.1
-        else "The network was the bound: loading faster would change little."
+        else "The network was the bottleneck: faster loading would change little."
     )
     return Section("Speed", [Tiles(tiles), Paragraph(bound)])
 

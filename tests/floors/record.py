@@ -17,7 +17,7 @@ PAGE = ROOT / "docs" / "floors.md"
 DEVIATIONS = 3.0
 _SMALLEST = 1e-4  # lower limit of deviations, since five seeds may agree by chance
 SEEDS = (0, 1, 2, 3, 4)
-# Code paths of the record's processor, which has AVX2: the unrestricted one, and those of narrower processors.
+# Code paths of the record's processor, which has AVX2: unrestricted, and those of narrower processors.
 PATHS = ("", "ATEN_CPU_CAPABILITY=default", "ONEDNN_MAX_CPU_ISA=SSE41")
 Key = tuple[str, int, str, str]
 

@@ -214,7 +214,7 @@ def test_labels_filled_in_outlive_another_request(config: Config, monkeypatch: p
     path.write_bytes(filled)
     monkeypatch.setattr("recipes.active.predict", lambda *args: pytest.fail("predicted"))
     for again in (config, replace(config, oracle=True)):
-        with pytest.raises(UserError, match=r"expected no labels .* found \d+ filled in; .* --filled .*csv"):
+        with pytest.raises(UserError, match=r"expected no labels .* found \d+; .* --filled .*csv"):
             run(again)
     assert path.read_bytes() == filled
 

@@ -213,10 +213,10 @@ def test_barlow_twins_go_on_from_a_start_that_is_given(config: Config) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"ask": Ask(clusters=9, per_cluster=3)}, "--ask.clusters: expected 10, by which "),
-        ({"ask": Ask(clusters=10, per_cluster=4)}, "--ask.per-cluster: expected 3, by which "),
-        ({"oracle": False}, "--oracle: expected True, by which "),
-        ({"skip": ("fixmatch",)}, "--skip: expected 'fixmatch', by which "),
+        ({"ask": Ask(clusters=9, per_cluster=3)}, "--ask.clusters: expected 10, with which "),
+        ({"ask": Ask(clusters=10, per_cluster=4)}, "--ask.per-cluster: expected 3, with which "),
+        ({"oracle": False}, "--oracle: expected True, with which "),
+        ({"skip": ("fixmatch",)}, "--skip: expected 'fixmatch', with which "),
     ],
 )
 def test_bought_labels_are_not_those_of_other_options(

@@ -68,7 +68,7 @@ def test_progress_is_shown_and_features_that_are_there_are_told(
     stored(Counting(), loader_of(digits_pack), digits_pack, tmp_path)
     assert "features: 64 of 445 images, " in capsys.readouterr().err
     found = stored(Counting(), loader_of(digits_pack), digits_pack, tmp_path)
-    assert f"features: 445 of 445 images are there, in {found.folder}" in capsys.readouterr().err
+    assert f"features: 445 of 445 images are stored, in {found.folder}" in capsys.readouterr().err
 
 
 def test_another_network_view_or_seed_of_random_views_is_another_array(

@@ -142,7 +142,7 @@ def test_a_split_without_labels_or_of_copies_is_refused(digits_folder: Path, tmp
     for number in range(5):
         (other / f"{number}.jpg").write_bytes(content)
     pack_dataset(PackOptions(parse_splits([f"train={tmp_path / 'images'}"]), tmp_path / "two", workers=1))
-    with pytest.raises(UserError, match="found copies alone; name two splits"):
+    with pytest.raises(UserError, match="found only copies; name two splits"):
         probe_images(open_pack(tmp_path / "two"), ("train",))
 
 

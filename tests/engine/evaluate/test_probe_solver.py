@@ -65,4 +65,4 @@ def test_large_sets_take_the_other_solver(
     large = fit_probe(h.half(), labels, 3, 1.0)
     same = (small.logits(h).argmax(1) == large.logits(h).argmax(1)).float().mean()
     assert float(same) > 0.95
-    assert "C chosen by 90 of the images" in capsys.readouterr().err
+    assert "C chosen on 90 of the images" in capsys.readouterr().err

@@ -45,9 +45,9 @@ def test_the_browser_keeps_labels_for_these_images_in_this_order() -> None:
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("row,key,label\n1,a,cat\n2,b,\n", "found 1 filled in"),
-        ("row;key;label\n1;a;cat\n", "found 1 filled in"),  # some spreadsheets save semicolons
-        ("row,key,label\n1,a," + "x" * 200_000, "found none .field larger"),
+        ("row,key,label\n1,a,cat\n2,b,\n", "found 1; make a table"),
+        ("row;key;label\n1;a;cat\n", "found 1; make a table"),  # some spreadsheets save semicolons
+        ("row,key,label\n1,a," + "x" * 200_000, "found another file .field larger"),
     ],
 )
 def test_a_request_with_labels_is_not_written_over(text: str, found: str, tmp_path: Path) -> None:

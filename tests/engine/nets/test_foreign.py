@@ -385,7 +385,7 @@ def test_another_cut_than_the_centred_square_is_said(
     config["pretrained_cfg"]["crop_mode"] = mode
     (folder / "config.json").write_text(json.dumps(config))
     find_start(folder)
-    assert (f"was shown images in crop mode {mode}" in capsys.readouterr().err) == (mode != "center")
+    assert (f"expects crop mode {mode}" in capsys.readouterr().err) == (mode != "center")
 
 
 @pytest.mark.parametrize(("scheme", "name"), [("timm", "resnet18.a1_in1k"), ("hf", "somebody/resnet")])

@@ -139,7 +139,7 @@ def test_without_the_hub_its_cache_serves(unreachable: Path, capsys: pytest.Capt
     expected = dict(network.state_dict())
     assert found.tensors.keys() == expected.keys()
     assert "does not answer (ConnectError: " in (said := capsys.readouterr().err)
-    assert "taking hf:timm/test_resnet.r160_in1k from the cache alone" in said
+    assert "taking hf:timm/test_resnet.r160_in1k only from the cache" in said
     assert all(torch.equal(found.tensors[name], value) for name, value in expected.items())
 
 
