@@ -1,8 +1,8 @@
 """Appending to a finished pack: new shards are added, and the old shards stay as they are.
 
-Index, label table, lists and manifest are rewritten in the build folder and moved into place at the end, the
-manifest last. If a run is killed, readers either still see the old pack, or all files are ready to be moved.
-The same command, started again, finishes the work.
+Index, label tables, lists and manifest are rewritten in the build folder and moved into place at the end, the
+manifest last. A run that is killed before the moves leaves the old pack readable; one that is killed between
+them may not. In both cases the same command, started again, finishes the work.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def append_to_pack(options: PackOptions, progress: Progress | None = None) -> Ma
         The new manifest of the whole pack.
 
     Raises:
-        UserError: no finished pack, an option that differs, an image that the pack already has, bad input, or
-            a full disk.
+        UserError: no finished pack, an option that differs, an image that the pack already has, bad input, a
+            changed source, another process at work, or a full disk.
     """
     out, build = options.out, options.build
     before = read_manifest(out)
@@ -112,7 +112,7 @@ def _hashes(keys: Iterable[str]) -> NDArray[np.uint64]:
 
 
 def _prepare(options: PackOptions, base: Pack, plan: Plan) -> None:
-    """Write all files that change, except the shards, into the folder `next`, with the manifest last."""
+    """Write all files that the append replaces into the folder `next`, the manifest last."""
     build = options.build
     target = build / NEXT_FOLDER
     shutil.rmtree(target, ignore_errors=True)

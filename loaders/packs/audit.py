@@ -67,10 +67,11 @@ def compare_with_source(pack: Pack, first: SplitSource, *appended: SplitSource) 
         appended: the same split with each source that was appended to it, in the order of appending.
 
     Returns:
-        Lines that describe the differences, with only the first few keys by name; empty if there are none.
+        Lines that describe the differences, with only a few of the missing inputs by name; empty if there
+        are none.
 
     Raises:
-        UserError: the pack has no such split, or the source cannot be read.
+        UserError: the pack has no such split or is damaged, or a source cannot be listed.
     """
     name, sources = first.split, " and ".join(split.source for split in (first, *appended))
     rows, hashes = _rows_by_key(pack.split(name))

@@ -1,7 +1,7 @@
-"""Copying images in batches: they are read, checked and written as arrays, without a Python object for each.
+"""Copying images in batches: compiled code reads, checks and writes many at once.
 
-An image that the compiled check does not prove to be sound is prepared singly instead. The pack is therefore
-the same, byte for byte, as if all images had been prepared singly.
+An image that the policy changes, or that the compiled check does not prove to be sound, is prepared singly.
+The pack is therefore the same, byte for byte, as if all images had been prepared singly.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def load_kernels() -> None:
 def _may_be_copied(
     data: NDArray[np.uint8], starts: NDArray[np.int64], heads: NDArray[np.int64], policy: ImagePolicy
 ) -> NDArray[np.bool_]:
-    """Return bool [N], True for clean, upright JPEGs whose size the policy keeps."""
+    """Return bool [N], True for clean, upright JPEGs that the policy neither refuses nor resizes."""
     height, width = heads[:, HEIGHT], heads[:, WIDTH]
     copied: NDArray[np.bool_] = (heads[:, CLEAN] != 0) & (height * width <= policy.max_pixels)
     for i in np.flatnonzero(copied & (heads[:, HAS_EXIF] != 0)).tolist():

@@ -117,7 +117,7 @@ def open_columns(folder: Path, num_rows: int) -> IndexColumns:
 def _map_column(path: Path) -> NDArray[Any]:
     """Memory-map a .npy file.
 
-    NumPy's own reader is not used: it allocates as much as a damaged header asks for and guesses at odd ones.
+    NumPy's own reader is not used: it allocates as much as a damaged header says, and guesses at odd headers.
     """
     with open(path, "rb") as file:
         start = file.read(12)

@@ -33,9 +33,9 @@ class _Seen(NamedTuple):
 
     Attributes:
         label: int64 [N], index into `classes`; -1 for an item without a label.
-        hashes: uint64 [N, 2], content hashes; 0 for an item that cannot be read.
-        look: uint64 [N], perceptual hashes; 0 unless near copies are to stay together.
-        readable: bool [N], whether the item's bytes could be read.
+        hashes: uint64 [N, 2], content hashes; 0 where none was computed.
+        look: uint64 [N], perceptual hashes; 0 where none was computed.
+        readable: bool [N], whether the item has a content hash.
         classes: class names in the order in which they first appear.
     """
 
@@ -51,8 +51,9 @@ def divide_listing(
 ) -> tuple[list[int], list[str]]:
     """Divide a listing into one listing per part; each part keeps the order of the whole.
 
-    Every file is read once for its hash, so that exact copies go to the same part. A file that cannot be read
-    goes to the first part, whose quarantine will name it. The result depends only on source and division.
+    Files are read once for their hashes, so that exact copies go to the same part. A file without a hash, for
+    example an empty one, goes to the first part, whose quarantine will name it. The result depends only on
+    source and division.
 
     Args:
         listing: listing file of the whole source, in the format of `listing_lines`.
@@ -64,7 +65,7 @@ def divide_listing(
         The number of items in each part, and notes for the summary.
 
     Raises:
-        UserError: a part would get no image.
+        UserError: a part would get no image, or the source has changed.
     """
     seen = _look(listing, source, division.near, workers)
     part = np.zeros(len(seen.label), np.int64)
@@ -94,7 +95,7 @@ def divide_listing(
 
 
 def _look(listing: Path, source: Source, near: bool, workers: int) -> _Seen:
-    """Read every file of a listing once, and return the facts about all of them."""
+    """Read the files of a listing once, and return the facts about all of its items."""
     number_of: dict[str, int] = {}
     labels, digests, looks = list[int](), list[bytes | None](), list[int]()
 
@@ -133,7 +134,10 @@ def _tasks(listing: Path) -> Iterator[list[SourceItem]]:
 
 
 def _hashes(source: Source, item: SourceItem, near: bool) -> tuple[bytes | None, int]:
-    """Return the content hash (None if the file cannot be read) and the perceptual hash (0 unless `near`)."""
+    """Return a file's content hash and perceptual hash: None and 0 if the file has no bytes that may be read.
+
+    The perceptual hash is also 0 unless `near`.
+    """
     if item.problem or (item.size_bytes > MAX_FILE_BYTES and not isinstance(source, PackSource)):
         return None, 0
     try:

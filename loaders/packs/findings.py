@@ -18,7 +18,7 @@ from loaders.packs.repeats import repeated_rows
 
 NEAR_BITS = 3  # images count as alike if at most this many of the 64 bits of their hashes differ
 _SHOWN = 12
-# If two hashes that differ in at most NEAR_BITS bits are cut into this many bands, one band is equal in both.
+# Cut into this many bands, two hashes that differ in at most NEAR_BITS bits have an equal band.
 _BANDS = NEAR_BITS + 1
 _ROWS_PER_TASK = 256
 _PAIR_BLOCK = 1024
@@ -34,7 +34,7 @@ class Findings:
         num_leaks: number of contents that two or more splits share.
         leaks: number of shared contents for each pair of splits.
         leaked: examples, each a group of keys with equal content in several splits.
-        num_near: number of pairs of images that look the same but differ in their bytes; None if near copies
+        num_near: number of pairs from `near_pairs` whose images differ in their bytes; None if near copies
             were not searched for.
         near: keys of the first of these pairs.
         near_rows: rows of the pairs in `near`.
@@ -139,8 +139,8 @@ def _gray(pack: Pack, row: int) -> NDArray[np.uint8]:
 def near_pairs(hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
     """Yield pairs of positions whose hashes differ in at most `NEAR_BITS` bits.
 
-    Positions with equal hashes form a chain: each is paired with the one before it. Two different hashes give
-    one pair, of the first position of each.
+    Positions with equal hashes form a chain: each is paired with the one before it. Two different hashes that
+    are this close give one pair: the first position of each hash.
     """
     for rows in repeated_rows(hashes):
         yield from zip(rows[:-1].tolist(), rows[1:].tolist(), strict=True)

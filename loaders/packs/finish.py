@@ -47,7 +47,7 @@ class EmptySplitError(UserError):
 def join_parts(
     target: Path, options: PackOptions, plan: Plan, recorded: dict[str, Any], base: Pack | None = None
 ) -> Manifest:
-    """Write index, labels and lists, and return the manifest; memory holds one shard's rows at a time.
+    """Write index, labels and lists shard by shard, and return the manifest.
 
     Args:
         target: folder for the files.

@@ -32,7 +32,7 @@ class Action(IntFlag):
     REENCODED = 1
     RESIZED = 2
     ROTATED = 4  # the EXIF orientation was applied
-    CONVERTED = 8  # the file was no JPEG, or neither gray nor YCbCr
+    CONVERTED = 8  # the file was no JPEG, or one with four colour components
     FIRST_FRAME = 16  # only the first frame of an animation was kept
     CROPPED = 32  # cropped to the square in the middle
     DECODED = 64  # stored as pixels
@@ -48,11 +48,12 @@ class ImagePolicy:
         short_side: limit of the shorter side in pixels; larger images are shrunk. None sets no limit.
         crop_square: keep only the largest square in the middle of each image.
         quality: JPEG quality, 1 to 100. Without a size limit or a crop, every image is re-encoded with it.
-            With one, images that need neither shrinking nor cropping are still copied. None copies every
-            image that can be copied and encodes the rest with quality 95.
+            With a limit or a crop, images that need neither shrinking nor cropping are still copied. None
+            copies every image that can be copied and encodes the rest with quality 95.
         encoding: "jpeg", or "raw" for decoded pixels, which take more space but no time to decode.
         max_pixels: images with more pixels are refused before decoding, as decompression bombs.
-        damaged: "repair" re-encodes an image that decodes with a warning; "quarantine" refuses it.
+        damaged: "repair" packs a JPEG that only a tolerant decoder reads, unless over 1 % of its pixels are
+            lost; "quarantine" refuses it.
     """
 
     max_side: int | None = None
@@ -64,7 +65,7 @@ class ImagePolicy:
     damaged: Literal["repair", "quarantine"] = "repair"
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Refuse values out of range, unknown choices, and `quality` beside encoding "raw"."""
         for option, side in (("--max-side", self.max_side), ("--short-side", self.short_side)):
             if side is not None and not 1 <= side <= MAX_SIDE_PX:
                 raise UserError(f"{option} {side}: expected 1 to {MAX_SIDE_PX} pixels")
@@ -148,8 +149,7 @@ def prepare_image(data: bytes, policy: ImagePolicy) -> PreparedImage:
         pixels if the policy stores these.
 
     Raises:
-        BadImage: the data is no image, is too large, is in a form that is not supported, or is damaged more
-            than the policy repairs.
+        BadImage: the data cannot be packed; its `reason` says why.
     """
     if not is_jpeg(data):
         if not data:
@@ -198,7 +198,7 @@ def _prepare_damaged(data: bytes, error: ValueError, policy: ImagePolicy) -> Pre
 
 
 def _shrink_planes(data: bytes, header: JpegHeader, policy: ImagePolicy) -> PreparedImage | None:
-    """Shrink a plain JPEG in its YCbCr planes; None if that is not possible or the decoder finds damage."""
+    """Shrink a plain JPEG in its YCbCr planes; None if this does not apply or the decoder finds damage."""
     if policy.encoding != "jpeg" or (policy.quality or DEFAULT_QUALITY) >= _NO_SUBSAMPLING_FROM_QUALITY:
         return None
     size, to = (header.height, header.width), policy.geometry(header.height, header.width)
@@ -286,7 +286,7 @@ def _finish(
     Args:
         pixels: uint8 [H, W, 3], upright.
         action: what was done to the image so far.
-        size: height and width of the full image, if decoding has shrunk the image.
+        size: height and width of the image before decoding shrank it; by default those of `pixels`.
     """
     full = pixels.shape[:2] if size is None else size
     to = policy.geometry(*full)

@@ -1,6 +1,6 @@
 """The listing: every input of every split, in order, kept on disk and cut into shards.
 
-A shard is a run of the listing, fixed before the first image is packed. Any worker, on any machine, can
+A shard is a run of consecutive lines, fixed before the first image is packed. Any worker, on any machine, can
 therefore write any shard, and the bytes depend neither on the number of workers nor on interruptions.
 """
 
@@ -60,7 +60,7 @@ class ShardPlan:
         first_byte: where the run begins in the listing file.
         num_bytes: length of the run in the listing file.
         num_items: number of inputs in the run.
-        input_bytes: total size of these inputs.
+        input_bytes: total size of these inputs; unknown sizes are estimated.
         max_item_bytes: size of the largest input.
     """
 
@@ -80,8 +80,9 @@ class Plan:
 
     Attributes:
         classes: class names of the pack.
-        notes: what a user should know about the labels, one line each.
-        skipped: number of files in each split whose names show that they are not images.
+        notes: what a user should know about sources and labels, one line each.
+        skipped: for each split, the number of files whose names show that they are not images; the files of
+            a divided source count for its first split.
     """
 
     classes: tuple[str, ...]
@@ -108,7 +109,7 @@ def make_plan(options: PackOptions, base: Manifest | None = None) -> Plan:
             continue its shard numbers.
 
     Raises:
-        UserError: a split has no image, or a source cannot be listed.
+        UserError: bad input, such as a split without an image, or a damaged plan.
     """
     build, columns = options.build, options.columns
     path = build / "plan.json"
@@ -169,7 +170,7 @@ def _whole(group: tuple[SplitSource, ...]) -> SplitSource:
 def _spool_group(
     build: Path, group: tuple[SplitSource, ...], source: Source, summary: LabelSummary, workers: int
 ) -> tuple[list[int], int, list[str]]:
-    """Write the listings of a group; return the inputs per split, the number of skipped files, and notes."""
+    """Write a group's listings; return the numbers of inputs by split and of skipped files, and notes."""
     whole = _whole(group)
     num_items, num_skipped = _spool(build, whole, source, summary)
     division = whole.division
@@ -281,8 +282,8 @@ def listed(
         within: folder for temporary files; the system's temporary folder by default.
 
     Raises:
-        UserError: see `open_source`.
-        OSError: the source cannot be read, or there is no room for the listing.
+        UserError: the source cannot be listed or has no image.
+        OSError: there is no room for the listing.
     """
     with tempfile.TemporaryDirectory(prefix="listing-", dir=within) as scratch:
         build = Path(scratch)

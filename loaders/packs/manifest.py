@@ -59,7 +59,8 @@ class SplitRange:
 class SplitInfo:
     """One split: its name, its ranges (several after an append or a missing shard number) and its source.
 
-    Files whose names show that they are not images, such as notes, are no inputs; `num_skipped` counts them.
+    Files of folders and archives whose names show that they are not images, such as notes, are no inputs;
+    `num_skipped` counts them.
     """
 
     name: str
@@ -81,7 +82,7 @@ class FileInfo:
 
     @classmethod
     def of(cls, folder: Path, path: str) -> FileInfo:
-        """Return path, size and checksum of a finished file; `path` is relative to `folder`, the pack."""
+        """Return path, size and checksum of a finished file; `path` is relative to `folder`."""
         return cls(path, (folder / path).stat().st_size, sha256_of(folder / path))
 
 
@@ -99,7 +100,7 @@ class Manifest:
         splits: facts of each split, in the order in which the splits were added.
         options: options with which the pack was made, such as image policy and shard size.
         files: the index columns, label tables and lists, with their checksums.
-        notes: what a user should know about the labels, one line each.
+        notes: what a user should know about sources and labels, one line each.
     """
 
     format_version: int
@@ -252,7 +253,7 @@ def _parse(raw: dict[str, Any]) -> Manifest:
 
 
 def _check(manifest: Manifest) -> None:
-    """Check everything that the reading code relies on: a manifest may have been edited by hand."""
+    """Check what the reading code relies on: a manifest may have been edited by hand."""
     if manifest.shard_format not in SHARD_SUFFIX:
         raise ValueError(f"shard_format {manifest.shard_format!r}, expected one of {sorted(SHARD_SUFFIX)}")
     names = [split.name for split in manifest.splits]

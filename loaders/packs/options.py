@@ -39,7 +39,7 @@ class PackOptions:
     columns: ColumnOptions = field(default_factory=ColumnOptions)
 
     def __post_init__(self) -> None:
-        """Check the options that the image policy and the splits do not check themselves."""
+        """Refuse wrong values, and the executor "ray" if Ray is not installed."""
         if self.shard_format not in SHARD_SUFFIX:
             raise UserError(f"--format {self.shard_format!r}: expected one of {', '.join(SHARD_SUFFIX)}")
         if not 0 < self.shard_size_mb <= 1e6:

@@ -103,11 +103,12 @@ class Split:
         """Return a split of only those rows that have a label.
 
         Args:
-            table: label table to look up; the true labels by default. With several tables, a row is repeated
-                once for every table that labels it, unless the split repeats rows already.
+            table: label table to look up; the true labels by default. With several tables, a row occurs once
+                for every table that labels it, unless the split repeats rows already.
 
         Raises:
-            UserError: no row of the split has a label.
+            UserError: no row of the split has a label, `table` does not fit the pack, or images have several
+                true labels.
         """
         if table is None:
             self.pack.require_one_label()
@@ -213,7 +214,7 @@ class Pack:
         """Refuse a label table that was made for other images.
 
         Args:
-            table: the table; if it has no digest of its images, only its rows are checked.
+            table: if the table has no digest of its images, only its rows are checked.
             what: beginning of the error message.
 
         Raises:
@@ -367,7 +368,7 @@ def is_pack(path: str, store: StoreOptions | None = None) -> bool:
 
 
 def open_pack(path: str | os.PathLike[str], store: StoreOptions | None = None) -> Pack:
-    """Open a finished pack; this takes the same time for any number of images.
+    """Open a finished pack; for a local one, this takes the same time for any number of images.
 
     Args:
         path: folder that `tools/pack_dataset.py` wrote, or the URL of a copy of it in a store that fsspec
@@ -378,7 +379,7 @@ def open_pack(path: str | os.PathLike[str], store: StoreOptions | None = None) -
         The pack; its columns are memory-mapped, and no shard has been opened.
 
     Raises:
-        UserError: there is no pack, or it is unfinished, damaged or of another format version.
+        UserError: there is no pack, or it is unfinished, damaged, of another format version or unreadable.
         StoreError: the store did not deliver the manifest or the index.
     """
     url = as_url(os.fspath(path))

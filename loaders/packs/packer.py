@@ -58,7 +58,8 @@ def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Mani
         The manifest of the finished pack.
 
     Raises:
-        UserError: bad input, a full disk, a changed source, or another command's pack at `options.out`.
+        UserError: bad input, a changed source, a full disk, a store that refuses, or another command's or
+            process's pack at the target.
     """
     out = options.out
     if options.upload is not None and (manifest := read_remote_manifest(options.upload)) is not None:
@@ -90,7 +91,7 @@ def _remove_staging(options: PackOptions) -> None:
 
 
 def _make_folders(options: PackOptions) -> list[Path]:
-    """Make the folders of a pack; return those that did not exist, the outermost first."""
+    """Make the folders of a pack; return those down to the build folder that are new, outermost first."""
     out = options.out
     for split in options.splits:
         root = Path(split.source.partition(LABELS_MARK)[0])
@@ -161,7 +162,8 @@ def check_command(options: PackOptions, command: dict[str, Any]) -> None:
 
 def refuse_difference(out: Path | str, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raise `UserError` for the first option in which two commands differ."""
-    # A pack that is older than an option does not record the option, which counts as not given.
+    # A pack that is older than an option does not record it. The option then has its value of before, if one
+    # is known, and otherwise counts as not given.
     old = {**_OPTIONS_OF_BEFORE, **old}
     changed = [name for name in (*new, OWN_OPTIONS) if (old.get(name) or None) != (new.get(name) or None)]
     if changed:
@@ -218,7 +220,8 @@ def write_shards(options: PackOptions, plan: Plan, progress: Progress | None) ->
     """Write the unfinished shards of a plan.
 
     Raises:
-        UserError: the source vanished or changed, or the disk is full; finished shards are kept.
+        UserError: the source vanished or changed, a shard cannot be written, or a worker is lost; finished
+            shards are kept.
     """
     progress = progress or (lambda done, total: None)
     total = sum(shard.num_items for shard in plan.shards)
@@ -248,7 +251,7 @@ def write_shards(options: PackOptions, plan: Plan, progress: Progress | None) ->
 
 
 def _suits_threads(shards: Sequence[ShardPlan], input_bytes: int, workers: int) -> bool:
-    """Tell whether to use threads: images are so large that decoding, which releases the GIL, dominates."""
+    """Tell whether to use threads: few, on images so large that decoding, which frees the GIL, dominates."""
     num_items = sum(shard.num_items for shard in shards)
     return workers <= _MAX_DECODE_THREADS and input_bytes >= num_items * _LARGE_IMAGE_BYTES
 
@@ -282,7 +285,7 @@ def _finish(options: PackOptions, plan: Plan, made: list[Path]) -> Manifest:
 
 
 def _remove(out: Path, made: list[Path]) -> None:
-    """Remove the files of this pack, and the folders that were made for it."""
+    """Remove the files of this pack, and those of the folders made for it that are empty then."""
     for folder in (BUILD_FOLDER, SHARDS_FOLDER):
         shutil.rmtree(out / folder, ignore_errors=True)
     for path in reversed(made):

@@ -11,8 +11,8 @@ MAX_PIXELS = 89_478_485
 class Reason(StrEnum):
     """Why an input is in the quarantine; the value of a reason is the field `code` of the entry."""
 
-    EMPTY = "empty"  # a file or a table cell without bytes
-    TRUNCATED = "truncated"  # cut off: over 1 % of its rows is lost, or any with `--damaged quarantine`
+    EMPTY = "empty"  # a file or a table cell of 0 bytes
+    TRUNCATED = "truncated"  # cut off, and more is lost than may be repaired (1 % of a JPEG's pixels)
     DAMAGED = "damaged"  # its decoder refuses it, or `--damaged quarantine` does
     NOT_AN_IMAGE = "not_an_image"  # its first bytes belong to no known format
     UNSUPPORTED = "unsupported"  # of a known format, but of a kind or a bit depth that is not read
@@ -22,7 +22,7 @@ class Reason(StrEnum):
     NOT_A_FILE = "not_a_file"  # a link, a device, a pipe
     UNREADABLE = "unreadable"  # its bytes or its label cannot be read from the source
     NO_IMAGE = "no_image"  # a WebDataset sample without an image
-    HIDDEN = "hidden"  # in a folder that programs keep for themselves, such as `.ipynb_checkpoints`
+    HIDDEN = "hidden"  # in a program's own folder, such as `.ipynb_checkpoints`, or a macOS resource fork
     UNKNOWN = "unknown"  # from an older pack, which recorded no codes
 
     @property

@@ -37,7 +37,7 @@ def verify_pack(folder: Path, workers: int = 1, progress: Progress | None = None
         progress: called with (shards done, total shards) after every shard.
 
     Returns:
-        One line for each difference; empty if the pack is intact.
+        Lines that describe the differences; empty if the pack is intact.
 
     Raises:
         UserError: there is no pack, or its manifest cannot be read.
@@ -93,7 +93,7 @@ def _check_labels(pack: Pack) -> Iterator[str]:
 
 
 def _unknown_files(folder: Path, records: list[ShardRecord], listed: set[str]) -> Iterator[str]:
-    """Report files among shards and columns that no list names; label tables may be the user's own."""
+    """Report files among shards and columns that no list names; further label tables are no fault."""
     known = listed | {f"{SHARDS_FOLDER}/{file.path}" for record in records for file in record.files}
     for inside in (SHARDS_FOLDER, INDEX_FOLDER):
         for path in sorted((folder / inside).glob("*")):  # yields nothing if the folder itself is missing
@@ -103,7 +103,7 @@ def _unknown_files(folder: Path, records: list[ShardRecord], listed: set[str]) -
 
 
 def _shard_rows(pack: Pack) -> Any:
-    """Return int64 [num_shards + 1], each shard's first row and the number of rows; None if unsorted."""
+    """Return int64 [num_shards + 1], each shard's first row and the number of rows; None if damaged."""
     shard = pack.columns.shard
     if len(shard) == 0 or int(shard[-1]) >= pack.num_shards:
         return None
@@ -138,7 +138,7 @@ def _check_shard(pack: Pack, shard: int, record: ShardRecord, first_row: int, st
 
 
 def _differing_rows(pack: Pack, shard: int, first_row: int, stop_row: int) -> list[int]:
-    """Return the rows whose content hash or CRC-32 differs, or whose bytes lie outside the shard."""
+    """Return the rows whose bytes cannot be read, or differ in content hash or CRC-32."""
     columns, rows = pack.columns, slice(first_row, stop_row)
     try:
         data = pack.shard_map(shard)

@@ -54,7 +54,7 @@ def run_jobs(jobs: Sequence[ShardJob], num_workers: int, in_threads: bool = Fals
 
 
 def _start_worker() -> None:
-    """Silence Pillow's warnings in a worker, and end the worker with its parent, even if that is killed."""
+    """Silence Pillow's warnings in a worker, and end it with its parent, even if the parent is killed."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_end_with_parent, daemon=True).start()

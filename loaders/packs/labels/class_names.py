@@ -18,7 +18,7 @@ CLASS_NAMES_PATH = f"{LABELS_FOLDER}/classes.json"
 
 
 def read_class_names(folder: Path) -> tuple[str, ...]:
-    """Return the class names that the pack in `folder` got after packing, if any.
+    """Return the names in the file of class names of the pack in `folder`; () if there is no such file.
 
     Raises:
         UserError: the file is damaged.
@@ -51,7 +51,7 @@ def joined_class_names(folder: Path, packed: tuple[str, ...]) -> tuple[str, ...]
     """Return the classes of the pack in `folder`: those from packing, followed by those named later.
 
     Raises:
-        UserError: the file is damaged, or belongs to another pack.
+        UserError: the file of class names is damaged, or belongs to another pack.
     """
     named = read_class_names(folder)
     longer, shorter = (packed, named) if len(packed) >= len(named) else (named, packed)

@@ -18,7 +18,7 @@ class SplitDivision(NamedTuple):
     """How one source becomes several splits.
 
     Attributes:
-        shares: share of every class that each split gets; they sum to 1.
+        shares: share of every class that each split gets; all shares together are 1.
         near: whether images that look the same also stay in one split.
     """
 
@@ -41,7 +41,7 @@ def parse_shares(text: str, num_parts: int, what: str) -> tuple[float, ...]:
         what: begins the error message.
 
     Raises:
-        UserError: a text that is no number, a wrong number of shares, or shares that do not sum to 1.
+        UserError: a share that is no number between 0 and 1, a wrong number of shares, or a sum other than 1.
     """
     try:
         shares = [float(part) for part in text.split(",")]
@@ -93,9 +93,9 @@ def divide(
     """Assign each image to a part, depending on contents, labels, shares and seed, but not on file names.
 
     A group goes to one part as a whole and belongs to the class of its first image. The groups of a class
-    are taken from large to small, those of equal size in the order of their hashes; each goes to the part
-    that lacks most images of its share. If a class has at least as many groups as there are parts, every part
-    gets one or more; otherwise the parts with the largest shares get one each.
+    are taken from large to small, groups of equal size in an order that hashes and seed decide; each goes to
+    the part that lacks most images of its share. If a class has at least as many groups as there are parts,
+    every part gets one or more.
 
     Args:
         labels: int64 [N], -1 for images without a label, which are divided like a class.

@@ -73,7 +73,10 @@ class RowNames:
 
 
 def _common(key: list[str], name: list[str]) -> int:
-    """Return the length of `name` if `key` ends with it, or of the key's path if `name` ends with that."""
+    """Return how many parts of a path a key and a name have in common at the end; 0 for a partial match.
+
+    In a full match the key ends with all of `name`, or `name` ends with all of the key but its split.
+    """
     path = key[1:]
     if key[-len(name) :] == name:
         return len(name)

@@ -38,8 +38,8 @@ def read_label_file(path: Path, pack: Pack, row_ranges: RowRanges, source: str) 
         source: who gave the labels.
 
     Raises:
-        UserError: no such file, missing columns, an image that the pack does not have or that is labelled
-            twice, a label out of range, or an array of another length.
+        UserError: the file cannot be read, or does not fit the pack, e.g. by an image that the pack does not
+            have or that is labelled twice.
     """
     if not path.is_file():
         raise UserError(f"no labels at {path}: there is no such file; check the path")

@@ -15,7 +15,7 @@ from loaders.common.errors import UserError
 from loaders.packs.pack import Pack, Split
 
 Rows = NDArray[np.int64]
-_BLOCK = 1 << 20  # rows whose hashes are in memory at once: 16 MB
+_BLOCK = 1 << 20  # rows looked up at once; their hashes take 16 MB
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class _Contents:
 
 
 def shared_rows(pack: Pack, rows: Rows, split: Split) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Find out which rows of a pack a split, of this pack or of another, also holds.
+    """Find the rows of a pack whose images a split also holds; the split may be of another pack.
 
     Args:
         rows: int64 [K], rows of `pack`.

@@ -1,4 +1,4 @@
-"""Several labels per image, in a separate table beside the pack, which no recipe reads."""
+"""Several labels per image, in a table of their own that no recipe reads."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def few_labels(split: Split, per_class: int | None, seed: int, table: LabelTable
         table: labels to choose from; the true labels by default.
 
     Raises:
-        UserError: the split has no labels.
+        UserError: the split has no labels, `per_class` is below 1, or the table does not fit the pack.
     """
     if table is None:
         split.pack.require_one_label()
@@ -130,7 +130,7 @@ def training_labels(
             table.
 
     Raises:
-        UserError: the pack has no classes, there are no labels, or a table cannot be read.
+        UserError: the pack has no classes, there are no labels, or a table cannot be read or does not fit.
     """
     if not pack.classes:
         raise UserError(

@@ -106,7 +106,7 @@ class LabelSummary:
         return self._base + tuple(sorted(named.union(*numbered) - set(self._base)))
 
     def notes(self) -> list[str]:
-        """Return one line for each fact that a user should know about the labels.
+        """Return one line for each fact that a user should know about sources and labels.
 
         Raises:
             UserError: an option applies to none of the sources.

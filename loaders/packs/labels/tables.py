@@ -19,10 +19,12 @@ from loaders.packs.manifest import LABELS_FOLDER, MAX_CYCLE, TRUE_LABELS
 
 TABLE_VERSION = 1
 _ROWS_PER_GROUP = 1 << 20
-_ROWS_PER_BYTE = 16  # more are not believed; consecutive rows with one label take 1.3 bytes each (measured)
-_PLAIN_BYTES = 28  # per row, uncompressed
+# A file that claims more rows per byte than this is taken as damaged. Consecutive rows with one label, which
+# compress best, take 1.3 bytes per row (measured).
+_ROWS_PER_BYTE = 16
+_PLAIN_BYTES = 28  # bytes of a row without compression
 _DIGESTED = 1 << 16
-_IMAGES = "sluice.images"  # key in the metadata of the file
+_IMAGES = "sluice.images"  # key of the images' digest in the metadata of the file
 
 
 def label_table_path(name: str) -> str:
@@ -59,8 +61,8 @@ class LabelTable:
         """Check types, lengths and ranges.
 
         Raises:
-            UserError: a column has a wrong type, shape or length; rows are unordered or negative; a label or
-                a confidence is out of range.
+            UserError: a column has a wrong type, shape or length; rows are unordered or negative; a label, a
+                confidence or the number of classes is out of range.
         """
         check_whole("label table: num_classes", self.num_classes, 0)
         for name, dtype in _COLUMN_DTYPES.items():
@@ -160,7 +162,7 @@ class LabelTable:
         return LabelTable(**columns, num_classes=self.num_classes, version=self.version)
 
     def digest(self, content_hash: NDArray[np.uint64]) -> str:
-        """Return a digest of the labelled images; of more than 65,536, evenly spaced ones are taken.
+        """Return a digest of the labelled images, or of 65,536 evenly spaced ones if there are more.
 
         Args:
             content_hash: uint64 [N, 2], content hash of every row of the pack.
@@ -257,7 +259,7 @@ def _whole_numbers(name: str, values: Any) -> NDArray[np.int64]:
     """Return values as int64 [M].
 
     Raises:
-        UserError: the values are not one-dimensional or not integers.
+        UserError: the values are not one-dimensional, not integers or too large for int64.
     """
     array = np.asarray(values)
     if array.size == 0 and array.ndim == 1:

@@ -61,10 +61,11 @@ class Division:
 
     Attributes:
         validation: labels to measure on while training; None if the run is not validated.
-        set_aside: whether the validation labels were taken from the training labels. If so, their images and
-            copies of these are not trained on without labels either, and the run folder keeps their table.
+        set_aside: whether the validation labels come from a share, a label table or the run of `init`, not
+            from a split. If so, their images and copies of these are never trained on, with or without
+            labels, and the run folder keeps the table.
         said: text that says where the validation labels come from.
-        leaks: descriptions of images that are both trained on and measured on, if that is allowed.
+        leaks: descriptions of images that training, validation and test share, if that is allowed.
     """
 
     training: LabelTable
@@ -81,8 +82,8 @@ def divide_labels(pack: Pack, labels: LabelTable, fields: ValidationFields) -> D
         labels: all labels that may be trained on.
 
     Raises:
-        UserError: a class would have no label left to train on, the validation split has no labels, images
-            are both trained on and measured on, or a label table belongs to another pack.
+        UserError: a class would have no label left to train on, the split or table to measure on has no
+            labels or does not fit, or training, validation and test share images and may not.
     """
     split, share = fields.validation_split, fields.validation_share
     if split and split.endswith(".parquet"):

@@ -46,7 +46,7 @@ class BetonContent(NamedTuple):
 
 
 def field_descriptors() -> bytes:
-    """Return the descriptors of the fields `image` (JPEG) and `label` (int)."""
+    """Return the descriptors of the fields `image` (RGB) and `label` (int)."""
     fields = np.zeros(2, FIELD)
     fields["type_id"] = RGB_IMAGE_FIELD, INT_FIELD
     fields["name"] = b"image", b"label"

@@ -27,7 +27,7 @@ class PageTooSmallError(Exception):
 
 
 def page_bytes_for(image_bytes: int) -> int:
-    """Return the smallest page size, a power of two as FFCV requires, that holds an image of this size."""
+    """Return the smallest page size that holds an image; FFCV requires a power of two, 2 MiB or more."""
     return max(beton_layout.MIN_PAGE_BYTES, 1 << (max(image_bytes, 1) - 1).bit_length())
 
 

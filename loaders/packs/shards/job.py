@@ -75,7 +75,7 @@ def write_shard(job: ShardJob) -> PartInfo:
     """Write one shard and its part file; return the summary in the part.
 
     Raises:
-        UserError: the source vanished or changed, or the disk is full; finished shards are kept.
+        UserError: the source vanished or changed, or the shard cannot be written; finished shards are kept.
     """
     try:
         page_bytes = page_bytes_for(
@@ -84,7 +84,7 @@ def write_shard(job: ShardJob) -> PartInfo:
         while True:
             try:
                 return _write_shard(job, page_bytes)
-            except PageTooSmallError as error:  # an image grew when it was re-encoded
+            except PageTooSmallError as error:  # an image is larger than planned, e.g. re-encoded
                 page_bytes = error.page_bytes
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):

@@ -1,7 +1,7 @@
 """Part files: each holds the rows and checksums of one shard, and its presence means "finished".
 
 A part is written after its shard has its final name. The folder of parts is thus the journal of a pack: a
-resumed run packs the shards whose part is missing.
+resumed run packs the shards whose part or files are missing.
 """
 
 from __future__ import annotations

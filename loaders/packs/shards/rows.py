@@ -1,4 +1,4 @@
-"""Collecting the rows of one shard while it is written; they become its part of the index."""
+"""The rows of one shard, collected while the shard is written; they become its part of the index."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ _PARTS = {
 }
 
 
-# Headers without name, size and checksum, for the compiled writer.
+# Headers of a file and of a long name, for the compiled writer, which fills in what differs between members.
 _BARE_HEADERS = np.frombuffer(
     b"".join(
         name.ljust(_NAME_BYTES, b"\0") + before + bytes(12) + _TIME + bytes(8) + after

@@ -48,7 +48,7 @@ def read_listed_file(path: str, source: str, item: SourceItem) -> bytes:
 
     Raises:
         UnreadableItem: this user may not read the file, or the disk fails.
-        UserError: the file is gone, or its size has changed since the listing.
+        UserError: the file can no longer be opened, or its size has changed since the listing.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)

@@ -24,9 +24,10 @@ _SHOWN = 3
 class FolderClasses:
     """Decides the class of every folder of a tree, after `see` was called for all files.
 
-    A folder that holds files with names of images is a class of its own, with two exceptions. The folder
-    `cat/images` has the class `cat` if all images below `cat` are in it. A folder whose name is a number of
-    five digits or more, with texts beside its images, is a shard of img2dataset and no class.
+    A folder below the root that holds files with names of images is a class with the folder's name. There are
+    two exceptions: The folder `cat/images` has the class `cat` if all images below `cat` are in `cat/images`.
+    A folder whose name is a number of five digits or more, with texts beside its images, is a shard of
+    img2dataset and no class.
     """
 
     def __init__(self) -> None:
@@ -59,7 +60,7 @@ class FolderClasses:
                 self._lists.append(name)
 
     def refuse_others(self, source: str) -> None:
-        """Refuse a tree with tables or archives but no image; they must be given as sources themselves.
+        """Refuse a tree with tables or archives but no image; the user must give the tables or archives.
 
         Raises:
             UserError: this is such a tree.

@@ -50,7 +50,7 @@ def read_schema(path: Path) -> Any:
     """Return the schema of a .parquet or .arrow file.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file cannot be read as a table.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -33,7 +33,8 @@ _LOOKED_AT = 4096
 def holds_images(path: Path, options: ColumnOptions | None = None) -> bool:
     """Tell whether a table holds images.
 
-    An .arrow file always does. A .parquet file does if the chosen column, or any without a choice, has bytes.
+    An .arrow file always does. A .parquet file does if the chosen column holds bytes or, if the user chose
+    none, any column does.
     """
     if path.suffix.lower() == ".arrow":
         return True
@@ -52,7 +53,7 @@ class ImageTableSource(NumberLabels):
             split: take only the rows with this name in the split column; None takes all rows.
 
         Raises:
-            UserError: no column of images, no column of splits if `split` is given, or several candidates.
+            UserError: a table cannot be read, lacks a needed column, or has several candidates for one.
         """
         self._paths = {path.name: path for path in paths}
         self._split, self._where = split, str(paths[0])
@@ -92,7 +93,7 @@ class ImageTableSource(NumberLabels):
         return notes
 
     def items(self) -> Iterator[SourceItem]:
-        """Yield an item for each row, table by table; memory holds one block of rows."""
+        """Yield an item for each row of the split, table by table; memory holds one block of rows."""
         columns = [c for c in (self._image, self._label, self._key, self._split_column) if c is not None]
         for file, path in self._paths.items():
             if read_schema(path).names != self._schema.names:

@@ -24,8 +24,9 @@ class SourceItem(NamedTuple):
     Attributes:
         name: path inside the source, with "/" between folders; bytes that are not UTF-8 are
             surrogate-escaped.
-        key: the path as a unique name that every shard format can hold (`loaders.packs.sources.naming`).
-        label: name of the file's class; None if the source gives none.
+        key: the item's name in the pack, which every shard format can hold (`loaders.packs.sources.naming`).
+        label: name or number of the file's class, or with --multi-label a JSON list of these; None if the
+            source gives none.
         size_bytes: size of the file; `UNKNOWN_BYTES` if its server does not report it.
         position: where the source finds the item (in a tar the offset of its bytes); -1 if the name is
             enough.
@@ -58,8 +59,8 @@ class Source(ABC):
     Attributes:
         labels_are_folders: labels are names of folders; a folder is then a class only if it holds a file with
             the name of an image.
-        has_labels: whether labels were found in a column, a field or a list; final after the listing. Always
-            None for a source whose labels do not come from these.
+        has_labels: whether the source has labels in a list, a table or samples of WebDataset; final after the
+            listing. None for folders, archives and betons; always True for packs and with a label file.
     """
 
     labels_are_folders = False
@@ -92,7 +93,7 @@ class Source(ABC):
     def class_names(self) -> tuple[str, ...] | None:
         """Return the classes in the order of the source's own numbers; valid after the listing.
 
-        None if labels are names without numbers; they are then numbered in alphabetical order.
+        None if the source has no numbers; its classes are then numbered in alphabetical order.
         """
         return None
 

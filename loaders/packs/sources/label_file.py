@@ -37,10 +37,10 @@ class LabeledSource(NumberLabels):
     """A source with labels from a file.
 
     A list names files by their paths below the root. Folders or suffixes may be left out if the names of
-    files stay unique. A tensor or array has one label per image. If the images are named 0 to N - 1, image
-    `17.png` has label 17; otherwise the i-th image in the order of names has label i. Names such as `10.png`
-    and `2.png`, whose order by name differs from the order by number, are refused, since either order might
-    be that of the tensor.
+    files stay unique. A tensor, an array or a text of numbers has one label per image. If the images are
+    named 0 to N - 1, image `17.png` takes entry 17; otherwise the i-th image in the order of names takes
+    entry i. Names such as `10.png` and `2.png`, whose order by name differs from the order by number, are
+    refused, since either order might be that of the labels.
     """
 
     has_labels = True

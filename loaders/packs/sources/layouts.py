@@ -111,7 +111,7 @@ def _pattern_of(root: Path, tables: list[Path], split: str) -> str:
 
 
 def _glob_of(root: Path, files: list[Path], begin: str) -> str:
-    """Return a pattern that matches exactly these files; `begin` is how their names begin."""
+    """Return a pattern that matches exactly these files; `begin` is how their names may begin."""
     folders, suffixes = {path.parent for path in files}, {path.suffix for path in files}
     if len(folders) == len(suffixes) == 1:
         folder, suffix = glob.escape(str(folders.pop())), suffixes.pop()

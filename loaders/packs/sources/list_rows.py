@@ -29,7 +29,7 @@ def read_rows(path: Path, short: bool = False) -> Iterator[dict[str, Any]]:
         short: whether a row of a .csv may lack its last cells, as spreadsheets leave out empty ones.
 
     Raises:
-        UserError: a damaged file, or a row whose columns differ from the heading.
+        UserError: a file that cannot be read, a wrong heading, or a row that does not fit the heading.
     """
     readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows, ".txt": _text_rows}
     reader = readers.get(path.suffix.lower())

@@ -2,7 +2,7 @@
 
 Every reader of a shard must read a key correctly. webdataset and DALI cut the name of a member at the first
 dot of its last part, and DALI splits its index at spaces. Therefore dots of the last part, white space,
-control characters, "%" and bytes that are not UTF-8 are written as "%XX" in keys. The map is one to one.
+control characters, "%" and bytes that are not UTF-8 are written as "%XX" in keys. This can be undone.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def is_hidden_folder(name: str) -> bool:
 
 
 def unwanted(name: str) -> str | None:
-    """Return the reason why a path shows that a file is not meant as an input; None for any other file.
+    """Return why a file is not meant as an input, judged by its path; None for any other file.
 
-    Such a file is quarantined as `Reason.HIDDEN`, or skipped if `is_no_image_name` is true of it.
+    An unwanted file is quarantined as `Reason.HIDDEN`, or skipped if `is_no_image_name` is true of it.
     """
     if "/." not in name and name[:1] != "." and not any(mark in name for mark in _HIDDEN_FOLDERS):
         return None  # a fast exit for nearly all names
@@ -68,14 +68,14 @@ def folder_key(folder: str) -> str:
 
 
 def file_stem(name: str) -> str:
-    """Return a file's name without its suffix, if that is the suffix of an image."""
+    """Return a file's name without the suffix of an image, if it has one."""
     stem, dot, suffix = name.rpartition(".")
     is_image = dot and (suffix in IMAGE_SUFFIXES or suffix.lower() in IMAGE_SUFFIXES)
     return stem if is_image else name
 
 
 def file_key(name: str, keeps_suffix: bool) -> str:
-    """Return the key of a file name; it keeps the suffix if another file of the folder has the same stem."""
+    """Return the key of a file name; `keeps_suffix` is for files that share their stem with another file."""
     return name_key(name if keeps_suffix else file_stem(name) or name)
 
 

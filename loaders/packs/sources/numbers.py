@@ -51,7 +51,11 @@ def names_of(text: str) -> list[str]:
 
 
 def label_list(text: str) -> list[Any]:
-    """Return the labels in a cell: a JSON list, a text with "|", ";" or "," between labels, or numbers."""
+    """Return the labels in a cell.
+
+    The cell may hold a JSON list, labels separated by "|", ";" or ",", numbers separated by blanks, or a
+    single label.
+    """
     text = text.strip()
     if text.startswith("["):
         try:
@@ -162,5 +166,5 @@ class NumberLabels(Source):
     _classes: NumberedClasses
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Return the names of the numbers, or "0", "1", ... if they have none; None if labels are names."""
+        """Return the class of each number, by default "0", "1", ...; None if labels are names or missing."""
         return self._classes.names()

@@ -31,7 +31,8 @@ class PackSource(Source):
             multi_label: whether images have several labels, both in this pack and in the new one.
 
         Raises:
-            UserError: no finished pack, no such split, or several labels per image where one is expected.
+            UserError: no finished pack, no such split, several splits but none named, or a `multi_label` that
+                does not fit the pack.
         """
         folder, _, split = text.rpartition("#") if "#" in text else (text, "", "")
         self._pack = open_pack(folder)

@@ -33,7 +33,7 @@ _LOOKED_AT = 4096
 
 
 class PathListSource(NumberLabels):
-    """Files named by a list; a relative path begins at the folder of the list."""
+    """Files named by one or more lists; a relative path begins at the folder of the first list."""
 
     def __init__(
         self, lists: list[Path], name: str, split: str | None, options: ColumnOptions | None = None
@@ -54,7 +54,7 @@ class PathListSource(NumberLabels):
         self.has_labels = False
 
     def items(self) -> Iterator[SourceItem]:
-        """Yield an item for each row of the lists."""
+        """Yield an item for each row of the lists, or for each row of the split."""
         found = 0
         for place, path in enumerate(self._lists):
             head = first_rows(path, _LOOKED_AT)
@@ -97,8 +97,8 @@ class PathListSource(NumberLabels):
     def _found(self, name: str) -> tuple[str, int]:
         r"""Return the path of the file that a path in a list means, and the file's size.
 
-        If a path does not exist as written, it is tried without outer blanks and with "/" for the "\" of
-        Windows, and then also with the suffix of an image, which many lists leave out.
+        If a local path does not exist as written, it is tried without outer blanks and with "/" for the "\"
+        of Windows, and then also with the suffix of an image, which many lists leave out.
         """
         try:
             return name, self._size(name)

@@ -61,7 +61,7 @@ class SplitSource:
 
     @property
     def own_options(self) -> dict[str, int]:
-        """The options in which this split differs from the pack's policy."""
+        """The options that were given for this split alone."""
         own = {"quality": self.quality, "short_side": self.short_side}
         return {name: value for name, value in own.items() if value is not None}
 
@@ -88,7 +88,7 @@ def parse_splits(
 
     Raises:
         UserError: no split, a text without "=", a name that cannot be part of a file name, a repeated name,
-            or shares that do not sum to 1.
+            or missing or wrong shares.
     """
     if not texts:
         raise UserError("no split given: expected --splits NAME=PATH ..., e.g. train=images/train")
@@ -175,13 +175,13 @@ def open_source(source: str, spool: Path, options: ColumnOptions | None = None) 
     Args:
         source: a folder, an archive, WebDataset shards (`wds:` in front), betons, a list of paths, a table of
             images, a split of another pack (`pack:FOLDER#split`); several files by `*` or `{000..012}`;
-            `#inside` names a folder inside an archive or a split of a list; `#labels=FILE` gives labels to
-            the images of a folder or an archive. Paths may be remote (s3://, gs://, https://, hf://).
+            `#inside` names a folder in an archive or a split of a list or a table; `#labels=FILE` gives
+            labels to the images of a folder or an archive. Paths may be remote (s3://, https://, hf://).
         spool: folder for copies of files that cannot be read in place (remote files, .tar.gz).
         options: columns of lists and tables to use.
 
     Raises:
-        UserError: nothing is there, or no adapter reads this kind of file.
+        UserError: nothing is there, or no adapter can read what is there.
     """
     text, mark, labels = source.partition(LABELS_MARK)
     options = options or ColumnOptions()

@@ -27,7 +27,7 @@ def local_copy(path: str, spool: Path) -> Path:
     """Return `path` itself, or the path of a local copy if it is remote.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, or it cannot be fetched.
     """
     if is_remote(path):
         return _spooled(path, Path(path).name, spool, _fetched(path))

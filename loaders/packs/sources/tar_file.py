@@ -25,7 +25,7 @@ class TarSource(Source):
             name: PATH that the user gave, for messages.
 
         Raises:
-            UserError: no such file.
+            UserError: the file cannot be opened.
         """
         self._path, self._inside, self._name = path, inside, name
         self._descriptor = open_file(path)

@@ -92,6 +92,8 @@ class TreeListing:
     def items(self) -> Iterator[SourceItem]:
         """Yield the files below the root in the order of a folder walk.
 
+        Without `inside`, hidden files outside the root are yielded too, each with its problem.
+
         Raises:
             UserError: no file lies below the root.
         """

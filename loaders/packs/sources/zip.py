@@ -36,7 +36,7 @@ class ZipSource(Source):
             name: PATH that the user gave, for messages.
 
         Raises:
-            UserError: no such file.
+            UserError: the file cannot be opened.
         """
         self._path, self._inside, self._name = path, inside, name
         self._descriptor = open_file(path)
@@ -50,7 +50,7 @@ class ZipSource(Source):
             with zipfile.ZipFile(self._path) as archive:
                 num_bytes = self._path.stat().st_size
                 members = archive.infolist()
-                # Some writers on Windows separate folders by "\\". On other systems it may be part of a name.
+                # Some writers on Windows separate folders by "\\", which on other systems is part of a name.
                 windows = not any("/" in info.filename for info in members)
                 for info in members:
                     if not 0 <= info.header_offset < num_bytes:

@@ -73,12 +73,12 @@ class RemotePack(Pack):
             try:
                 return map_file(path)
             except FileNotFoundError:
-                # Another process removed the shard to make room. Both remove the longest unused shards first,
-                # so this ends.
+                # Another process removed the shard to make room. Every process removes the longest unused
+                # shards first, so this ends.
                 continue
 
     def _drop_old_maps(self) -> None:
-        """Drop the oldest maps beyond the cache's size: while mapped, a removed file keeps its disk space."""
+        """Drop the oldest unprotected maps beyond the cache's size: a mapped file keeps its disk space."""
         excess = sum(len(mapped) for mapped in self._maps.values()) - self.cache.cache_bytes
         for shard in list(self._maps)[:-1]:
             if excess <= 0:
@@ -97,7 +97,7 @@ def open_remote_pack(url: str, options: StoreOptions) -> RemotePack:
         The pack; its columns are local and memory-mapped, and no shard has been fetched.
 
     Raises:
-        UserError: there is no pack, or it is damaged.
+        UserError: there is no pack, it is damaged or may not be read, or the cache cannot be written.
         StoreError: the store did not deliver.
     """
     store = Store(url, options)
@@ -121,7 +121,7 @@ def open_remote_pack(url: str, options: StoreOptions) -> RemotePack:
 
 
 def _fetch_manifest(store: Store) -> bytes:
-    """Return the bytes of the manifest; a damaged answer is fetched again, until the same one comes twice."""
+    """Return the bytes of the manifest; after a damaged answer try again, unless the same one comes twice."""
     last = None
     for _ in range(store.options.tries):
         raw = store.read(MANIFEST_NAME, 0, MAX_MANIFEST_BYTES + 1)
@@ -158,7 +158,7 @@ def _is_needed(info: FileInfo) -> bool:
 
 
 def _copy(store: Store, info: FileInfo, path: Path) -> None:
-    """Copy a file of the manifest, unless an intact copy is here; only this function checks its SHA-256."""
+    """Copy a file that the manifest lists, unless an intact copy is here."""
     is_here = path.is_file() and path.stat().st_size == info.size_bytes
     if is_here and sha256_of(path) == info.sha256:
         return

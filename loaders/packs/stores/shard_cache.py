@@ -68,7 +68,7 @@ class ShardCache:
         """Return the path of a shard's local copy, fetched if needed; concurrent callers share one fetch.
 
         Raises:
-            UserError: the store refuses access, or the disk or the cache has no room.
+            UserError: the store lacks the shard or refuses access, or the disk or the cache has no room.
             StoreError: the store did not deliver.
         """
         mine: Future[Path] = Future()
@@ -166,7 +166,7 @@ def _by_last_use(root: Path) -> list[tuple[Path, int]]:
     """Return all shards of a cache folder, partial ones too, with their sizes, the longest unused first."""
     found = []
     for path in root.glob(f"*/{SHARDS_FOLDER}/*"):
-        with suppress(FileNotFoundError):  # another fetch gave the file its final name meanwhile
+        with suppress(FileNotFoundError):  # another fetch removed a partial file meanwhile
             stat = path.stat()
             found.append((stat.st_mtime_ns, path, stat.st_size))
     return [(path, size) for _, path, size in sorted(found)]

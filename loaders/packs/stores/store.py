@@ -96,7 +96,7 @@ class Store:
 
         Raises:
             UserError: the object does not exist, or this user may not read it.
-            StoreError: no try gave a whole answer.
+            StoreError: no try gave a whole answer, or the loader was closed.
         """
         last = ""
         for attempt in range(self.options.tries):
@@ -134,7 +134,7 @@ class Store:
 
         Raises:
             UserError: see `read`.
-            StoreError: no try gave the whole object with the checksum in `info`.
+            StoreError: see `read`; or no try gave the content with the checksum in `info`.
         """
         for _ in range(self.options.tries):
             digest, position = hashlib.sha256(), 0

@@ -20,7 +20,7 @@ from loaders.packs.stores.connect import connect, store_errors
 
 
 def default_staging(url: str) -> Path:
-    """Return the local folder in which a remote pack is prepared; the same for every run of a command."""
+    """Return the local folder in which the pack for a URL is prepared; the same in every run."""
     return Path(tempfile.gettempdir()) / f"sluice-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
 
 
