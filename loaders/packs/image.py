@@ -82,7 +82,7 @@ class ImagePolicy:
 
     @cached_property
     def keeps_sizes(self) -> bool:
-        """Tell whether images of any size are copied, so that packed files are about as large as inputs."""
+        """Tell whether JPEGs of any size are copied, so that packed files are about as large as inputs."""
         return self.copies and not self.limits_sizes
 
     @cached_property
@@ -97,7 +97,7 @@ class ImagePolicy:
 
     @cached_property
     def copies(self) -> bool:
-        """Tell whether images that need no change of size keep their bytes."""
+        """Tell whether plain, upright JPEGs that need no change of size keep their bytes."""
         return not self.encodes_all and self.encoding == "jpeg"
 
     def geometry(self, height: int, width: int) -> Geometry:

@@ -285,7 +285,7 @@ def _finish(options: PackOptions, plan: Plan, made: list[Path]) -> Manifest:
 
 
 def _remove(out: Path, made: list[Path]) -> None:
-    """Remove the files of this pack, and those of the folders made for it that are empty then."""
+    """Remove the build folder and the shards, then every folder in `made` that is empty."""
     for folder in (BUILD_FOLDER, SHARDS_FOLDER):
         shutil.rmtree(out / folder, ignore_errors=True)
     for path in reversed(made):

@@ -1,4 +1,4 @@
-"""Label tables: labels of some rows of a pack, kept beside it as a small parquet file."""
+"""Label tables: labels of some rows of a pack, in a parquet file of their own."""
 
 from __future__ import annotations
 

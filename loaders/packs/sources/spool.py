@@ -37,7 +37,7 @@ def local_copy(path: str, spool: Path) -> Path:
 
 
 def local_files(pattern: str, spool: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Return the files that match a pattern, in the order of their names; remote files are copied.
+    """Return the files that match a pattern, sorted by number in a range, then by name; copy remote files.
 
     Args:
         pattern: a path with `*`, `?` and `{000..012}`, or a plain path.
@@ -45,8 +45,8 @@ def local_files(pattern: str, spool: Path, suffixes: tuple[str, ...]) -> list[Pa
         suffixes: suffixes that the names may have.
 
     Raises:
-        UserError: no file matches, a file of a range is missing or has a wrong suffix, or two files share a
-            name.
+        UserError: no file matches, a file is missing or cannot be fetched, a suffix is wrong, or two files
+            share a name.
     """
     paths = [path for text in _expand_range(pattern) for path in _expand_stars(text)]
     if not paths:

@@ -121,7 +121,7 @@ def open_remote_pack(url: str, options: StoreOptions) -> RemotePack:
 
 
 def _fetch_manifest(store: Store) -> bytes:
-    """Return the bytes of the manifest; after a damaged answer try again, unless the same one comes twice."""
+    """Return the bytes of the manifest; if they are damaged, request them again until an answer repeats."""
     last = None
     for _ in range(store.options.tries):
         raw = store.read(MANIFEST_NAME, 0, MAX_MANIFEST_BYTES + 1)
