@@ -56,7 +56,7 @@ class ClassificationReport:
         top5: share of images whose class is among the five most probable (or all, if there are fewer).
         mean_class_top1: mean of `per_class` over the classes that have images.
         calibration_error: expected calibration error with 15 bins (Guo et al. 2017).
-        log_loss: mean of -log of the right class's probability.
+        log_loss: mean of -log of the right class's probability, taken as at least 1e-12.
         per_class: float64 [C], top1 among the images of each class; NaN for a class without images.
         confusion: int64 [C, C], number of images of class i (row) predicted as class j (column).
         reliability: the bins from which the calibration error is computed.

@@ -62,7 +62,7 @@ def doubted_labels(h: Tensor, labels: Tensor, num_classes: int) -> Doubts:
     """Find the labels that the ten most similar other images outvote.
 
     A label is doubtful if another class leads it by at least half of the vote, weighted as in `knn_scores`.
-    Copies of an image vote too, so copies with the same wrong label can hide it.
+    Copies of an image vote too, so copies with the same wrong label can hide the error.
 
     Args:
         h: float [N, D], such as a memory-mapped float16.
@@ -96,7 +96,7 @@ def unlike_every_class(h: Tensor, labels: Tensor, num_classes: int, others: Tens
 
     The similarity of an image to a class is the cosine to the most similar image of that class. An image is
     unlike a class if its similarity is below that of 95 % (`USUAL`) of the class's own images, each of which
-    is compared with the others of the class.
+    is compared with the others of the class. A class of one image has the lowest limit of the other classes.
 
     Args:
         h: float [N, D], features of labelled images.
@@ -135,7 +135,7 @@ def unlike_every_class(h: Tensor, labels: Tensor, num_classes: int, others: Tens
 def _likeness(
     bank: Tensor, labels: Tensor, num_classes: int, query: Tensor, places: Tensor, without_itself: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield B of `places`, int64 [B], and the cosine of each to the nearest image of every class, [B, C]."""
+    """Yield batches of `places`, int64 [B], and the cosines to the nearest image of each class, [B, C]."""
     for part in torch.split(places, _CHUNK_SIZE):
         similarity = F.normalize(query[part].float(), dim=1) @ bank.T
         if without_itself:

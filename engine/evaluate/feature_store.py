@@ -6,8 +6,8 @@ FOLDER/<fingerprint>/features.npy   float16 [V, N, D]: V views of N images, in t
                      store.json     the facts behind the fingerprint, and the number of images done
 
 The fingerprint covers the pack, the rows of the split, every tensor of the network and the views with their
-seed; a change in any of them makes a new array. An interrupted computation continues where it stopped, on any
-number of ranks.
+seed; a change in any of them makes a new array. An interrupted computation continues from the progress that
+was last recorded, on any number of ranks.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import Pack, Split
 
 FOLDER = "features"
-_ROWS_PER_MARK = 8192  # rows between two records of the progress, the most that a killed process loses
+_ROWS_PER_MARK = 8192  # maximum rows between two records of the progress, unless a batch is larger
 
 
 @dataclass(frozen=True)
@@ -232,8 +232,8 @@ def read_stored(folder: Path, pack: Pack) -> tuple[Tensor, NDArray[np.int64]] | 
         folder: the folder that `store_features` was given, or the run folder that contains it.
 
     Returns:
-        The features of the first view, float16 [N, D], memory-mapped if a single array holds all of them in
-        order, and their rows of the pack, int64 [N], increasing.
+        The features of the first view, float16 [N, D], memory-mapped if one array on disk holds exactly these
+        in order, and their rows of the pack, int64 [N], increasing.
     """
     found: dict[tuple[Any, ...], list[FeatureStore]] = {}
     for path in sorted({*folder.glob("*/store.json"), *folder.glob(f"{FOLDER}/*/store.json")}):

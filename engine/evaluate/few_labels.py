@@ -1,4 +1,4 @@
-"""Results of training with few labels: one record per run, with mean and spread over seeds."""
+"""Results of training with few labels: one record per run, and the mean and spread over seeds."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ class FewLabelResult:
     """The result of one network that was trained with few labels.
 
     Attributes:
-        init: run folder whose backbone the network started from, or "scratch". tools/few_labels.py adds the
-            name of a method to it, and tools/label_sweep.py gives such a name alone.
-        labels_per_class: labels of each class that it learned from.
+        init: the start as the user named it, or "scratch". tools/few_labels.py appends the method's name,
+            and tools/label_sweep.py writes a method's name in place of the start.
+        labels_per_class: number of labels of each class that the network learned from.
         seed: seed of the choice of labels, of new weights, and of the order and views of images.
         top1: share of test images classified correctly.
         num_test: number of test images.
-        steps: optimizer steps.
+        steps: optimizer steps; 0 if there were none or the number is not known.
         top5: share of test images whose label is among the five most probable classes; None in older files.
-        method: fine_tune, frozen, two_stage, knn, or the recipe that trained it.
-        validation_top1: share of validation images classified correctly; None if there were none.
-        start_top1: test accuracy of the linear probe with which the network started; it is only recorded.
-            None if the network did not start with a probe.
+        method: one of `OF_A_START`, or the recipe that trained the network.
+        validation_top1: share of validation images classified correctly; None if it was not measured.
+        start_top1: test accuracy of the linear probe with which the network started; None if it did not start
+            with one. It decides nothing.
         folder: folder of the classifier, relative to that of the results; "" if no classifier was kept.
     """
 
@@ -69,7 +69,7 @@ class Summary:
         spread: sample standard deviation of top1 over seeds; 0 for one seed.
         num_seeds: number of runs, one per seed.
         mean_top5: mean of top5 over seeds; None if a run did not measure it.
-        spread_top5: sample standard deviation of top5 over seeds.
+        spread_top5: spread of top5, like `spread`; None if a run did not measure it.
     """
 
     init: str
@@ -156,7 +156,8 @@ def next_step(out: Path, results: Sequence[FewLabelResult]) -> str:
     """Return a text that says where the classifiers are, and a command that uses one of them.
 
     The command uses a classifier trained with the most labels: of several, the one with the highest
-    validation accuracy, or the first if none was measured. Test accuracy plays no part.
+    validation accuracy, or the first if none was measured. Test accuracy plays no part. If no classifier was
+    kept, the text is only the command that writes the report.
     """
     left = [result for result in results if result.folder]
     if not left:

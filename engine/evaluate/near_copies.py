@@ -38,7 +38,8 @@ class NearPairs:
         first: int64 [P], positions among the features.
         second: int64 [P], each larger than its `first`.
         similarity: float32 [P], cosines.
-        recall: share of the sample's true pairs that the search found; 1 if every pair was compared.
+        recall: share of the sample's true pairs that the search found; 1 if the sample has none, or if every
+            pair was compared.
     """
 
     first: NDArray[np.int64]

@@ -1,8 +1,8 @@
 """The quality of features during pre-training: kNN and a linear probe every few epochs.
 
 The backbone runs in evaluation mode and without gradients, and the random generators of training are left
-alone, so a run with a probe ends with the same bytes as a run without. A measurement takes one forward pass
-over both splits, shared by the ranks, and the fit of the probe on rank 0; its record states its duration.
+alone, so a run with a probe ends with exactly the same weights as a run without. A measurement takes one
+forward pass over both splits, shared by the ranks, and the fit of the probe on rank 0.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class OnlineProbe:
             the test images, `num_features` and `seconds`.
 
         Raises:
-            UserError: a split without labels.
+            UserError: a split has no labels, or the images to learn from are of one class.
         """
         start = time.perf_counter()
         bank, query = (self._labelled(loader, backbone, device, out) for loader in (self.train, self.test))
@@ -102,8 +102,8 @@ def probe_images(pack: Pack, splits: Sequence[str]) -> tuple[Split, Split]:
             That fifth is the same in every run, and copies of its images are left out of the rest.
 
     Raises:
-        UserError: a split has no labels, the images to learn from have one class, or they are all copies of
-            the images held out.
+        UserError: a split does not exist or has no labels, or the first one has too few classes or too few
+            different images to learn from.
     """
     for name in splits:
         if not (pack.split(name).labels() >= 0).any():
@@ -128,7 +128,7 @@ def probe_images(pack: Pack, splits: Sequence[str]) -> tuple[Split, Split]:
 
 
 class ProbeRecorder:
-    """Measures at the ends of epochs and appends to `probe.jsonl`."""
+    """Measures features at the end of every few epochs and of the run, and appends to `probe.jsonl`."""
 
     def __init__(
         self, probe: OnlineProbe, out: Path, start_step: int, steps_per_epoch: int, total_steps: int

@@ -83,7 +83,7 @@ class Accuracy:
         top1: share of images whose most probable class is the label, in [0, 1].
         num_images: number of labelled images.
         top5: share of images whose label is among the five most probable classes (or all, if fewer).
-        loss: mean of -log of the right class's probability.
+        loss: mean of -log of the right class's probability, taken as at least 1e-12.
         mean_class_top1: mean of `per_class`.
         worst_class: key in `per_class` of the class with the lowest accuracy, the first of equal ones.
         worst_class_top1: accuracy of that class.
@@ -117,7 +117,7 @@ def measure_accuracy(
         network, loader, device, out: see `predict`.
         classes: names of the C classes, in the order of the logits.
     """
-    # A column per class: number of images, of right guesses and of labels among five guesses; summed loss.
+    # One column per class. Rows: images, right guesses, labels among the first five guesses, sum of the loss.
     counts = torch.zeros(4, 0, dtype=torch.float64)
     for part in predict(network, loader, device, out):
         num_classes = part.probabilities.shape[1]

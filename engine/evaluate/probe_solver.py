@@ -69,7 +69,7 @@ def fit_probes(
         held_labels: int64 [M].
         inverse_penalties: S values, scikit-learn's C.
         seed: seed of the order of images.
-        passes: passes over the features; by default as many as `MAX_FLOPS` allows.
+        passes: passes over the features; by default as many as `MAX_FLOPS` allows, from 8 to 60.
 
     Source: Kingma and Ba 2015 (Adam); the cosine of Loshchilov and Hutter 2017.
     """
@@ -112,6 +112,9 @@ def fit_probe(
         inverse_penalty: scikit-learn's C. Beyond `MOST_NUMBERS` it is ignored, and the best of `PENALTIES` is
             chosen on a tenth of the images, which are held out.
         seed: seed of the images held out, and of the order of the others.
+
+    Raises:
+        UserError: see `fit_linear_probe`, if that is used.
     """
     if h.numel() * num_classes <= MOST_NUMBERS:
         return fit_linear_probe(h, labels, num_classes, inverse_penalty)
@@ -124,7 +127,7 @@ def fit_probe(
 
 
 class _Rows:
-    """Some rows of a tensor on disk, as `fit_probes` needs them; only the rows that it indexes are read."""
+    """Some rows of a tensor on disk, as `fit_probes` needs them; only the rows that are indexed are read."""
 
     def __init__(self, h: Tensor, rows: Tensor) -> None:
         self._h, self._rows = h, rows

@@ -93,12 +93,12 @@ def rank_images(
     Args:
         probabilities: float32 [N, C].
         label: int64 [N], -1 for an image without a label.
-        most: maximum number of images per class; K is this or N, if that is less.
+        most: maximum number of images per class; K is the smaller of this and N.
     """
     num_images, num_classes = probabilities.shape
     kept = min(most, num_images)
     place = np.empty((num_classes, kept), np.int64)
-    for number in range(num_classes):  # sorting all columns at once would double the memory
+    for number in range(num_classes):  # sorting all columns at once would take several times the memory
         place[number] = np.argsort(-probabilities[:, number], kind="stable")[:kept]
     count = np.bincount(label[label >= 0], minlength=num_classes)
     # Images without labels are assumed to have the classes in the same shares as those with labels.

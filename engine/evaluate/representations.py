@@ -71,9 +71,9 @@ def topk_accuracy(scores: Tensor, labels: Tensor, top_k: int = 1) -> float:
     """Return the share of images whose label is among the `top_k` highest scores.
 
     Args:
-        scores: float [N, C], logits, votes or probabilities; higher is more likely. If `top_k` is above 1, a
-            class with the score -inf or NaN is never a guess; if no score is negative, neither is a class
-            with the score 0.
+        scores: float [N, C], logits, votes or probabilities; higher is more likely. If `top_k` is above 1,
+            classes with the score -inf or NaN are never guesses, nor are classes with the score 0 if all
+            scores are 0 or more.
         labels: int64 [N], in [0, C).
         top_k: guesses per image.
     """

@@ -19,7 +19,7 @@ class FrozenAccuracy:
     """Test accuracies of one frozen network, in [0, 1].
 
     Attributes:
-        network: name of the recipe that trained it, or "untrained".
+        network: recipe that trained the network, the name of third-party weights, or "untrained".
         knn_top1: accuracy of weighted nearest neighbours.
         linear_top1: accuracy of the linear probe.
         linear_top5: accuracy of the linear probe with five guesses per image.

@@ -14,7 +14,9 @@ from loaders.epochs import EpochLoader
 
 
 class StoredLoader:
-    """Yields the batches of another loader, with the same rows on each rank, but features [B, D] as views.
+    """Yields the batches of another loader, with features [B, D] in place of views.
+
+    Each rank gets the same rows as from the other loader. Rows without features are marked as invalid.
 
     If the store has V views, epoch e of training uses view e modulo V, and evaluation uses all views.
     `Classifier.forward` accepts features in place of images.

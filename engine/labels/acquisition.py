@@ -1,4 +1,4 @@
-"""The choice of images to label: those that a network is least sure of, or those far from all others.
+"""Choosing images to label: those a network is least sure of, those that cover the features, or random ones.
 
 Sources: Zhou, Wan, Li 2021, section 3.4: k-means by cosine similarity on the pre-trained embedding, then the
 smallest confidence margins in each cluster. Sener and Savarese 2018, "Active Learning for Convolutional
@@ -85,8 +85,8 @@ def k_centre(
     to the nearest known or chosen one is then at most twice the least possible. Distances are Euclidean.
 
     Args:
-        features: float32 [N, D], of the images to choose from; or float16, which may be memory-mapped and is
-            read once for every chosen or known image.
+        features: float32 [N, D], of the images to choose from; or float16, which may be memory-mapped. More
+            than 16,384 rows of float16 are read again for every chosen or known image.
         count: number of images to choose; all N if there are fewer.
         seed: seed of the first choice, which is random if no image is known.
         known: float32 or float16 [M, D], features of images that already have a label; None if there are

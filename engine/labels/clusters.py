@@ -24,7 +24,7 @@ class Clusters:
         centres: float32 [K, D].
         assignment: int64 [N], in [0, K).
         distances: float32 [N], squared Euclidean distance of each point to its centre.
-        num_repaired: number of clusters that were empty at first, see `repair_empty`.
+        num_repaired: number of clusters that `repair_empty` filled.
     """
 
     centres: Floats
@@ -96,13 +96,13 @@ def kmeans(
 
     Args:
         features: float32 [N, D]; or float16, which may be memory-mapped. Centres of float16 features are
-            found on a sample of about 2**27 numbers at most, and points are then assigned in parts. All
-            features are in memory at once only if an empty cluster has to be repaired.
+            found on a sample of about 2**27 numbers at most (but K points at least), and points are then
+            assigned in parts. All features are in memory at once only if an empty cluster has to be repaired.
         num_clusters: K, at most N.
         seed: seed of the first centres, and of the sample.
         num_iterations: iterations of Lloyd's algorithm; 20 in DeepCluster.
         max_points_per_cluster: for float32, centres are found on a sample of at most this many points per
-            cluster; by default on all points.
+            cluster; the default takes all points in practice.
         spherical: cluster by cosine similarity: rows are scaled to length 1, and so is every centre after
             each iteration (Dhillon, Modha 2001). DeepCluster uses plain k-means on rows of length 1, whose
             centres are shorter than 1, and shortest in wide clusters.
@@ -111,7 +111,7 @@ def kmeans(
         The clusters, none of them empty; no other centre is nearer or more similar to a point than its own.
 
     Raises:
-        UserError: more clusters than points, or a feature that is NaN or infinite.
+        UserError: `num_clusters` is out of range, or a feature is NaN or infinite.
     """
     num_points, size = features.shape
     if not 1 <= num_clusters <= num_points:

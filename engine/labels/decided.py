@@ -35,7 +35,7 @@ def check_same(file: Path, options: Options, made: Path) -> None:
     """Refuse to continue with a table or folder that was made with other options.
 
     Args:
-        file: file of the options that it was made with.
+        file: file of the options with which `made` was made.
         options: the options of this command.
         made: path of the table or folder, for messages.
 

@@ -1,4 +1,4 @@
-"""Balanced pseudo-labels from a stream of scores: the best rows of each class among each row's best classes.
+"""Balanced pseudo-labels from a stream of scores: the best rows of each class.
 
 Scores come in chunks and are read once. Each row is paired with its top K classes only. The pairs are
 collected, and from time to time all but the best P of each class are dropped, so that memory holds at most
@@ -40,7 +40,7 @@ class Selection:
         label: int64 [M], class, increasing.
         score: float32 [M].
         num_classes: C.
-        counts: int64 [C], pairs of each class; fewer than P if fewer rows had the class among their top K.
+        counts: int64 [C], number of pairs of each class.
     """
 
     row: Rows
@@ -186,7 +186,7 @@ class DuplicateCount:
     """How many rows of a selection have several classes.
 
     Attributes:
-        per_class: P.
+        per_class: P, number of rows to keep of each class.
         num_pairs: selected pairs of row and class.
         num_rows: distinct rows among the pairs.
         num_shared_rows: rows with more than one class.
@@ -215,7 +215,7 @@ def count_duplicates(selection: Selection, per_class: Sequence[int]) -> list[Dup
 
     Args:
         selection: selection for the largest P; it contains the selections for smaller P.
-        per_class: values of P, each at most the selection's own.
+        per_class: values of P, the rows to keep of each class; each at most the selection's own.
 
     Source: Zhou, Wan, Li 2021, section 4.2: the fewer duplicates, the more reliable the labels.
     """

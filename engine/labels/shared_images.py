@@ -48,7 +48,7 @@ class Account:
     validation: str = ""
 
     def describe(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a copy of a configuration, with the entry `leaks` if leaks were allowed."""
+        """Return a copy of a configuration, with the entry `leaks` if there are leaks."""
         return {**config, "leaks": list(self.leaks)} if self.leaks else dict(config)
 
     def say(self) -> None:
@@ -69,7 +69,8 @@ def account(config: ClassifierConfig, division: Division | None = None) -> Accou
         division: division of the run's labels into training and validation; None without validation.
 
     Raises:
-        UserError: there is a leak, and leaks are not allowed.
+        UserError: there is a leak, and leaks are not allowed. A leak from the runs behind `config.init` into
+            validation images that the user did not choose is only noted.
     """
     held = Account() if division is None else _validation_account(config, division)
     tested = _test_account(config)
@@ -174,9 +175,9 @@ def check_run(path: Path | None, measured: Split, allow: bool) -> Account:
 
 
 def _runs_behind(path: Path | None) -> Iterator[tuple[Path, Mapping[str, Any] | None]]:
-    """Yield the run behind a start, and the runs that it started from, if they were trained on labels.
+    """Yield each run behind a start that was trained on labels, and its options; the latest run comes first.
 
-    Each comes with its configuration, or with None if its folder is gone.
+    A run whose folder is gone is yielded too, with None in place of the options.
     """
     seen: set[Path] = set()
     while path is not None:
@@ -199,7 +200,7 @@ def _labels_of(config: Mapping[str, Any] | None) -> tuple[Pack, LabelTable]:
     In configurations of recipes/transfer.py, the field of the split is `train_split`.
 
     Raises:
-        UserError: the run, the pack or a table is gone.
+        UserError: the run, the pack, the split or a label table is gone.
     """
     if config is None:
         raise UserError("no run is there")

@@ -54,7 +54,7 @@ class Fit:
 
     Attributes:
         weights: tensors of the network that are in the checkpoint, by the network's names.
-        head: weight [C, D] and bias [C] of the checkpoint's own classifier; None if it has none.
+        head: weight [C, D] and bias [C] of the checkpoint's linear classifier; None if it has none.
         missing: names that the network has and the checkpoint lacks.
         unused: names that the checkpoint has and the network lacks.
         wrong: names of tensors whose shapes differ, each with both shapes.

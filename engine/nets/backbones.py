@@ -62,7 +62,7 @@ class ResidualBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C_in, H, W] to [B, C_out, H / stride, W / stride]."""
+        """Map [B, C_in, H, W] to [B, C_out, H / stride, W / stride], rounded up."""
         y = torch.relu_(self.norm1(self.conv1(x)))
         return torch.relu_(self.norm2(self.conv2(y)) + self.shortcut(x))
 
@@ -95,7 +95,7 @@ class TinyResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Map views [B, 3, H, W] to the last map [B, 256, H / 16, W / 16]."""
+        """Map views [B, 3, H, W] to the last map [B, 256, H / 16, W / 16], rounded up."""
         maps: Tensor = self.stages(self.stem(x))
         return maps
 
@@ -120,8 +120,8 @@ def build_backbone(name: str, resolution: int, weights: Mapping[str, Tensor] | N
         The network in channels_last, in training mode, with the attribute `num_features`.
 
     Raises:
-        UserError: the name is unknown (the message lists similar names), or the network or its weights cannot
-            take the resolution.
+        UserError: the name is unknown (the message lists similar names), the network or its weights cannot
+            take the resolution, or the network gives no vector per image.
     """
     if weights is None and architecture(name) != name:
         tell(f"backbone {name}: random weights; its pre-trained ones are --init timm:{name}")
@@ -181,7 +181,7 @@ def resized(network: nn.Module, name: str, resolution: int) -> nn.Module:
 
 
 def of_whole_images(network: nn.Module, name: str, resolution: int) -> nn.Module:
-    """Return a backbone for whole images with the weights of one for tiles, to measure it during training.
+    """Return a backbone for whole images with the weights of one for tiles, to measure these during training.
 
     The backbone for tiles does not change, and neither does the random generator.
 
@@ -231,7 +231,7 @@ def _refusal(name: str, resolution: int) -> Iterator[None]:
 
 @torch.no_grad()
 def _count_features(network: nn.Module, name: str, resolution: int) -> int:
-    """Run a network on one view in evaluation mode; return the size of its representation."""
+    """Run a network, already in evaluation mode, on one view; return the size of its representation."""
     device = next(network.parameters()).device
     h = network(torch.zeros(1, 3, resolution, resolution, device=device))
     if h.ndim != 2:
@@ -295,7 +295,7 @@ def check_name(name: str) -> None:
 
 
 def _size_options(name: str, resolution: int) -> dict[str, Any]:
-    """Return the options of a network with parts for one resolution, such as position tables."""
+    """Return the option for the resolution, if the network has parts for one, such as position tables."""
     pretrained_cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     return {"img_size": resolution} if pretrained_cfg and pretrained_cfg.fixed_input_size else {}
 
@@ -315,7 +315,7 @@ def _with_weights(network: nn.Module, name: str, resolution: int, weights: Mappi
 
 
 class Projector(nn.Sequential):
-    """Linear layers without biases, BatchNorm and ReLU after all but the last.
+    """Linear layers without biases; BatchNorm and ReLU follow all but the last.
 
     Source: Zbontar et al. 2021 (Barlow Twins), section 2.2.
     """

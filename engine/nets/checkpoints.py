@@ -29,13 +29,12 @@ def describe_checkpoint(path: Path) -> Description:
     """Return the description of a checkpoint's backbone.
 
     Raises:
-        UserError: the checkpoint is damaged; or its run began with third-party weights, and it is too old to
-            hold their view.
+        UserError: the checkpoint is damaged, or too old to describe its network.
     """
     return _describe(path, (path / "meta.json").stat().st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=4)  # callers repeat, and each time hashing every file would take seconds
+@functools.lru_cache(maxsize=4)  # callers repeat their calls, and hashing every file takes seconds
 def _describe(path: Path, stamp: int) -> Description:
     damage = find_damage(path)
     if damage is not None:

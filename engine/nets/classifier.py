@@ -77,7 +77,7 @@ class Classifier(nn.Module):
         return logits
 
     def at(self, resolution: int) -> Classifier:
-        """Return the classifier, or a copy of it, for views of a resolution, in evaluation mode.
+        """Return the classifier, or one with the same weights, for views of a resolution, in evaluation mode.
 
         Raises:
             UserError: the backbone cannot take the resolution.
@@ -101,7 +101,7 @@ def build_classifier(
     """Build a classifier with random weights or with those of a start, possibly at another resolution.
 
     Args:
-        backbone_name: `tiny_resnet`, `wrn_28_2` or any timm name; must be that of `init`.
+        backbone_name: name of the network, as `build_backbone` takes it; must be that of `init`.
         view: evaluation view.
         classes: names of the C classes.
         init: run folder to start from (its averaged classifier, else its classifier, else its backbone), one
@@ -110,8 +110,8 @@ def build_classifier(
             this, and for classes that `init` does not know, the layer is new.
 
     Raises:
-        UserError: `init` holds another backbone, other classes or no classifier to keep, or its backbone
-            cannot take the resolution.
+        UserError: `init` does not exist, or does not fit the backbone, the classes, the resolution or
+            `keep_head`.
     """
     if init is None:
         if keep_head:
@@ -160,7 +160,7 @@ def foreign_classifier(foreign: Foreign, resolution: int | None = None) -> Class
         resolution: side of the views in pixels; by default that of the weights' own view.
 
     Raises:
-        UserError: the weights have no linear classifier, or it does not fit the backbone.
+        UserError: the weights have no linear classifier, or do not fit the network.
     """
     head = foreign.head()
     if head is None:
@@ -227,7 +227,7 @@ def find_classifier(
         backbone: name of the network, for a weights file that does not state it.
 
     Raises:
-        UserError: there is no classifier, or its classes do not match, see `match_classes`.
+        UserError: there is no classifier, or its classes are not known or do not match, see `match_classes`.
     """
     if is_foreign(run):
         network = foreign_classifier(read_foreign(run, backbone))

@@ -39,7 +39,7 @@ class MapHead(nn.Module):
             num_logits: number of logits at each place.
 
         Raises:
-            UserError: the backbone has no maps, such as a ViT.
+            UserError: the backbone gives no square maps [B, C, H', W'], such as a ViT.
         """
         super().__init__()
         channels, own = _measure(backbone, resolution)

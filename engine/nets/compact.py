@@ -9,7 +9,7 @@ from engine.nets.whitening import WhiteningStem
 
 
 class CompactBlock(nn.Module):
-    """Two 3x3 convolutions, with 2x2 max pooling after the first; both start as the identity."""
+    """Two 3x3 convolutions that start as the identity, with 2x2 max pooling after the first."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         """Build the block."""
@@ -22,7 +22,7 @@ class CompactBlock(nn.Module):
             nn.init.dirac_(conv.weight.data[: conv.in_channels])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C_in, H, W] to [B, C_out, H // 2, W // 2]; a side of one pixel stays."""
+        """Map [B, C_in, H, W] to [B, C_out, H // 2, W // 2]; a map with a side of 1 keeps its size."""
         y = self.conv1(x)
         if min(y.shape[2:]) > 1:
             y = F.max_pool2d(y, 2)  # before BatchNorm and activation, to save three quarters of their work
@@ -55,7 +55,7 @@ class CompactCnn(nn.Module):
         """
         super().__init__()
         self.num_features = widths[-1]
-        self.reduction = 2 ** len(widths)  # side of the views / side of the last map
+        self.reduction = 2 ** len(widths)  # about side of the views / side of the last map
         self.stem = WhiteningStem(kernel_size=2, stride=1, out_channels=24)
         sizes = (self.stem.out_channels, *widths)
         self.blocks = nn.Sequential(*(CompactBlock(*pair) for pair in zip(sizes, widths, strict=False)))

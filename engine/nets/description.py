@@ -122,7 +122,7 @@ def read_description(file: Path) -> Description:
     """Read the description of the network in a weights file.
 
     Raises:
-        UserError: the file does not exist, or does not say which network it holds.
+        UserError: the file does not exist, is damaged, or does not say which network it holds.
     """
     return describe_content(read_metadata(file), file)
 

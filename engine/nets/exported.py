@@ -1,7 +1,7 @@
 """Exporting a classifier to the formats of other libraries, comparing the results, and loading the files.
 
 Every format keeps the name of the backbone, the view of images, the names of the classes, and the origin of
-the weights.
+the weights (timm and hf: only its licence).
 
 timm          one .safetensors file with timm's names; its metadata is timm's configuration
 hf            a folder that timm, and transformers' TimmWrapper, load: config.json, model.safetensors
@@ -144,8 +144,8 @@ def write_torchvision(network: Classifier, x: Tensor, out: Path) -> None:
     """Write a state dict that torchvision's network of the same architecture loads.
 
     Raises:
-        UserError: torchvision has no such network, `network` is a backbone alone, or its description would
-            replace another file.
+        UserError: see `as_timm`; or torchvision has no such network, `network` is a backbone alone, or the
+            description would replace another file.
     """
     beside = out.with_suffix(".json")
     if beside.exists():
@@ -290,7 +290,7 @@ class OnnxNetwork(nn.Module):
 
         Raises:
             MissingBackendError: onnxruntime is not installed.
-            UserError: the file is no graph of this project.
+            UserError: the file is no ONNX graph.
         """
         super().__init__()
         runtime = _runtime()
@@ -333,7 +333,8 @@ def load_exported(path: Path, backbone: str | None = None) -> Exported:
         backbone: name of the network, for a weights file that does not state it.
 
     Raises:
-        UserError: nothing is found, or it has no classifier.
+        MissingBackendError: the file is an ONNX graph, and onnxruntime is not installed.
+        UserError: there is no file or folder, or it holds no classifier that can be read.
     """
     if path.suffix == ".onnx":
         graph = OnnxNetwork(_checked(path))

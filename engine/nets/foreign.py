@@ -5,7 +5,8 @@ hf:REPO         a repository on the Hugging Face hub that timm can load, such as
 FOLDER          a folder from `timm.models.save_for_hf`: config.json beside the weights
 FILE            .safetensors, .pth, .pt, .bin or .ckpt, with the name of its network
 
-The view of images and the licence come with the weights.
+The view of images and the licence come with the weights. For a FILE without them, the view is timm's for the
+network, and the licence is not known.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ class Foreign:
         Two lines on stderr, printed once, say which tensors matched and what the licence is.
 
         Raises:
-            UserError: the weights belong to another network, or are broken.
+            UserError: the weights belong to another network or are broken, or the network cannot take the
+                resolution.
         """
         network = build_backbone(architecture(self.backbone), resolution)
         network.load_state_dict(self._fit(network).weights, strict=False)
@@ -173,7 +175,7 @@ def _one_line(expected: str, remedy: str) -> Iterator[None]:
 
 
 def _view(config: Mapping[str, Any], name: str) -> EvaluationView:
-    """Return the evaluation view in timm's configuration of a network; a usual view without one."""
+    """Return the evaluation view in timm's configuration; without one, the usual view at 32 pixels."""
     if not config:
         return EvaluationView.usual(32)
     found = resolve_data_config({}, pretrained_cfg=dict(config))
@@ -195,7 +197,7 @@ def _named(config: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def _imagenet(model: nn.Module) -> tuple[str, ...] | None:
-    """Return the synsets of an ImageNet classifier, which are the names of ImageNet's folders."""
+    """Return the synsets (names of ImageNet's folders) of an ImageNet classifier; None for another."""
     subset = infer_imagenet_subset(model)
     return tuple(ImageNetInfo(subset).label_names()) if subset else None
 

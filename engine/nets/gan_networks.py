@@ -83,7 +83,8 @@ class Discriminator(nn.Module):
         for number, (size_in, size_out, kernel, stride, padding) in enumerate(plan, start=1):
             convolution = nn.Conv2d(size_in, size_out, kernel, stride, padding)
             # Through nine layers without BatchNorm, He's initialisation keeps the scale of activations, and
-            # PyTorch's default does not. The paper's, from the first batch, would differ from rank to rank.
+            # PyTorch's default does not. The paper initialises from the first batch, which each rank would do
+            # differently.
             nn.init.kaiming_normal_(convolution.weight, a=_SLOPE, nonlinearity="leaky_relu")
             layers += [weight_norm(convolution), nn.LeakyReLU(_SLOPE)]
             if number in (3, 6):

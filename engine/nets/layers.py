@@ -58,7 +58,8 @@ def read_layer(backbone: nn.Module, x: Tensor, layer: Layer) -> Tensor:
         are averaged, and vectors [B, F] stay as they are.
 
     Raises:
-        UserError: the layer does not exist, is not run, or has an output of another shape.
+        UserError: the layer does not exist or is not run, or its output has another shape or is smaller than
+            `side`.
     """
     if not layer.name:
         h: Tensor = backbone(x)
@@ -74,7 +75,7 @@ def read_layer(backbone: nn.Module, x: Tensor, layer: Layer) -> Tensor:
 
 
 def measure_layer(backbone: nn.Module, resolution: int, layer: Layer) -> tuple[int, list[nn.Parameter]]:
-    """Return the number of features of a layer, and the parameters that they do not depend on.
+    """Return the number of features of a layer, and the trainable parameters that they do not depend on.
 
     Args:
         backbone: network on the CPU; afterwards each module has its former mode.
@@ -111,8 +112,8 @@ def _find(backbone: nn.Module, name: str) -> nn.Module:
 
 def _as_vectors(output: Tensor, layer: Layer, channels_last: bool) -> Tensor:
     if isinstance(output, Tensor) and output.ndim == 4:
-        # The names are those of a channels-last map. Maps are square, like views, so the place of the two
-        # equal sides tells the layout.
+        # The variables are named as for a channels-last map. Maps are square, like views, so the place of the
+        # two equal sides tells the layout.
         height, width, last = output.shape[1:]
         if height == width and (width != last or channels_last):
             output = output.permute(0, 3, 1, 2)

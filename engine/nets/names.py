@@ -29,9 +29,10 @@ def discriminator_width(name: str) -> int | None:
 
 
 def check_mentioned(name: str, option: str = "backbone") -> None:
-    """Refuse a network whose name does not occur in timm's source files; importing timm takes ten seconds.
+    """Refuse a name that is not this project's and does not occur in timm's source files.
 
-    A name that occurs there for another reason passes here; `check_name` refuses it later.
+    Importing timm would take ten seconds. A name that occurs in the files for another reason passes here;
+    `check_name` refuses it later.
 
     Args:
         name: name of a network, possibly with timm's tag for its weights.
@@ -88,7 +89,7 @@ def check_start(
         classifier: also refuse a run that left only a backbone.
 
     Raises:
-        UserError: the start or the network does not exist, or the start has no classifier.
+        UserError: the start or the network does not exist, or the start has no weights or no classifier.
     """
     if backbone is not None:
         check_mentioned(backbone)

@@ -81,7 +81,7 @@ def find_start(path: Path, backbone: str | None = None) -> Start:
         backbone: name of the network, if the user gives one; needed for a file that does not state it.
 
     Raises:
-        UserError: there is nothing to start from, or the weights cannot be fetched.
+        UserError: there is nothing to start from, or it cannot be read or is not for `backbone`.
     """
     if is_foreign(path):
         foreign = read_foreign(path, backbone)
@@ -121,7 +121,8 @@ def build_start(init: Path | None, backbone: str, resolution: int) -> nn.Module:
         resolution: side of the views in pixels.
 
     Raises:
-        UserError: the start does not exist, or is of another network.
+        UserError: the start does not exist or is of another network, or the network cannot take the
+            resolution.
     """
     if init is None:
         return build_backbone(backbone, resolution)

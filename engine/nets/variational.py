@@ -23,7 +23,7 @@ class Decoder(nn.Sequential):
         Args:
             num_latent: size of z.
             resolution: side of the image, a multiple of 16.
-            width: channels of the last hidden map; each earlier one has twice as many.
+            width: channels after the last doubling; each earlier doubling leaves twice as many.
 
         Raises:
             UserError: the resolution is no multiple of 16.

@@ -37,8 +37,8 @@ _PREFIXES = (
 )
 """Modules that wrap a network in checkpoints: torch.compile, DistributedDataParallel, Lightning, DINO's
 MultiCropWrapper (utils.py), solo-learn and lightly (`backbone`, formerly `encoder`), MoCo (`encoder_q`) and
-MoCo v3 (`base_encoder`, main_lincls.py). `momentum_encoder` is not among them, since its authors evaluate the
-other encoder."""
+MoCo v3 (`base_encoder`, main_lincls.py). `momentum_encoder` is not among them, since MoCo's authors evaluate
+the other encoder."""
 
 
 _OF_TENSORS = re.compile(

@@ -47,12 +47,12 @@ class WhiteningStem(nn.Module):
         return torch.cat([kept, -kept])
 
     def set_kernels(self, directions: Tensor) -> None:
-        """Set the kernels to directions from `whitening_kernels`, float64 [3 k^2, 3 k^2]."""
+        """Set the kernels to directions from `whitening_kernels`, whose kernel size must be the same."""
         self.kernels.copy_(self._both_signs(directions))
         self.is_set.fill_(True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map views [B, 3, H, W] to [B, out_channels, (H - k) // stride + 1, (W - k) // stride + 1]."""
+        """Map views [B, 3, H, W] to maps [B, out_channels, H', W']; nothing is padded."""
         return F.conv2d(x, self.kernels, self.bias, self.stride)
 
 
@@ -78,7 +78,7 @@ def whitening_kernels(moments: Tensor, kernel_size: int) -> Tensor:
 
     Args:
         moments: sum of `patch_moments`.
-        kernel_size: k.
+        kernel_size: k, side of a patch in pixels.
 
     Returns:
         float64 [3 k^2, 3 k^2], one direction per row, largest variance first, on the device of `moments`. The

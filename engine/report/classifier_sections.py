@@ -94,7 +94,11 @@ class ClassifierPages:
         return Section("What is taken for what", blocks)
 
     def per_class(self, training: NDArray[np.int64] | None) -> Section:
-        """Return a table of the classes; `training`, int64 [C], counts the labels that were trained on."""
+        """Return a table of the classes that have test images.
+
+        Args:
+            training: int64 [C], number of labels of each class that were trained on; None if unknown.
+        """
         confusion = self.report.confusion
         given, place = confusion.sum(0), np.argsort(self.order)
         places = len(self.classes) > MOST_NAMED  # the picture then has no room for names

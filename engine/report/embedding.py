@@ -14,12 +14,15 @@ from engine.report.tested import Tested
 from engine.report.theme import Palette
 
 _FEWEST = 10  # images; a map of fewer shows nothing
-_NAMED = 10  # most classes that get their own colour and name
+_NAMED = 10  # maximum number of classes with a colour and a name of their own
 _PERPLEXITY = 30.0
 
 
 def embedding_section(tested: Tested, classes: tuple[str, ...]) -> Section:
-    """Return a map of the backbone's features of test images by t-SNE (van der Maaten, Hinton 2008)."""
+    """Return a map of the backbone's features of test images by t-SNE; an empty section for few images.
+
+    Source: van der Maaten and Hinton 2008.
+    """
     if len(tested.features) < _FEWEST:
         return Section("Map of the features", [])
     return Section(

@@ -71,7 +71,7 @@ def look(name: str, start: Path, pack: Pack, rows: Sequence[int], **options: Any
 
 
 def some_channels(num_channels: int, count: int, seed: int) -> NDArray[np.int64]:
-    """Return up to `count` random channels; for networks of one architecture they are the same."""
+    """Return up to `count` random channels, increasing; they depend only on the arguments."""
     count = min(count, num_channels)
     drawn = np.random.default_rng(seed).choice(num_channels, count, replace=False)
     return np.sort(drawn).astype(np.int64)

@@ -25,8 +25,8 @@ class Curve:
         name: title of its panel, with the unit; curves of one name share a panel.
         steps: increasing.
         values: one per step.
-        from_zero: whether the axis starts at zero, as it should for a share or a rate.
-        label: name of the curve in its panel; empty if it is the only one.
+        from_zero: whether the vertical axis of the curve's panel starts at zero.
+        label: name of the curve in the legend, which only a panel with several curves has.
         run: name of the curve's run if there are several; a run has one colour in all panels.
     """
 
@@ -72,7 +72,7 @@ def draw_curves(curves: Sequence[Curve], caption: str = "", x_name: str = "step"
                 text = texts.get(curve.label)
                 text = f" {text}" if text and text[0] == "_" else text  # a legend omits names such as "_x"
                 kind = sum(other.run == curve.run for other in drawn[:number])
-                # If there are several runs, the second line of a run in a panel is thinner than its first.
+                # If there are several runs, each further line of a run in a panel is thinner.
                 look = line_look(runs.index(curve.run) if len(runs) > 1 else number, palette)
                 look["linewidth"] = 1.6 / (1 + kind) if len(runs) > 1 else 1.4
                 marker = "o" if len(curve.steps) == 1 else None  # a line of one point is invisible

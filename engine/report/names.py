@@ -17,7 +17,7 @@ from loaders.common.errors import UserError, one_line
 
 _OWN_FAMILY = "DejaVu Sans"  # font that comes with matplotlib
 _BOXES = "Last Resort"  # matplotlib's fallback font, which draws a box in place of any letter
-_LONGEST = 32  # most letters of a name in a picture
+_LONGEST = 32  # maximum number of letters of a name in a picture
 _RIGHT_TO_LEFT = ("R", "AL", "AN")
 _JOINING = ("Mn", "Mc", "Me", "Cf")  # marks and joiners, which change the look of their neighbours
 

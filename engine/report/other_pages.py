@@ -1,4 +1,4 @@
-"""Pages about folders other than a single training: few labels, a pipeline, several runs side by side."""
+"""Pages other than that of one run: few labels, a pipeline, an evaluation, several runs side by side."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def build_page(options: PageOptions) -> str:
     """Return the page about any folder that a recipe writes.
 
     Raises:
-        UserError: the folder is not one of a recipe.
+        UserError: the folder is not one of a recipe, or its page cannot be made with these options.
     """
     if (options.run / RESULTS_NAME).is_file() and not (options.run / "metrics.jsonl").is_file():
         return few_labels_page(options)
@@ -57,7 +57,7 @@ def build_page(options: PageOptions) -> str:
 
 
 def few_labels_page(options: PageOptions) -> str:
-    """Return the page about a folder of recipes/transfer.py."""
+    """Return the page about a folder with few-label results, such as one of recipes/transfer.py."""
     results, config = read_results(options.run)
     rows = [
         (
@@ -122,7 +122,7 @@ def pipeline_page(options: PageOptions) -> str:
 
 
 def _stage_maps(config: dict[str, Any], options: PageOptions) -> Section:
-    """Return the feature maps of each stage's network for the first test image.
+    """Return the feature maps of each stage's network for the first test image, or why there are none.
 
     Source: figure 1 of Zhou, Wan, Li 2021.
     """
@@ -140,7 +140,8 @@ def evaluation_page(options: PageOptions) -> str:
     """Return the page about a folder of recipes/evaluate.py: all images of a split, averaged over views.
 
     Raises:
-        UserError: predictions are missing or damaged, or the pack is missing or not the one evaluated.
+        UserError: predictions are missing or damaged, the pack is missing or not the one evaluated, or
+            `options.classes` holds an unknown class.
     """
     content, tested, classes = read_predictions(options.run)
     config = dict(content["config"])

@@ -110,7 +110,7 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: the first column names the rows; other columns are right-aligned if they hold numbers."""
+    """A table: the first column names the rows; the others are right-aligned, unless `numeric` is False."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]

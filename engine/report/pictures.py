@@ -14,7 +14,7 @@ from loaders.common.files import write_atomic
 
 
 def save_rows(path: Path, rows: Sequence[Tensor]) -> None:
-    """Write a PNG file with a line of images for each entry of `rows`, atomically.
+    """Write a PNG file with a row of images for each entry of `rows`, atomically.
 
     Args:
         path: the file to write or replace.

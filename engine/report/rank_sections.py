@@ -37,9 +37,10 @@ class RankPages:
         self.has_labels = bool((tested.label >= 0).any())
 
     def chosen(self, names: Sequence[str]) -> list[int]:
-        """Return the numbers of the named classes; without names, those with the best and worst R-precision.
+        """Return the numbers of the named classes.
 
-        If no image has a label, they are the classes that are predicted most and least often.
+        Without names, return the classes with the best and the worst R-precision; if no image has a label
+        either, return the classes that are predicted most and least often.
         """
         if names:
             return [self.classes.index(name) for name in names]
@@ -51,7 +52,9 @@ class RankPages:
         return list(dict.fromkeys([*order[:_SHOWN_CLASSES], *order[-_SHOWN_CLASSES:]]))
 
     def sheets(self, names: Sequence[str] = ()) -> Section:
-        """Return the right and the wrong images among the likeliest of some classes.
+        """Return sheets of the images with the highest probability of each chosen class.
+
+        Each class has up to three sheets: of right images, of wrong ones, and of those without a label.
 
         Source: figure 2 of Zhou, Wan, Li 2021.
         """
@@ -84,7 +87,7 @@ class RankPages:
         return Section("Precision at rank", [self._curves(), self._table()])
 
     def imbalance(self, training: NDArray[np.int64] | None, per_class: NDArray[np.float64]) -> Section:
-        """Return the number of images per predicted class, and accuracy over training labels per class.
+        """Return the number of images per predicted class and, if possible, accuracy over training labels.
 
         Args:
             training: int64 [C], number of labels of each class that were trained on; None if unknown.

@@ -54,7 +54,7 @@ _SHOWN_BAD_ROWS = 20
 
 @dataclass(frozen=True)
 class PageOptions:
-    """The options of tools/report.py, except that `commands` holds the command lines themselves."""
+    """The options of tools/report.py for the page of one run; `commands` holds lines, not a file."""
 
     run: Path
     few_labels: Path | None = None
@@ -166,10 +166,10 @@ def leaks_of(described: dict[str, Any], few_labels: Path | None, evaluation: Eva
 
 
 def pack_of(described: dict[str, Any], options: PageOptions) -> Pack:
-    """Open the pack of a run.
+    """Open the pack that the options name, or else the pack of the run.
 
     Raises:
-        UserError: the configuration names no pack, or the pack is gone.
+        UserError: no pack is named, or the pack is gone.
     """
     trained_on = options.pack or described["config"].get("pack")
     if not isinstance(trained_on, str | Path):
@@ -253,7 +253,7 @@ def _shown(runs: Sequence[Path]) -> Path:
 
 
 def views_section(runs: Sequence[Path], pack: Pack, num_images: int) -> Section:
-    """Return a sheet of the first training images of a run or its first phase, each above its views."""
+    """Return a sheet of training images, each above its views, from the first run that recorded them."""
     run = _shown(runs)
     views, rows = load_samples(run)
     views, rows = tuple(view[:num_images] for view in views), rows[:num_images]
@@ -268,7 +268,7 @@ def views_section(runs: Sequence[Path], pack: Pack, num_images: int) -> Section:
 
 
 def feature_maps(runs: Sequence[Path], pack: Pack) -> Section:
-    """Return the feature maps of a run's network for the first images that it was trained on."""
+    """Return feature maps of the first run's network for training images; if unknown, the pack's first."""
     from engine.report.feature_maps import maps_section
 
     try:
@@ -342,7 +342,7 @@ def speed_section(records: Sequence[dict[str, Any]]) -> Section:
 
 
 def bad_rows_section(run: Path, pack: Pack | None) -> Section:
-    """Return the images that could not be read."""
+    """Return a table of the first images that could not be read."""
     bad = read_bad_rows(run)
     if not bad:
         return Section("Images that could not be read", [])

@@ -1,4 +1,4 @@
-"""Predictions of a run's network for some images of a pack, which the run's page shows."""
+"""Predictions of a run's network for images of a pack, which pages show."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Tested:
 
     Attributes:
         split: name of the split.
-        num_labelled: number of images of the split from which the N images are taken.
+        num_labelled: number of labelled images of the split, of which the N are some or all; or N, if all
+            images were taken.
         row: int64 [N], rows of the pack.
         label: int64 [N], -1 for an image without a label, which occurs only if all images are taken.
         probabilities: float32 [N, C]; None for a run without a classifier.
