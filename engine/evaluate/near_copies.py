@@ -79,7 +79,7 @@ def _above(
     """Return the similar pairs that contain one of `rows`, and their similarities.
 
     Each pair is encoded as first * N + second, in increasing order. If all k neighbours of an image are
-    similar, it may have further ones, so it is searched again with a larger k.
+    similar, the image may have more of them, so the search is repeated for it with a larger k.
     """
     keys, similarities, k, number = [], [], _PER_IMAGE, 0
     while len(rows):

@@ -1,4 +1,4 @@
-"""Images ranked by their probability of each class, and the number of pseudo-labels above a threshold."""
+"""Images ranked by their probability of each class, and the number of pseudo-labels from a threshold on."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def kmeans(
     max_points_per_cluster: int = 10_000_000,
     spherical: bool = False,
 ) -> Clusters:
-    """Cluster points by Euclidean distance or cosine similarity; a pure function of points and seed.
+    """Cluster points by Euclidean distance or cosine similarity; deterministic.
 
     Args:
         features: float32 [N, D]; or float16, which may be memory-mapped. Centres of float16 features are

@@ -72,7 +72,7 @@ class Classifier(nn.Module):
         return len(self.classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map views [B, 3, H, W], or features that the backbone gave for them [B, D], to logits [B, C]."""
+        """Map views [B, 3, H, W], or the backbone's features of them [B, D], to logits [B, C]."""
         logits: Tensor = self.head(self.backbone(x) if x.ndim == 4 else x)
         return logits
 

@@ -122,7 +122,7 @@ def read_description(file: Path) -> Description:
     """Read the description of the network in a weights file.
 
     Raises:
-        UserError: the file does not exist, is damaged, or does not say which network it holds.
+        UserError: the file does not exist, is damaged, or does not describe a network.
     """
     return describe_content(read_metadata(file), file)
 
@@ -131,7 +131,7 @@ def parse_description(text: str, file: Path) -> Description:
     """Parse the description in or beside a weights file.
 
     Raises:
-        UserError: the text does not say which network it is.
+        UserError: the text does not describe a network.
     """
     try:
         content = parse_json(text)
@@ -144,7 +144,7 @@ def describe_content(content: Mapping[str, Any], file: Path) -> Description:
     """Build the description of a network from the entries in its file.
 
     Raises:
-        UserError: the entries do not say which network it is.
+        UserError: the entries do not describe a network.
     """
     try:
         stored, classes = content.get("view"), content.get("classes")

@@ -99,8 +99,8 @@ def read_foreign(start: Path, backbone: str | None = None) -> Foreign:
         backbone: name of the network; needed for a file that does not state it.
 
     Raises:
-        UserError: there are no weights, they cannot be fetched, they are not for `backbone`, or no network is
-            named.
+        UserError: there are no weights, they cannot be fetched or read, they are not for `backbone`, or no
+            network is named.
     """
     found = _read(str(start), _stamp(start), None if start.is_dir() or _scheme(str(start)) else backbone)
     if backbone is not None and architecture(found.backbone) != architecture(backbone):

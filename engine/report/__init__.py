@@ -1,1 +1,1 @@
-"""The report of a run: one self-contained HTML file."""
+"""Reports of runs and of other folders of results, each one self-contained HTML file."""

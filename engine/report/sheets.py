@@ -1,4 +1,4 @@
-"""Pictures of images and of training views."""
+"""PNG files of images, and sheets that show images beside their training views."""
 
 from __future__ import annotations
 

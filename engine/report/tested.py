@@ -67,7 +67,7 @@ def look_at_split(run: Path, pack: Pack, split: str, most: int = MOST_TESTED) ->
         most: maximum number of images.
 
     Raises:
-        UserError: the network cannot be read, or its classes do not match those of the pack.
+        UserError: there is no such split, the network cannot be read, or its classes do not match the pack's.
     """
     whole = pack.split(split)
     labels = whole.labels()
