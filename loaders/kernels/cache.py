@@ -2,7 +2,7 @@
 
 Numba recompiles a kernel if the file that defines it has changed, but does not notice changes of functions
 that are inlined from other files. So each version of the kernels has its own cache folder, whose name is a
-hash of all kernel sources, the versions of the compilers, and the processor.
+hash of the kernels' sources, the versions of the software that compiles them, and the processor.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _DAY_S = 86_400.0
 config: Any = numba.config
 # Kernels are never passed to each other as values, so they need no C wrapper (`no_cfunc_wrapper`).
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
-# Kernels allocate nothing, so reference counting is off (`_nrt`, documented in
+# Kernels with these options allocate nothing, so reference counting is off (`_nrt`, documented in
 # `numba.extending.register_jitable`); in kernels that slice every row, it took a tenth of the time. fastmath
 # lets LLVM reorder sums and assume finite values; on one machine the results are still always the same bytes.
 _FAST: dict[str, Any] = {**_OPTIONS, "_nrt": False, "fastmath": True}
@@ -52,7 +52,7 @@ def _state() -> str:
 
 
 def _open_folder() -> Path | None:
-    """Return the cache folder of this state, created if missing; None if no folder is writable."""
+    """Return the cache folder of this state, created if missing; None if it cannot be written."""
     with suppress(UserError, OSError):  # no home; a file system that is full or read-only
         base = Path(config.CACHE_DIR) if config.CACHE_DIR else cache_folder().parent
         folder = base / "sluice" / "kernels" / _state()
@@ -93,7 +93,7 @@ def _kept(**options: Any) -> Callable[[Any], Any]:
 
 kernel = _kept(**_FAST)
 
-# For random numbers: strict arithmetic, so that every machine draws the same parameters.
+# Strict arithmetic, so that every machine gets the same bytes: for random numbers and for packing.
 exact_kernel = _kept(**_OPTIONS)
 
 # For functions that only kernels call: they are compiled into the kernels. From Python they run uncompiled.
@@ -105,8 +105,8 @@ exact_inlined = register_jitable(**_OPTIONS)
 def first_use(*names: str) -> Iterator[None]:
     """Return a context manager for a block that calls kernels for the first time in this process.
 
-    The calls load the kernels from the cache or compile them. One line on stderr names those that have to be
-    compiled. Of several processes, one compiles and the others wait.
+    The calls load the kernels from the cache or compile them. One line on stderr says what has to be
+    compiled. Of several processes, one compiles and the others wait, if the file system has locks.
 
     Args:
         names: what the block loads, in words for that line.

@@ -64,7 +64,7 @@ def operation(returned: Any, *taken: Any) -> Callable[[Callable[..., Any]], Any]
 
 
 def c_function(name: str, returned: Any, *taken: Any) -> Any:
-    """Return a C function for kernels, linked by name, not by address, so that they can be cached on disk.
+    """Return a C function for kernels, linked by name, not by address, so that kernels can be cached on disk.
 
     Args:
         name: a function of this process, or of a library that llvmlite has loaded permanently.

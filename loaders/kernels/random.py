@@ -46,7 +46,7 @@ def uniform4(seed, epoch, row, view, operation, block):
         epoch: int in [0, 2^32).
         row: int in [0, 2^48).
         view: int in [0, 2^16).
-        operation: int in [0, 2^16), index of the operation in its policy.
+        operation: int in [0, 2^16): 0 for the geometry, then the operations of the policy from 1 on.
         block: int in [0, 2^16); an operation that needs more than four numbers counts it up.
     """
     row64 = np.uint64(row)

@@ -133,7 +133,7 @@ def columns_to_rows(context, builder, kinds, sums, at, rows, to, pitch, count):
 
     For column x, sums[at + 16 * x :] holds two vectors of eight partial sums, one element per row. The totals
     are clamped to [0, 255] and go to rows[to + k * pitch + x] for k < `count`. Each row is given eight
-    values, even if it is shorter. `sums` is overwritten.
+    values, even if it is shorter. `sums` may be overwritten.
     """
     sums_type, rows_type = kinds[0], kinds[2]
     eight = ir.VectorType(F32, 8)

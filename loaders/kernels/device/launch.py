@@ -31,7 +31,7 @@ def import_kernels() -> Any:
     """Return the module of the kernels, `loaders.kernels.device.views`.
 
     Raises:
-        MissingBackendError: Triton is not installed.
+        MissingBackendError: Triton cannot be imported.
     """
     try:
         from loaders.kernels.device import views
@@ -77,8 +77,8 @@ def plan(codes: NDArray[np.int32]) -> NDArray[np.int32]:
 
     Returns:
         int32 [S, B, 2]: for each launch the slot of the operation that it begins with, and the slot before
-        which it stops. The first launch begins with no operation (-1). A blur takes two launches; the first
-        of them has the blur's slot in both places. Both are -1 for a view that is already finished.
+        which it stops. The first launch (`down`) begins with no operation (-1). A blur takes two launches;
+        the first of them has the blur's slot in both places. A finished view has -1 in both places.
     """
     batch, slots = codes.shape
     number = np.arange(slots, dtype=np.int32)
@@ -160,7 +160,7 @@ def extent_of(parameters: Parameters, resolution: int) -> Extent:
 
 
 class Layout(NamedTuple):
-    """How images and views lie in memory.
+    """How images and views lie in memory, and the filter that resamples them.
 
     Attributes:
         resolution: R, side of a view in pixels.

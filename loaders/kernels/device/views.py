@@ -1,8 +1,8 @@
 """Draw views on a device: two launches that resample, and one for each operation that needs the whole view.
 
-This is the counterpart of `loaders.kernels.views`, with the same arithmetic. `across` resamples the image
-horizontally. `down` resamples the result vertically and applies the pointwise operations that follow. Each
-launch of `advance` begins with an operation that needs statistics of the view or other pixels than its own,
+This is the counterpart of `loaders.kernels.views`, with the same arithmetic but without `NOISE`. `across`
+resamples the image horizontally. `down` resamples the result vertically and applies the pointwise operations
+that follow. Each launch of `advance` begins with an operation that computes a pixel from other pixels too,
 and stops before the next such operation; a blur takes two launches. The host plans where each launch begins
 and ends: `launch.plan`.
 

@@ -27,8 +27,8 @@ END = 128  # the end-of-block symbol advances by this many coefficients
 # Offsets in `codes`, for code lengths 1 to 16: the last code (-1: none); what to add to a code to get the
 # index of its symbol.
 _LAST, _PLACE = 0, 17
-# Largest dequantised mean of a block. Only damage exceeds it, and libjpeg-turbo's sums then overflow
-# differently.
+# Largest size of a dequantised DC coefficient. Only damage exceeds it, and libjpeg-turbo's sums then
+# overflow differently.
 _MOST = 8191
 _BEHIND = 2 * END  # positions past the end of a block that an advance can reach
 # Row-major position in a block of each coefficient of the zigzag order; coefficients past its end share one
@@ -186,8 +186,8 @@ def decode_units(
         samples: uint8, out.
 
     Returns:
-        False if a code does not exist, a block has too many coefficients or an impossible mean, or the scan
-        ends too early.
+        False if a code does not exist, a block has too many coefficients or an impossible DC coefficient, or
+        the scan ends too early.
     """
     bits, count, at = state[0], state[1], np.int64(state[2])
     for unit in range(num_units):
@@ -195,7 +195,7 @@ def decode_units(
             # Unsigned indices spare numba's test for negative ones.
             block = blocks[np.uint64(b)]
             slot = np.uint64(block[BLOCK_DC])
-            # Load until there are at least 56 bits; those loaded twice are the same both times.
+            # Load until there are at least 56 bits. Some are loaded twice, but are equal, so `|=` is safe.
             bits |= load_be64(data, at) >> count
             at += np.int64((np.uint64(63) - count) >> np.uint64(3))
             count |= np.uint64(56)
@@ -273,7 +273,7 @@ def _value(bits, taken, size):
     """Return the coefficient whose magnitude is the last `size` of the first `taken` bits."""
     rest = bits << (taken - size)
     value = np.int64(rest >> (np.uint64(63) - size) >> np.uint64(1))
-    # A magnitude that begins with 0 is negative.
+    # If its bits begin with 0, the coefficient is negative.
     return value + (~(np.int64(rest) >> 63) & (1 - (1 << np.int64(size))))
 
 

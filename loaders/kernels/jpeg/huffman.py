@@ -18,7 +18,7 @@ ROWS = 1 << PEEK_BITS
 # bits, which are 248 bytes; the rest allows reading whole words.
 SLACK = 288
 # A table entry: bits taken (4 bits), coefficients covered (8 bits from bit 4), end of block (bit 15). It is 0
-# if the index holds no whole symbol, or an illegal one.
+# if the index begins with no whole symbol, or with an illegal one.
 END = 1 << 11  # the end-of-block bit, in an entry shifted right by 4
 # Offsets in `codes`, for code lengths 1 to 16: the last code (-1: none); what to add to a code to get the
 # index of its symbol.
@@ -33,7 +33,7 @@ def build_table(raw, is_ac, table, codes, scratch):
         raw: uint8 [>= 16 + 256], the Huffman table as in a DHT segment: 16 counts and the symbols.
         is_ac: whether a symbol holds run and size, as in AC tables, or only a size.
         table: uint16 [ROWS], out.
-        codes: int32 [34], out, for codes that are longer than the look-up.
+        codes: int32 [34], out, for `find_symbol`.
         scratch: uint16 [ROWS].
     """
     code, place = 0, 0
@@ -113,7 +113,7 @@ def unstuff(data, at, stop, out):
         out: uint8 [>= stop - at + SLACK], the copy, followed by SLACK zeros.
 
     Returns:
-        The number of bytes copied, and the position of the marker, or `stop` if there is none.
+        The number of bytes copied, and the position where copying ended: that of the marker, if there is one.
     """
     size = 0
     while at < stop:
@@ -163,7 +163,8 @@ def walk_scan(data, size, num_units, blocks, num_blocks, raws, tables, codes):
             table = np.uint64(blocks[np.uint64(block), 0]) << np.uint64(PEEK_BITS)
             k = 0
             while k < 64:
-                # Load until there are at least 56 bits; those loaded twice are the same both times.
+                # Load until there are at least 56 bits. Some are loaded twice, but are equal, so
+                # `|=` is safe.
                 bits |= load_be64(data, at) >> count
                 at += np.int64((np.uint64(63) - count) >> np.uint64(3))
                 count |= np.uint64(56)
@@ -187,7 +188,10 @@ def walk_scan(data, size, num_units, blocks, num_blocks, raws, tables, codes):
 
 @inlined
 def _one_symbol(raw, codes, bits, k):
-    """Return the bits of a symbol with its magnitude and the next k (END + k: block ends); 0, 0 if bad."""
+    """Return the number of bits of a symbol and its magnitude, and the next k; 0, 0 if the symbol is illegal.
+
+    The next k is END + k if the symbol ends the block.
+    """
     symbol, length = find_symbol(raw, codes, np.int64(bits >> np.uint64(48)))
     if length == 0:
         return 0, 0

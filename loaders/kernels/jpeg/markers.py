@@ -1,7 +1,7 @@
 """Read the markers before the scan of a JPEG of the usual kind.
 
-A JPEG of the usual kind has legal markers, an 8-bit baseline frame in gray or YCbCr, one interleaved scan,
-and no restart intervals. All other files are left to libjpeg-turbo.
+A JPEG of the usual kind has legal markers, an 8-bit baseline frame in gray or YCbCr (chroma of full or half
+size), one interleaved scan, and no restart intervals. All other files are left to libjpeg-turbo.
 
 Source: ITU-T T.81, annex B.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from loaders.kernels.cache import inlined
 
 HEIGHT, WIDTH, CLEAN, HAS_EXIF = 0, 1, 2, 3  # indices into the facts of a file
-RAW_BYTES = 16 + 256  # size of a Huffman table: the number of codes of each length, then the symbols
+RAW_BYTES = 16 + 256  # most of a Huffman table: the number of codes of each length, then the symbols
 NUM_TABLES = 8  # number per file: four quantisation tables, four Huffman tables
 MAX_BLOCKS = 10  # most blocks of a minimum coded unit by the standard; 6 in the usual kind
 NUM_CODES = 34  # length of an array of codes; see `huffman.LAST`

@@ -50,7 +50,7 @@ class ScanTables:
 
 
 def scan_jpegs(data: NDArray[np.uint8], starts: NDArray[np.int64], tables: ScanTables) -> NDArray[np.int64]:
-    """Find the size of each file, and whether it is clean.
+    """Find the size of each image in pixels, and whether its file is clean.
 
     Args:
         data: uint8 [total], the files one after the other.

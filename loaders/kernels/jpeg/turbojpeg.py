@@ -138,8 +138,8 @@ class Decompressor(_State):
             uint8 [H, W, channels of `form`].
 
         Raises:
-            ValueError: damage, or too many pixels; the text is the library's. A decompressor that has met
-                a damaged header refuses every later image: replace it.
+            ValueError: damage, with the library's text, or too many pixels. A decompressor that has met a
+                damaged header refuses every later image: replace it.
         """
         source = np.frombuffer(data, np.uint8)
         size = len(source)

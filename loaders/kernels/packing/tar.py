@@ -17,7 +17,7 @@ _LABEL_BYTES = 20
 
 
 def members_bound(num_data_bytes: int, num_name_bytes: int, num_images: int) -> int:
-    """Return the most bytes that the tar members of `num_images` images can take."""
+    """Return an upper bound, in bytes, for the tar members of `num_images` images."""
     # Per image: two headers, two long names with their headers, the label, and the padding of each part.
     return num_data_bytes + 2 * num_name_bytes + num_images * 10 * _BLOCK
 
@@ -40,7 +40,8 @@ def add_members(
         keys: uint8 [total], the keys in UTF-8.
         key_starts: int64 [N + 1], where each begins in `keys`.
         labels: int64 [N], -1 for none.
-        headers: uint8 [2, 512], headers of a file and of a long name, without name, size and checksum.
+        headers: uint8 [2, 512], headers of a file, without its name, and of a long name; both without size
+            and checksum.
 
     Returns:
         The bytes written, and int64 [N, 3]: offset of each image in `out`, offset of its label, and bytes of

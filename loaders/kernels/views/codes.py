@@ -25,8 +25,7 @@ NOISE = 16  # top, left, bottom, right in pixels of the view; random key, two wh
 ROUNDING = 2.0**-10
 """Margin, on the scale of 255, that exceeds the rounding errors by which values on processors and devices
 differ. A channel whose values span at most this margin counts as constant, and a value that is below a
-threshold
-by at most this margin counts as having reached it."""
+threshold by at most this margin counts as having reached it."""
 
 HALF = 0.5 + ROUNDING
 """Added to a value before it is truncated to a whole level. It exceeds 0.5, so that a half is rounded up even

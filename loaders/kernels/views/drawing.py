@@ -204,7 +204,7 @@ def draw_randaugment(
 
 @exact_kernel
 def draw_cutout(seed, epochs, rows, view, operation, p, low, high, resolution, fill, slot, codes, args):
-    """With probability p, draw a square, clipped to the view; its side is a share in [low, high] of R."""
+    """With probability p, draw a square, clipped to the view, with low to high times the view's side."""
     for i in range(len(rows)):
         u0, u1, u2, u3 = uniform4(seed, epochs[i], rows[i], view, operation, _FIRST)
         if u0 >= p:
@@ -223,7 +223,7 @@ def draw_cutout(seed, epochs, rows, view, operation, p, low, high, resolution, f
 def draw_erasing(
     seed, epochs, rows, view, operation, p, scale, log_ratio, resolution, noise, fill, slot, codes, args
 ):
-    """Draw rectangles like torchvision's RandomErasing: the first of ten tries that is smaller than the view.
+    """With probability p, draw a rectangle like torchvision's RandomErasing: the first of 10 tries that fits.
 
     Args:
         noise: bool, draw a key for noise instead of writing `fill`.

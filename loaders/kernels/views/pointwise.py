@@ -1,7 +1,8 @@
 """Colour operations on a tile of planar float32 pixels in [0, 255]; each is one vectorised pass in cache.
 
 The slices r, g, b (float32, of equal length) and `channel` are changed in place. The arithmetic is
-torchvision's (v2 functional, float images), clamping included.
+torchvision's (v2 functional, float images), clamping included; but posterising and equalising, as in PIL,
+work on whole levels, and `STANDARDIZE` is this project's.
 """
 
 from __future__ import annotations

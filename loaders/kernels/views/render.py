@@ -57,12 +57,12 @@ class Scratch(NamedTuple):
     first: NDArray[np.int32]  # [2, P] first taps of rows and columns; P as in `resample`
     weights: NDArray[np.float32]  # [2, T * P] tap weights of rows and columns
     rounded: NDArray[np.int32]  # [2, P * T] the same by Pillow's arithmetic
-    base: NDArray[np.int32]  # [2 * P / LANES] smallest source index of each block of columns
+    base: NDArray[np.int32]  # [2 * P / LANES] see `block_columns` and `narrow_blocks`
     order: NDArray[np.uint8]  # [P] source columns relative to the smallest of their block
     ring: NDArray[np.float32]  # [S * 3 * P] widened rows
     held: NDArray[np.int32]  # [S] numbers of the rows in `ring`
     axis: NDArray[np.float64]  # [3, P]
-    line: NDArray[np.float32]  # [LINES * 3 * (widest crop + slack)], finite, since weights of 0 meet all
+    line: NDArray[np.float32]  # [LINES * 3 * (widest crop + slack)], finite, so that weight 0 gives 0
     columns: NDArray[np.float32]  # [LINES * 3 * (widest crop + slack)], the same transposed
     sums: NDArray[np.float32]  # [3 * LINES * LANES]
     sums_of_bytes: NDArray[np.int32]  # [R] or more

@@ -16,7 +16,7 @@ _ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 
 
 class _Listener:
-    """Routes Pillow's warnings to the thread that decodes; all other warnings go where they went before.
+    """Collects the warnings of threads that decode; those of other threads go where they went before.
 
     `warnings.catch_warnings` affects the whole process, so threads that decode at the same time share one.
     """
@@ -65,7 +65,7 @@ _stderr_lock = threading.Lock()
 
 @contextmanager
 def decoder_messages() -> Iterator[list[str]]:
-    """Collect Pillow's warnings inside the block; yield the list, which is complete at the end."""
+    """Yield a list that collects this thread's warnings; at the end it keeps the first few different ones."""
     messages = _listener.enter()
     try:
         yield messages

@@ -94,7 +94,7 @@ class _Metadata:
 
     @property
     def orientation(self) -> int:
-        """The orientation in EXIF, or in XMP if EXIF has none; 1 if both have none."""
+        """The orientation in EXIF, or in XMP if EXIF has none; 1 if it is missing or not 1 to 8."""
         found = _exif_orientation(self.exif)
         if found is None and (match := _XMP_ORIENTATION.search(self.xmp)):
             found = int(match[1])

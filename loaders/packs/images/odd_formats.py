@@ -70,8 +70,8 @@ def decode_any(data: bytes, max_pixels: int) -> DecodedImage:
     """Decode the first frame of any bitmap to RGB, by `to_rgb`.
 
     Raises:
-        BadImage: the data is not an image, is damaged, has a format that is not read, or has more than
-            `max_pixels` pixels.
+        BadImage: the data is not an image, is damaged, has a format that cannot be read, or has too many
+            pixels.
     """
     extra = extra_of(data)
     formats = _known_formats() if extra is None else (extra.pillow_name,)

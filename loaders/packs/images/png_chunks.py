@@ -1,7 +1,7 @@
-"""Remove the chunks of a PNG that do not affect its pixels.
+"""Remove the texts and the colour profile of a PNG, which do not affect its pixels.
 
-Pillow inflates every text chunk and refuses an image whose texts are large. Texts that may hold an
-orientation stay.
+Pillow inflates every text chunk and refuses an image whose texts are large. Texts of up to
+64 KiB that may hold an orientation stay.
 
 Source: W3C, Portable Network Graphics, third edition, chapters 5 and 11.
 """
@@ -32,7 +32,7 @@ def ends(data: bytes) -> bool:
 
 
 def without_texts(data: bytes) -> bytes:
-    """Return a PNG without text and colour-profile chunks; leave all from a cut-off chunk on as it is."""
+    """Return a PNG without colour profile and texts, as the module says; a cut-off chunk at the end stays."""
     position, end = len(SIGNATURE), len(data)
     pieces, first = [], 0
     while position + _FRAME_BYTES <= end:

@@ -18,7 +18,7 @@ _QUALITY = 80
 def thumbnail(pack: Pack, row: int, side: int = THUMBNAIL_PX) -> bytes:
     """Return a JPEG file of a row's image, scaled down so that its longer side is at most `side` pixels.
 
-    An image that was damaged after packing becomes a gray square; verifying reports it.
+    A JPEG that was damaged after packing becomes plain gray; verifying reports the damage.
     """
     data, columns = pack.view(row), pack.columns
     full = int(columns.height[row]), int(columns.width[row])
