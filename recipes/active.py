@@ -8,8 +8,8 @@ Or fill in the column `label` of request.csv with class names. Then
 
     python recipes/active.py --pack packs/mine --filled runs/ask/request.csv --out runs/bought
 
-writes bought.parquet, a label table for the `--extra-labels` of every recipe. In experiments `--oracle`
-takes the labels from the pack's own table instead and writes bought.parquet at once.
+writes bought.parquet, a label table for the `--extra-labels` of recipes with labels. In experiments
+`--oracle` takes the labels from the pack's own table instead and writes bought.parquet at once.
 
 As long as no image has a label, there is no classifier: use `--strategy random`, which needs no network, or
 `--strategy k_centre`, which chooses images far apart in the features of any backbone (`--init`).
@@ -51,11 +51,11 @@ class Config(PackConfig, ForwardConfig):
     """Run whose classifier gives the margins; k_centre and random need none."""
     init: Path | None = None
     """Run, checkpoint, timm:NAME, hf:REPO or weights file whose backbone gives the features of cluster_margin
-    and k_centre, see docs/pretrained.md; --run by default. Report: the one of unsupervised pre-training."""
+    and k_centre, see docs/pretrained.md; --run by default. Report: that of unsupervised pre-training."""
     backbone: str | None = None
     """Architecture of --init, if it is a weights file that does not name its own."""
     filled: Path | None = None
-    """A request.csv with its labels filled in: write bought.parquet and do nothing else."""
+    """A request.csv with its labels filled in: turn it into bought.parquet and choose no images."""
     new_classes: bool = False
     """Append the classes that --filled names and the pack lacks to the pack, permanently."""
     oracle: bool = False
@@ -72,11 +72,12 @@ class Config(PackConfig, ForwardConfig):
     labeled_split: str = "train"
     """Split whose true labels are known already; "" for none."""
     labels_per_class: int | None = None
-    """Regard only this many labels per class of that split as known; all by default."""
+    """Regard only this many labels per class as known, of --labeled-split or, if it has none, of
+    --extra-labels; all by default."""
     label_seed: int = 0
     """Seed of the choice of labels by --labels-per-class."""
     extra_labels: tuple[Path, ...] = ()
-    """Label tables from earlier requests, whose images are not requested again; not pseudo-labels."""
+    """Label tables from earlier requests, whose images are not requested again; do not give pseudo-labels."""
     test_split: str | None = None
     """Split to measure on: neither its images nor copies of them are requested. By default test, if the
     pack has such a split; "" for none."""
@@ -160,7 +161,7 @@ class Candidates:
         """Find the images and the networks; nothing is decoded yet.
 
         Raises:
-            UserError: the strategy lacks its network, all images have labels, or the oracle lacks a label.
+            UserError: the strategy lacks its network, no image is left to label, or --oracle lacks one.
         """
         needs_classifier = config.strategy in ("cluster_margin", "margin")
         if config.run is None and needs_classifier:
@@ -294,7 +295,7 @@ def open_images(config: Config, pack: Pack, known: LabelTable) -> Split:
         rows = rows[~(own | copies)]
     if len(rows) == 0:
         raise UserError("active learning: expected images without a label, found none; name other splits")
-    everything = pack.pool(pack.splits)  # holds every row, at the position of its number
+    everything = pack.pool(pack.splits)  # all rows, so that a row's position is its number
     return everything.take(rows)
 
 
@@ -326,7 +327,7 @@ def choose(config: Config, pack: Pack) -> Request:
 
 
 def write_request(config: Config, pack: Pack, request: Request) -> None:
-    """Write request.html to label on, request.csv to fill in, and request.parquet with the guesses."""
+    """Write request.html to label on, request.csv to fill in, and request.parquet with guesses, if any."""
     cells: list[tuple[str, ...]] = []
     columns = (request.row, request.cluster, request.margin, request.guess)
     for row, cluster, margin, guess in zip(*(column.tolist() for column in columns), strict=True):
@@ -357,7 +358,7 @@ def read_filled(path: Path, pack: Pack, cycle: int, new_classes: bool = False) -
         new_classes: accept classes that the pack does not have.
 
     Raises:
-        UserError: a missing file, wrong columns, an unknown class, a wrong row, or no label at all.
+        UserError: the file is missing, does not fit the pack or has no label, or the pack has no classes.
     """
     lines = list(read_rows(path, short=True))
     found = column_names(lines)

@@ -8,9 +8,10 @@ Source: Radford et al. 2015, "Unsupervised Representation Learning with Deep Con
 Adversarial Networks" (arXiv 1511.06434), section 5.1 for the features. The report, Zhu, Mananghaya, Rivera
 Ruiz 2019, adds labels to the method: see recipes/ssl_gan.py, which accepts a run of this recipe as --init.
 
-The networks are those of recipes/ssl_gan.py; one backward pass gives the gradients of both, and both take
-their steps together. Each epoch writes a sheet of generated images to samples/, and the end of the run writes
-last.png. The run warns when the generator has collapsed, so that its images are nearly all alike.
+The networks are those of recipes/ssl_gan.py; one backward pass gives the gradients of discriminator and
+generator, which take their steps together. Each epoch writes a sheet of generated images to samples/, and the
+end of the run writes last.png. The run warns when the generator has collapsed, so that its images are nearly
+all alike.
 
 The algorithm is in `Dcgan.training_step`, its losses in `engine.objectives.dcgan`.
 """
@@ -32,9 +33,10 @@ class Config(GanConfig):
     split: str = "unlabeled"
     """Split of the pack to train on; its labels are not read."""
     backbone: str = "gan_discriminator_96"
-    """Discriminator, that of recipes/ssl_gan.py; its name ends with its width in channels."""
+    """Discriminator, as in recipes/ssl_gan.py; its name ends with its width in channels."""
     resolution: Count = 64
-    """Side length of the images: 4, 5, 6 or 7 times 4, 8, 16 or 32 pixels. Paper: 64 and 32; report: 96."""
+    """Side length of the images: 4, 5, 6 or 7 pixels, times 4, 8, 16 or 32, such as 32, 64 or 96. Paper: 64
+    and 32; report: 96."""
     flip_p: float = 0.5
     """Probability of a horizontal flip; use 0 where left and right carry meaning."""
     epochs: Count = 25

@@ -46,7 +46,7 @@ class Config(StartConfig):
     num_clusters: Count = 10000
     """Number of clusters of k-means. Paper: 10000, ten times the number of ImageNet's classes."""
     pca_components: Count = 256
-    """Number of principal components that are whitened, normalised and clustered. Paper: 256."""
+    """Largest number of principal components, which are whitened, normalised and clustered. Paper: 256."""
     kmeans_iterations: Count = 20
     """Iterations of Lloyd's algorithm. Authors' code: 20."""
     lr: float = 0.05

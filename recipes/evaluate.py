@@ -141,7 +141,7 @@ class BySide(nn.Module):
     """A classifier for views of several side lengths, with one network for each."""
 
     def __init__(self, network: Classifier, sides: Iterable[int]) -> None:
-        """Fit the network to every side length; a network whose parts depend on it is copied.
+        """Fit the network to every side length; a network whose parts depend on the side is copied.
 
         Raises:
             UserError: the backbone cannot take one of the side lengths.
@@ -214,7 +214,7 @@ def write_predictions(out: Path, pack: Pack, evaluated: Evaluated) -> None:
 
 
 def write_report(config: Config, pack: Pack, evaluated: Evaluated, shared: Account) -> ClassificationReport:
-    """Write classification.json, confusions, precision at several ranks, and both plots."""
+    """Write classification.json, confusions and precision at ranks as tables, and two plots."""
     report = evaluated.report()
     by_view = {name: evaluated.report(number).figures() for number, name in enumerate(evaluated.views)}
     per_class = {
@@ -235,7 +235,7 @@ def write_report(config: Config, pack: Pack, evaluated: Evaluated, shared: Accou
     write_ranks(config.out, evaluated)
     confusion = draw_confusion(report.confusion, pack.classes)
     save_picture(config.out / "confusion.png", confusion)
-    if confusion.caption:  # class names that no font can draw, or pooled cells
+    if confusion.caption:  # it tells of class names that no font can draw, or of pooled cells
         tell(f"confusion.png: {confusion.caption}")
     save_picture(config.out / "calibration.png", draw_reliability(report.reliability))
     return report
@@ -274,7 +274,7 @@ def evaluate(config: Config) -> tuple[Evaluated, ClassificationReport | None]:
 
 
 def print_report(console: Console, split: str, evaluated: Evaluated, report: ClassificationReport) -> None:
-    """Print one row per view and one for their mean."""
+    """Print one row per view and, for several views, one for their mean."""
     table = Table(
         "view", "top 1", "top 5", "mean of classes", "calibration error",
         title=f"{report.num_images:,} images of split {split!r}, %",

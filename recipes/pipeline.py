@@ -1,4 +1,4 @@
-r"""The whole pipeline of the winning report: each stage starts from the one before and is measured.
+r"""The whole pipeline of the winning report, stage after stage, with a table of test accuracies.
 
 Example:
     python recipes/pipeline.py --pack packs/mine --backbone resnet50 --resolution 96 --oracle --out runs/all
@@ -38,7 +38,7 @@ Stage = Literal["scratch", "pretrain", "fine_tune", "rounds", "fixmatch", "activ
 
 @dataclass(frozen=True, kw_only=True)
 class Config(PackConfig, PresetOptions):
-    """Run all stages on one pack and measure each."""
+    """Run all stages on one pack and measure their classifiers."""
 
     out: Path
     """Folder for the results of all stages; stages that were begun there are continued."""
@@ -51,21 +51,22 @@ class Config(PackConfig, PresetOptions):
     labeled_split: str = "train"
     """Split whose true labels are used; if it is "" or has no labels, --extra-labels alone are used."""
     labels_per_class: int | None = None
-    """Use only this many labels per class, of that split or of --extra-labels alone; all by default."""
+    """Use only this many labels per class, of --labeled-split or, if it has none, of --extra-labels; all by
+    default."""
     extra_labels: tuple[Path, ...] = ()
-    """Further label tables to train on, in every stage. If a row has several labels, the first counts."""
+    """Further label tables, for all stages with labels. If a row has several labels, the first counts."""
     unlabeled_split: str = "unlabeled"
     """Split of the images without labels."""
     test_split: str = "test"
     """Labelled split to measure on."""
     allow_leak: bool = False
-    """Train even on labels of that split or of copies of its images; results list these under leaks."""
+    """Train even on labels of --test-split or of copies of its images; results list these under leaks."""
     seed: int = 0
     """Seed of the weights, the order, the views and the choice of labels."""
     flip_p: float = 0.5
     """Probability of a horizontal flip; use 0 where left and right carry meaning."""
     skip: tuple[Stage, ...] = ()
-    """Stages to leave out; each stage starts from the last one before it that ran."""
+    """Stages to leave out; each stage starts from the last one before it that ran, not counting scratch."""
     oracle: bool = False
     """Take the labels of the active stage from the pack's own table, for experiments."""
     sizes: tuple[Count, ...] = (96, 144, 192)
@@ -75,7 +76,7 @@ class Config(PackConfig, PresetOptions):
     pretrain: Pretrain = field(default_factory=Pretrain)
     """Barlow Twins on the unlabelled images."""
     fine_tune: FineTune = field(default_factory=FineTune)
-    """Training on the true labels."""
+    """Training on the true labels, also from scratch."""
     rounds: Rounds = field(default_factory=Rounds)
     """Rounds of balanced pseudo-labels."""
     fixmatch: SemiSupervised = field(default_factory=SemiSupervised)
@@ -252,7 +253,7 @@ def rounds(chain: Chain) -> None:
 
 
 def both_splits(config: Config) -> tuple[str, ...]:
-    """Return the splits that FixMatch uses as unlabelled images, which include the labelled split."""
+    """Return the splits that FixMatch uses as unlabelled images: the labelled, if any, and the unlabelled."""
     return tuple(split for split in (config.labeled_split, config.unlabeled_split) if split)
 
 
@@ -285,7 +286,7 @@ def fixmatch_stage(chain: Chain) -> None:
 
 
 def pseudo_labels(chain: Chain) -> Path:
-    """Label the images of each class of which `chain.best` is surest; return the table, made only once."""
+    """Label, for each class, the images of which `chain.best` is surest, once; return the table's path."""
     config, path = chain.config, chain.config.out / "fixmatch-labels.parquet"
     assert chain.best is not None
     pool, per_class, top_k = (config.unlabeled_split,), config.fixmatch.pseudo_per_class, config.rounds.top_k
@@ -394,7 +395,7 @@ def check_sizes(config: Config, pack: Pack) -> None:
     """Refuse sizes for which the pack has too few images or labels.
 
     Raises:
-        UserError: more labels per class, images per step or clusters than the pack has, or no whole oracle.
+        UserError: a stage needs more labels or images than the pack has, or --oracle lacks a label.
     """
     few = (config.labeled_split, config.labels_per_class, config.seed, config.extra_labels)
     unlabeled, known = pack.split(config.unlabeled_split), training_labels(pack, *few)

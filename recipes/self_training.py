@@ -62,8 +62,8 @@ class Config(PhasesConfig):
     min_crop: float = 0.08
     """Smallest fraction of the image's area that a training view shows."""
     go_on_from: Keep = "last"
-    """Network that labels the next round and is kept at the end. last: that of the latest round; best: that
-    of the round with the highest validation accuracy."""
+    """Network that labels the next round and is kept at the end. last: the newest; best: the one with the
+    highest validation accuracy, possibly the one before the first round."""
     labels_only: bool = False
     """Only label, with the classifier of --init and the first P, and count duplicates; train nothing."""
 
@@ -205,7 +205,7 @@ def surest_labels(
     out: Path,
     device: Device = "auto",
 ) -> LabelTable:
-    """Label the images of each class of which a run's classifier is surest, each image with one class.
+    """Label, for each class, the images of which a run's classifier is surest; an image gets one class only.
 
     Args:
         splits: splits to choose from.

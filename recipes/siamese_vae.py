@@ -56,7 +56,8 @@ class Config(RunConfig):
     """Distance between two codes. cosine: 1 - cosine, as in Wang and Gupta; euclidean: Euclidean distance,
     for which a good --margin depends on the scale of the codes."""
     triplet_weight: float = 100.0
-    """Weight of the triplet loss, large as the reconstruction is a sum over pixels. This project's choice."""
+    """Weight of the triplet loss; large, since the reconstruction is a sum over pixels. This project's
+    choice."""
     margin: float = 0.5
     """Margin by which another image should be farther away than the other view. Paper: 0.5, for cosine."""
     reconstruction: Reconstruction = "bce"

@@ -35,7 +35,8 @@ class Config(GanConfig, SemiConfig):
     backbone: str = "gan_discriminator_96"
     """Discriminator; its name ends with its width in channels. Paper: 96 and 192 channels."""
     resolution: int = 32
-    """Side length of the images: 4, 5, 6 or 7 times 4, 8, 16 or 32 pixels. Paper: 32; report: 96."""
+    """Side length of the images: 4, 5, 6 or 7 pixels, times 4, 8, 16 or 32, such as 32, 64 or 96. Paper: 32;
+    report: 96."""
     epochs: int = 1200
     """Passes over the unlabelled images. Authors' code: 1,200."""
     batch_size: int = 100
@@ -45,7 +46,8 @@ class Config(GanConfig, SemiConfig):
     noise_size: Count = 100
     """Size of the noise vector behind an image, drawn uniformly from [0, 1). Authors' code: 100."""
     generator_width: Count = 128
-    """Generator's channels at half the resolution, doubled in each earlier layer. Authors' code: 128."""
+    """Generator's channels at half the resolution; each earlier layer has twice as many, up to 8 times this.
+    Authors' code: 128."""
     dropout: float = 0.5
     """Dropout rate in the discriminator, and 0.4 times this rate on its input. Authors' code: 0.5 and 0.2."""
     lr: float = 3e-4

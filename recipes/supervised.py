@@ -64,7 +64,7 @@ class Config(ClassifierConfig):
     beside the weights. During a warm-up the decay is smaller. By default there is no average."""
 
     def __post_init__(self) -> None:
-        """Refuse a shift that the view does not use, and label smoothing of 1 or more."""
+        """Refuse a shift above 0.5 or without --view shift, and label smoothing of 1 or more."""
         super().__post_init__()
         if self.shift is not None and (self.view != "shift" or self.shift > 0.5):
             raise UserError(

@@ -4,16 +4,16 @@ Example:
     python recipes/transfer.py --pack packs/mine --init runs/barlow --labels-per-class 1 2 5 10 \
         --seeds 0 1 2 --out runs/transfer
 
-`--init` is a run of any recipe, or one of its checkpoints; `--method` decides how it is used:
+`--init` is a run of any recipe or another pre-trained network; `--method` decides how it is used:
 
 * fine_tune: train backbone and classifier together, each at its own learning rate.
 * frozen: train only a classifier on the features of `--layer`: a linear one, or one with `--hidden` layers.
-* two_stage: train first the classifier alone, then both, with a smaller rate of the classifier.
+* two_stage: train first the classifier alone, then both, the classifier at a smaller learning rate.
 * knn: train nothing; the nearest labelled neighbours vote.
 
 By default, a linear classifier on the pre-trained backbone starts as the linear probe of its features, and
 training does not end below that probe. Linear classifiers on the last layer are saved in the run folders.
-Both kinds of network get the same labels; their settings are `--pretrained.*` and `--from-scratch.*`.
+The network from scratch gets the same labels; the settings are `--pretrained.*` and `--from-scratch.*`.
 
 Muaz and Kumar's classifier: --method two_stage --layer conv4 --layer-side 6 --hidden 4096 4096 --patience 5
 --validation-share 0.2. The 2021 report's search over learning rates: --grid --validation-share 0.2.
@@ -80,7 +80,7 @@ class Config(PackConfig):
     layer_side: Count = 1
     """Side length to which the feature map of --layer is pooled before flattening; AlexNet's own is 6."""
     hidden: tuple[int, ...] = ()
-    """Sizes of the layers (with BatchNorm) before the last one; empty for none. RotNet: 4096 4096."""
+    """Sizes of the classifier's hidden layers (with BatchNorm); empty for none. RotNet: 4096 4096."""
     pretrained: FineTuning = PRETRAINED
     """Training of the pre-trained network."""
     from_scratch: FineTuning = FROM_SCRATCH
@@ -92,18 +92,18 @@ class Config(PackConfig):
     validation_split: str = ""
     """Labelled split for early stopping and the grid; "" for none."""
     validation_share: float = 0.0
-    """Instead of that split: fraction of each class's labels to set aside before any choice of labels."""
+    """Instead of --validation-split: fraction of each class's labels to set aside before any choice."""
     validate_every: Count | None = None
     """Steps between validations; by default a twentieth of the training."""
     keep: Keep | None = None
-    """Weights to test: the last, or the best by validation accuracy. By default the best if the classifier
-    starts as the linear probe, so that training does not end below the probe, else the last."""
+    """Weights to test: the last, or the best by validation accuracy. With validation images, the default is
+    the best if the classifier starts as the linear probe and there is no --grid, else the last."""
     patience: int = 0
     """Stop after this many validations without improvement, and test the best weights; 0: never."""
     grid: bool = False
-    """Search --pretrained's rates on validation images, as in table 5 of the 2021 report; draw grid.png."""
+    """Search --pretrained's rates and weight decay on validation images (report: table 5); draw grid.png."""
     grid_rates: tuple[float, ...] = RATES
-    """Learning rates to pair: the backbone's below the classifier's, or the largest for both."""
+    """Learning rates of the grid: all pairs with a smaller one for the backbone, and the largest for both."""
     grid_weight_decays: tuple[float, ...] = WEIGHT_DECAYS
     """Weight decays of the grid."""
     flip_p: float = 0.5
@@ -258,7 +258,7 @@ class Session:
         return job.tuning.classifier_start == "probe" and not self.config.hidden
 
     def watched(self, job: Job) -> Validation | None:
-        """Return the plan of validation; None without one, as in a grid that keeps the last weights."""
+        """Return the plan of validation; None without its images, or if a grid keeps the last weights."""
         config, probed = self.config, self.starts_at_probe(job)
         usual: Keep = "best" if config.patience or (probed and not config.grid) else "last"
         keep = "best" if config.patience else config.keep or usual
@@ -377,7 +377,7 @@ def classify_by_neighbours(session: Session, job: Job) -> FewLabelResult:
 
 
 def plan(config: Config) -> Iterator[Job]:
-    """Yield all jobs of the command, each pre-trained one followed by its counterpart from scratch."""
+    """Yield all jobs of the command, each pre-trained one before its counterpart from scratch, if any."""
     for labels_per_class in config.labels_per_class:
         for seed in config.seeds:
             yield Job(str(config.init), config.method, config.pretrained, labels_per_class, seed)

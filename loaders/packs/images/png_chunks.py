@@ -1,7 +1,7 @@
 """Remove the texts and the colour profile of a PNG, which do not affect its pixels.
 
-Pillow inflates every text chunk and refuses an image whose texts are large. Texts of up to
-64 KiB that may hold an orientation stay.
+Pillow inflates every text chunk and refuses an image whose texts are large. Texts of up to 64 KiB that may
+hold an orientation stay.
 
 Source: W3C, Portable Network Graphics, third edition, chapters 5 and 11.
 """
