@@ -35,7 +35,8 @@ class Config(PackConfig, ForwardConfig):
     split: str = "test"
     """Split to predict; images without a label are predicted but not measured."""
     allow_leak: bool = False
-    """Measure even if the run was trained on labels of the split; classification.json states leaks."""
+    """Measure even if the run was trained on labels of the split or of copies of its images;
+    classification.json states leaks."""
     weights: Weights | None = None
     """Weights to measure: raw, or ema, their moving average; by default ema if the run has it."""
     sizes: tuple[Count, ...] = ()

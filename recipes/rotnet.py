@@ -93,7 +93,7 @@ class RotNet(Recipe):
         self.classifier = Projector(num_features, (*config.hidden, NUM_ROTATIONS))
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
-        """Show each image in all four rotations and predict which one each is (equation 3)."""
+        """Show each image in all four rotations and predict the rotations (equation 3)."""
         logits = self.classifier(self.backbone(rotate_four(batch.views[0])))
         terms = rotnet_loss(logits)
         return StepOutput(terms.loss, {"rotation_top1": terms.top1})

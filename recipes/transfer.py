@@ -332,7 +332,7 @@ class Session:
         """Return the options that decide a run's result, to be kept in its run folder."""
         fields = {name: getattr(self.config, name) for name in _DECISIVE} | asdict(tuning)
         mixing = None if self.config.mixing == "none" else (self.config.mixing, self.config.mixing_alpha)
-        fields |= {"augment": self.config.augment or None, "mixing": mixing}  # None: as in older runs
+        fields |= {"augment": self.config.augment or None, "mixing": mixing}  # None: unset, as in older runs
         fields |= {name: getattr(job, name) for name in ("init", "method", "seed", "labels_per_class")}
         fields |= {"init_weights": None if job.init == SCRATCH else weights_digest(self.start.path)}
         fields |= {"backbone": self.start.backbone, "resolution": self.start.resolution}

@@ -94,7 +94,7 @@ def _write_digits(digits, value):
 
 @inlined
 def _add_header(out, at, name, name_size, size, headers, sums):
-    """Write a member's header, preceded by a member that holds a long name; return the header's end."""
+    """Write a member's header, after a further member for the name if it is long; return the header's end."""
     if name_size > _NAME_BYTES:
         at = _one_header(out, at, headers[1], sums[1], headers[1], 0, name_size + 1)
         name[name_size] = 0

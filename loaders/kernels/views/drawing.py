@@ -1,4 +1,4 @@
-"""Turn random numbers into the parameters of views, for every operation of a policy.
+"""Turn random numbers into the parameters of views: of the geometry and the operations of a policy.
 
 `seed` is int64; `epochs` and `rows` are int64 [B]; `view` and `operation` are part of the counter of
 `uniform4`. The last arguments are arrays of `ViewParameters`, which the functions write.

@@ -1,4 +1,4 @@
-"""Colour operations on a tile of planar float32 pixels in [0, 255]; each is one vectorised pass in cache.
+"""Colour operations on a tile of planar float32 pixels in [0, 255]; each is one pass in cache.
 
 The slices r, g, b (float32, of equal length) and `channel` are changed in place. The arithmetic is
 torchvision's (v2 functional, float images), clamping included; but posterising and equalising, as in PIL,

@@ -3,8 +3,8 @@
 The view is computed in tiles of rows that fit the first-level cache. A traverse makes each tile (by
 resampling, by a spatial operation on the view of the last traverse, or from that view itself) and applies all
 pointwise operations that follow. It ends with the final write, or where an operation needs the whole view:
-statistics, a blur, another spatial operation. A Barlow view takes one to four traverses; one pass for each of
-its operations would make ten.
+statistics, a blur, another spatial operation. A Barlow view takes one to three traverses; one pass for each
+of its operations would make ten.
 """
 
 from __future__ import annotations

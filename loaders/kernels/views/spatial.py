@@ -42,7 +42,7 @@ def warp_rows(source, plane, resolution, args, top, rows, places, out, step, sta
 
 @inlined
 def sharpen_rows(source, plane, resolution, factor, top, rows, out, step, start):
-    """Blend each pixel with the mean of its 3 x 3 block (its own weight is 5 of 13); leave out the border."""
+    """Blend inner pixels with the mean of their 3 x 3 blocks, in which the pixel itself counts 5 of 13."""
     rest = (np.float32(1.0) - factor) / np.float32(13.0)
     for channel in range(3):
         for k in range(rows):

@@ -37,8 +37,8 @@ def streaming_pays() -> bool:
     """Measure, once per process, whether stores that bypass the caches are clearly faster than plain ones.
 
     A batch is read only long after it was written, but a plain store first fetches the cache line from memory
-    and then evicts something useful. Bypassing the caches is three times as fast on one processor and half as
-    fast on another (docs/performance.md). The values written are the same.
+    and then evicts something useful. Bypassing the caches is three times as fast on one processor, but slower
+    on another (docs/performance.md). Both ways write the same values.
     """
     memory = aligned_zeros((_PROBE_FLOATS,), np.float32)
     return _least_seconds(_put_all, memory) > _CLEARLY * _least_seconds(_stream_all, memory)
