@@ -31,8 +31,8 @@ _LAST, _PLACE = 0, 17
 # overflow differently.
 _MOST = 8191
 _BEHIND = 2 * END  # positions past the end of a block that an advance can reach
-# Row-major position in a block of each coefficient of the zigzag order; coefficients past its end share one
-# unused position.
+# Row-major position in a block of each coefficient of the zigzag order; coefficients past the block's end
+# share one unused position.
 PLACES = np.array(
     sorted(range(64), key=lambda i: (i // 8 + i % 8, (i // 8 if (i // 8 + i % 8) % 2 else i % 8)))
     + [64] * _BEHIND,
