@@ -104,7 +104,7 @@ document.getElementById("add").onsubmit = event => {
   event.preventDefault();
   const input = document.getElementById("new");
   add(input.value.trim());
-  store.set();  // not in add: what was kept is given back class by class, before its labels
+  store.set();  // not in add, which restores the kept classes one by one before their labels
   input.value = "";
   input.blur();
 };
