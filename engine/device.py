@@ -12,7 +12,7 @@ from loaders.common.checks import check_one_of
 from loaders.common.errors import UserError
 
 _SWITCH = "ACCELERATE_USE_CPU"
-# The values that accelerate accepts.
+# The values that accelerate accepts; "" also stands for an unset variable.
 _ON, _OFF = ("1", "true", "t", "yes", "y", "on"), ("", "0", "false", "f", "no", "n", "off")
 _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 

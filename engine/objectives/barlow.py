@@ -64,7 +64,7 @@ def barlow_twins_loss(z_a_BD: Tensor, z_b_BD: Tensor, redundancy_weight: float =
         The loss and its parts, equal on every rank.
 
     Raises:
-        ValueError: shapes that differ or are not [B, D], or half precision.
+        ValueError: shapes or dtypes that differ, shapes that are not [B, D], or half precision.
     """
     if z_a_BD.ndim != 2 or z_a_BD.shape != z_b_BD.shape:
         raise ValueError(

@@ -47,7 +47,7 @@ def pretext_loss(logits_BC: Tensor, target: Tensor) -> PretextTerms:
 
 
 def class_weights(counts: Tensor, effective: bool = False) -> Tensor:
-    """Return class weights that make rare classes count as much as frequent ones.
+    """Return class weights that raise the share of rare classes in a loss.
 
     Args:
         counts: int64 [C], labels of each class, not all 0.

@@ -29,7 +29,8 @@ class FixMatchTerms:
     Attributes:
         loss: supervised + weight * unsupervised.
         supervised: mean cross-entropy of the labelled rows.
-        unsupervised: summed cross-entropy of the confident unlabelled rows, divided by M.
+        unsupervised: summed cross-entropy of the confident unlabelled rows, divided by the number of all
+            unlabelled rows.
         mask_rate: share of the unlabelled rows that are confident, detached.
     """
 

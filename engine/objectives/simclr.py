@@ -28,7 +28,7 @@ def simclr_loss(z_a_BD: Tensor, z_b_BD: Tensor, temperature: float = 0.1) -> Pre
         The loss, and the share of views whose nearest other view is of the same image.
 
     Raises:
-        ValueError: shapes that differ, or half precision.
+        ValueError: shapes or dtypes that differ, shapes that are not [B, D], or half precision.
     """
     if z_a_BD.ndim != 2 or z_a_BD.shape != z_b_BD.shape:
         raise ValueError(

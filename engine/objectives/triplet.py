@@ -46,7 +46,7 @@ def triplet_loss(
             embeddings.
 
     Raises:
-        ValueError: shapes differ, or there are fewer than two images over all ranks.
+        ValueError: shapes differ or are not [B, D], or there are fewer than two images over all ranks.
     """
     if anchor_BD.ndim != 2 or anchor_BD.shape != positive_BD.shape:
         raise ValueError(

@@ -64,7 +64,8 @@ def vicreg_loss(
         covariance_weight: the paper's nu, 1.
 
     Raises:
-        ValueError: shapes differ, half precision, or fewer than two rows over all ranks.
+        ValueError: shapes or dtypes differ, shapes are not [B, D], half precision, or fewer than two rows
+            over all ranks.
     """
     if z_a_BD.ndim != 2 or z_a_BD.shape != z_b_BD.shape or len(z_a_BD) * world_size() < 2:
         raise ValueError(

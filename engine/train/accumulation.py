@@ -1,6 +1,6 @@
 """Gradient accumulation: the gradient of a whole batch, computed from parts that fit into memory.
 
-`Recipe.parts` names one of two ways:
+`Recipe.parts` names one of two ways, or "none":
 
 "rows": if the loss is a mean over rows, the mean of the parts' gradients is the gradient of the batch.
 
@@ -10,8 +10,8 @@ the parts again, with a graph, and sends these gradients back through it. By the
 gradient of the batch, at the cost of one more forward pass (the gradient cache of Gao et al. 2021, arXiv
 2101.06983).
 
-BatchNorm normalises each part by the part's own statistics, as it would in smaller batches. Each part updates
-the running statistics once, in the second pass if there are two.
+BatchNorm normalises each part by the part's own statistics, as it would in smaller batches. The running
+statistics follow each part in one pass only: the second if there are two.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class Accumulator:
 
         Args:
             model: `Shell(recipe)`, prepared by the Accelerator.
-            micro: number of labelled images in a part on each process; None for one part.
+            micro: number of images (labelled ones in paired batches) in a part on each process; None for one
+                part.
 
         Raises:
             UserError: `micro` does not divide a process's share of the batch, or the recipe's loss cannot be

@@ -18,10 +18,10 @@ _MOVED = 0.005  # least relative change of the loss that counts as movement
 
 
 def advise_before(config: Any, recipe: Recipe, steps_per_epoch: int | None = None) -> None:
-    """Print a warning for each setting that makes training useless.
+    """Print warnings about settings that are probably mistakes.
 
     Args:
-        steps_per_epoch: needed to convert `config.steps` to epochs; None if `steps` is never set.
+        steps_per_epoch: converts `config.steps` to epochs; if it is None, `config.epochs` counts instead.
     """
     warn(before(config, recipe, steps_per_epoch))
 
@@ -81,7 +81,7 @@ def stride_of(backbone: nn.Module | None) -> int | None:
 
 
 def classes_of(recipe: Recipe) -> Sequence[str] | None:
-    """Return the names of a recipe's classes; None if it has no classifier."""
+    """Return the names of a recipe's classes; None if the recipe does not state them."""
     classes = getattr(getattr(recipe, "classifier", None), "classes", None)
     return classes if isinstance(classes, list | tuple) else None
 

@@ -68,7 +68,7 @@ def as_begun(config: ConfigT) -> ConfigT:
         config: a dataclass with pack, out, precision, device and loader; the runs are in folders below `out`.
 
     Returns:
-        The configuration with the precision and backend of those runs; "auto" stays if there are none.
+        The configuration with precision and backend "auto" replaced by what those runs recorded, if anything.
 
     Raises:
         UserError: the configuration names another precision than the one with which those runs began.

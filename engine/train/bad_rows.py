@@ -29,7 +29,7 @@ class BadRowRecorder:
         device: device for the collective by which each rank learns whether any rank has new rows.
 
     Attributes:
-        count: number of rows in the file after the last `update`, the same on every rank.
+        count: number of rows in the file when it was last read or written, the same on every rank.
     """
 
     def __init__(self, out: Path, loader: Loader[Any], device: torch.device | str) -> None:
@@ -82,7 +82,7 @@ def read_in_order(
 
 
 def forget_bad_rows(out: Path) -> None:
-    """Delete the `bad_rows.jsonl` of an earlier command whose results are replaced; keep that of a run."""
+    """Delete the `bad_rows.jsonl` of an earlier command whose results are replaced, but not a run's own."""
     if not (out / "config.json").exists():
         (out / BAD_ROWS_NAME).unlink(missing_ok=True)
 
@@ -94,7 +94,7 @@ def read_bad_rows(out: Path) -> dict[int, str]:
 
 
 def describe_bad_rows(out: Path) -> str:
-    """Return a phrase on the bad rows recorded in or below a folder, to end a summary with; "" if none."""
+    """Return the end of a summary, ", N bad rows in FILE", for files in and below a folder; "" if N is 0."""
     files = sorted(out.rglob(BAD_ROWS_NAME))
     count = len({row for file in files for row in read_bad_rows(file.parent)})
     if not count:

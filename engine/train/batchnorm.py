@@ -280,7 +280,7 @@ def forward_views(network: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
 
 
 def synchronise_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
-    """Replace every BatchNorm inside `module` by one whose statistics span all ranks.
+    """Replace every BatchNorm inside `module` by one whose statistics span all ranks, if there are several.
 
     Args:
         module: changed in place, except when it is itself a BatchNorm.
@@ -291,7 +291,7 @@ def synchronise_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
         The module, or its replacement if it is itself a BatchNorm.
 
     Raises:
-        UserError: a BatchNorm of a kind that neither replacement covers.
+        UserError: `GlobalBatchNorm` is needed and does not support a kind of BatchNorm in the module.
     """
     if world_size() == 1:
         return module

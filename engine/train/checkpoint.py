@@ -53,8 +53,8 @@ class CheckpointMeta:
         window: state of the unfinished log window, from `MetricWindow.state`; empty in older checkpoints.
         num_skipped: steps skipped so far.
         rules: rules of the recipe and of the validation, see `Recipe.rules`; empty in older checkpoints.
-        backbone: metadata of the backbone besides its name, such as its evaluation view, which the run's
-            weights files hold too; empty in older checkpoints.
+        backbone: metadata of the backbone besides its name, such as its evaluation view, as in the run's
+            weights files; empty in older checkpoints.
         validation: state of the validation, from `Validator.described`; empty in runs without validation.
         files: name of each other file -> SHA-256.
         format: version of this layout.
@@ -85,7 +85,7 @@ def save_checkpoint(
     keep: int,
     best: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Write a checkpoint and delete the oldest ones; only rank 0 calls this.
+    """Write a checkpoint and delete surplus ones; only rank 0 calls this.
 
     Args:
         folder: `checkpoints/` of the run.
@@ -93,8 +93,8 @@ def save_checkpoint(
         recipe: the module, without the wrapper of DistributedDataParallel.
         optimizer: the optimizer, without accelerate's wrapper.
         rng: states of the generators, from `gather_rng_states`.
-        keep: number of newest checkpoints to keep, at least 1.
-        best: `state_dict` of the recipe at its best validation; None if the run keeps none.
+        keep: number of checkpoints to keep, at least 1: the new one and those of the steps before it.
+        best: `state_dict` of the recipe at its best validation; None or empty if the run keeps none.
 
     Returns:
         The folder of the new checkpoint.
@@ -271,7 +271,7 @@ def load_best(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def _like(parameter: Tensor, saved: Tensor) -> Tensor:
-    """Return a saved tensor with the strides of its parameter: mixed layouts would slow every later step."""
+    """Give a saved tensor its parameter's strides, if the shapes agree: mixed layouts slow every step."""
     if saved.shape != parameter.shape:
         return saved
     return torch.empty_like(parameter, dtype=saved.dtype, device="cpu").copy_(saved)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierConfig(StartConfig, ValidationOptions):
-    """Options of every recipe that trains on labels; a recipe redeclares those that its paper sets."""
+    """Options of recipes that train on labels; a recipe redeclares those that its paper sets."""
 
     labeled_split: str = "train"
     """Split whose true labels are used; if it is "" or has no labels, --extra-labels alone are used."""
@@ -44,9 +44,9 @@ class ClassifierConfig(StartConfig, ValidationOptions):
     """Start with the classifier layer of --init too; by default that layer is new."""
     classifier_start: ClassifierStart | None = None
     """How a new classifier layer on --init is initialised. probe: as the linear probe of the frozen features;
-    this start is measured too and the best weights are kept, so the run does not end below the probe. random:
-    with random weights. Default: probe in supervised.py and for the first training of self_training.py, else
-    random, as in the papers."""
+    this start is measured too and, unless --keep is last, the run does not end below it. random: with random
+    weights. Default: probe in supervised.py and, without --stored-views, for the first training of
+    self_training.py; else random, as in the papers."""
     lr: float = 0.03
     """Peak learning rate of the backbone."""
     lr_head: float | None = None
@@ -64,7 +64,8 @@ class ClassifierConfig(StartConfig, ValidationOptions):
     """random: every view is flipped at random; in_turns: a share --flip-p of the images is mirrored in even
     epochs and the other images in odd epochs (Jordan 2024)."""
     test_flip: bool = False
-    """Test with the mean of the probabilities for each image and its mirror image; doubles the time."""
+    """Test with the mean of the probabilities for each image and its mirror image; the test takes twice as
+    long."""
     lr_vectors: Positive = 1.0
     """Learning rate of biases and BatchNorm as a multiple of the weights' learning rate. Jordan 2024: 64 for
     the biases of BatchNorm, whose scales stay at 1."""
@@ -107,7 +108,7 @@ class ClassifierConfig(StartConfig, ValidationOptions):
             )
 
     def check_sizes(self) -> None:
-        """Also refuse an odd batch size with mixing, which pairs neighbouring images."""
+        """Also refuse an odd batch or micro-batch with mixing, which pairs neighbouring images."""
         super().check_sizes()
         for option in ("batch_size", "micro_batch"):
             found = getattr(self, option)
@@ -141,7 +142,8 @@ class ClassifierConfig(StartConfig, ValidationOptions):
         """Look for test or validation images among the training labels, see `Account`.
 
         Raises:
-            UserError: this run, or one that it starts from, trains on such labels without `allow_leak`.
+            UserError: such images are found and not allowed, or an option needs validation images and there
+                are none.
         """
         from engine.labels.shared_images import account
 
@@ -155,7 +157,7 @@ class SemiConfig(ClassifierConfig):
     """Options of recipes that train on labelled and unlabelled images together."""
 
     unlabeled_splits: tuple[str, ...] = ("train", "unlabeled")
-    """Splits whose images are used without their labels; labelled images are used this way too. By default,
+    """Splits whose images are used without their labels; labelled images are usually among them. By default,
     whichever of train and unlabeled the pack has."""
 
     def on_pack(self, pack: Pack) -> Self:
@@ -169,7 +171,7 @@ class SemiConfig(ClassifierConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PhasesConfig(ClassifierConfig):
-    """Options of recipes with several trainings, each of which labels images for the next."""
+    """Options of recipes that train several times and let the networks label images in between."""
 
     unlabeled_splits: tuple[str, ...] = ("unlabeled",)
     """Splits whose images get pseudo-labels."""
@@ -179,7 +181,7 @@ class PhasesConfig(ClassifierConfig):
     features of images to label or to measure on are kept either way."""
 
     def __post_init__(self) -> None:
-        """Refuse stored views together with options that change the backbone or the views."""
+        """Refuse options that do not fit together."""
         super().__post_init__()
         if self.stored_views and not self.freeze_backbone:
             raise UserError(

@@ -46,7 +46,7 @@ ReadFeatures = Callable[[nn.Module, Path, torch.device], Features]
 
 
 class ClassifierRecipe(Recipe):
-    """A classifier trained by SGD, with a moving average of its weights if the method has one."""
+    """A classifier, trained by SGD by default, with a moving average of its weights if the method has one."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class ClassifierRecipe(Recipe):
         return rules if self.read_features is None else {**rules, **NEW_CLASSIFIER}
 
     def train(self, mode: bool = True) -> ClassifierRecipe:
-        """Set the mode; frozen backbones, and averages without own statistics, stay in evaluation mode."""
+        """Set the mode; frozen backbones, and averages without "own" statistics, stay in evaluation mode."""
         super().train(mode)
         if self.frozen:
             self.classifier.backbone.eval()
@@ -181,13 +181,13 @@ class ClassifierRecipe(Recipe):
         return networks
 
     def leave_last(self, out: Path) -> None:
-        """Write the last weights of the classifier and of its average into a folder."""
+        """Write the last weights of the classifier and of its average, if any, into a folder."""
         out.mkdir(exist_ok=True)
         for weights, network in self.networks.items():
             save_classifier(out, network, weights)
 
     def finish(self, out: Path, test_loader: Loader[Batch] | None, device: torch.device) -> Accuracy | None:
-        """Write the classifier and its average into the run folder, and measure both on the test images."""
+        """Write the classifier and any average of it into the run folder, and measure them on test images."""
         measured: dict[str, Accuracy] = {}
         for weights, network in self.networks.items():
             on_main(lambda n=network, w=weights: save_classifier(out, n, w))  # type: ignore[misc]

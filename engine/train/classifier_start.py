@@ -91,7 +91,8 @@ class ProbeStart:
             accelerator: the run's Accelerator.
 
         Returns:
-            The recipe, and the options of the loop, with `max_steps=0` if the rehearsal gained nothing.
+            The recipe and the options of the loop. Without validation images, these resume in the claimed
+            folder, and `max_steps` is 0 if a rehearsal gained nothing or was not possible.
         """
         recipe = self.build(labels)
         if validated:
@@ -110,7 +111,10 @@ class ProbeStart:
         return recipe, replace(loop, resume=True, max_steps=loop.max_steps if worth_it else 0)
 
     def _rehearse(self, labels: LabelTable, loop: LoopConfig) -> bool:
-        """Train on four fifths of the labels; return whether that beats the probe on the other fifth."""
+        """Train on four fifths of the labels; return whether that beats the probe on the other fifth.
+
+        If there are too few labels for this, return False.
+        """
         part = rehearsal_part(np.where(are_true(labels), labels.label, -1), self.config.seed)
         if part is None:
             return False

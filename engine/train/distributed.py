@@ -206,15 +206,15 @@ def make_accelerator(
         The Accelerator; buffers are not broadcast, because global BatchNorm keeps them equal on all ranks.
 
     Raises:
-        UserError: a tracker is unknown or not installed, there is no GPU for "cuda", or float16 is requested
-            on a CPU.
+        UserError: a tracker is unknown or not installed, `taken_device` refuses the device, or the precision
+            is float16 on a CPU.
     """
     check_trackers(trackers)
     prepare_trackers(trackers)
     on_cpu = taken_device(device) == "cpu"
     if not on_cpu:
         torch.set_float32_matmul_precision("high")  # TF32, for losses computed outside autocast
-        torch.backends.cudnn.benchmark = True  # since shapes do not change
+        torch.backends.cudnn.benchmark = True  # pays off, since shapes rarely change
     # If OMP_NUM_THREADS is unset under a launcher, accelerate warns and picks a number of threads.
     if on_cpu and "LOCAL_RANK" in os.environ:
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))

@@ -57,6 +57,9 @@ def build_head(num_features: int, hidden: tuple[int, ...], num_classes: int) -> 
         hidden: output sizes of the layers before the last; () for a linear classifier.
         num_classes: size of the output.
 
+    Raises:
+        UserError: a size in `hidden` is below 1.
+
     Source: Gidaris et al. 2018 (RotNet), section 4, the non-linear classifiers; the reports use three layers
         like theirs.
     """
@@ -70,7 +73,7 @@ def build_head(num_features: int, hidden: tuple[int, ...], num_classes: int) -> 
 
 
 class Transfer(Recipe):
-    """A new classifier on a backbone, or on one of its layers, trained together by cross-entropy."""
+    """A classifier, trained by cross-entropy, on a backbone or one of its layers, which may be frozen."""
 
     name = "transfer"
     mixing: tuple[Mixing, float, int] = ("none", 1.0, 0)

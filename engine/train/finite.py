@@ -31,8 +31,8 @@ class StepGuard:
 
     Args:
         module: module whose buffers a skipped step must not change.
-        on_non_finite: "stop" takes every step, and the next log step stops the run if one was bad; "skip"
-            judges each step, for which it waits for the device.
+        on_non_finite: "stop" takes every step, and the next log step or checkpoint stops the run if one was
+            bad; "skip" judges each step, for which it waits for the device.
     """
 
     def __init__(self, module: nn.Module, on_non_finite: OnNonFinite) -> None:

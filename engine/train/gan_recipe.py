@@ -55,7 +55,7 @@ class GanRecipe(Recipe):
         return torch.optim.Adam(groups, betas=(self.gan.beta1, 0.999))
 
     def begin_epoch(self, epoch: int) -> None:
-        """Write a sheet of the generator's samples, and report a collapse."""
+        """Write a sheet of the generator's samples, except before the first epoch; see `write_sheet`."""
         if epoch > 0 and rank() == 0:
             self.write_sheet(f"epoch-{epoch:04d}")
 
@@ -64,7 +64,7 @@ class GanRecipe(Recipe):
         self.write_sheet("last")
 
     def write_sheet(self, name: str) -> None:
-        """Write samples/<name>.png, and report a collapse; all sheets of a run use the same noise."""
+        """Write samples/<name>.png, and report any collapse; all sheets of a run use the same noise."""
         device = self.real_spread.device
         generator = torch.Generator(device).manual_seed(self.gan.seed)
         noise = torch.rand(

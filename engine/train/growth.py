@@ -30,7 +30,7 @@ class Growth:
         """Check that the recipe's backbone takes the smallest views.
 
         Raises:
-            UserError: it does not.
+            UserError: the backbone does not take them.
         """
         self._first, self._steps = options.start_resolution, options.grown_at * total_steps
         if self._first is None:

@@ -56,8 +56,8 @@ class TrainSummary:
     Attributes:
         step: optimizer steps done, including those before a resume.
         total_steps: steps of the full schedule.
-        loss: mean loss of the last log window.
-        metrics: means of the recipe's metrics in that window; empty if no step was left to do.
+        loss: mean loss of the last log window; NaN if there was none.
+        metrics: means of the other metrics in that window; empty if there was none.
         img_per_s: images per second over all ranks, since the process started or resumed the run, without
             the first log window if there are others.
         wait_share: share of the time measured for `img_per_s` that was spent waiting for data.
@@ -95,15 +95,16 @@ def train(
         validation: plan for measuring the recipe's `network` on validation images during training.
 
     Returns:
-        The summary. The run folder then holds the last checkpoint and the backbone's weights; the recipe
-        holds the last weights, or the best by validation if these are kept.
+        The summary. The run folder then holds the checkpoints and the backbone's weights; the recipe holds
+        the last weights, or the best by validation if these are kept.
 
     Raises:
-        UserError: a run folder of another run, a checkpoint of another recipe or network, ranks that
-            disagree, or a loss or gradient that is not finite (the message names the step and its rows).
+        UserError: the run cannot start or go on, for example because the folder holds another run, ranks
+            disagree, or a loss is not finite (the message names the step and its rows).
         LoaderError: a batch cannot be made, or another rank is gone.
         RunStopped: SIGTERM was received; a checkpoint was written, and the exit code is 75.
-        KeyboardInterrupt: Ctrl-C was pressed; a checkpoint was written, `run_command` exits with code 130.
+        KeyboardInterrupt: Ctrl-C was pressed; a checkpoint was written, unless a second Ctrl-C ended the
+            process at once. `run_command` exits with code 130.
     """
     decisive = {name: config.config[name] for name in config.config.keys() - set(config.runtime_fields)}
     taken = autocast.chosen(accelerator, loader)

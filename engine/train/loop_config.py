@@ -19,7 +19,7 @@ class LoopConfig:
     Fields not described here have the meaning of the `RunConfig` options of the same names.
 
     Attributes:
-        epochs: passes over the loader; the schedule spans all of them.
+        epochs: passes over the loader, and length of the schedule, unless `steps` is set.
         seed: seed of the network's random numbers during training (dropout); the loader has its own seed.
         on_non_finite: with either value, the bad batch is written to `bad_batches/`.
         max_steps: the run ends after this many steps, including those before a resume; with 0 it keeps its
@@ -48,5 +48,5 @@ class LoopConfig:
     backbone_metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse counts out of range."""
+        """Refuse numbers out of range."""
         check_numbers(self)

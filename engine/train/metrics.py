@@ -56,7 +56,8 @@ class MetricWindow:
     def read(self) -> dict[str, float]:
         """Return the means over steps and ranks, and empty the window.
 
-        Each mean is over the steps that have the metric; skipped steps have none, not even a loss.
+        Each mean is over the steps that have the metric; skipped steps have none, not even a loss. If all
+        steps were skipped, the loss is NaN.
 
         Raises:
             NonFiniteLossError: see `check`.

@@ -48,7 +48,7 @@ class LARS(Optimizer):
             params: parameters or groups; a group may set any of the other arguments for itself.
             lr: learning rate.
             momentum: factor of the running update.
-            weight_decay: added to the gradient before the norms are taken.
+            weight_decay: share of the weight that is added to the gradient before the norms are taken.
             trust: LARS's eta, the share of the weight's norm by which one unit of lr moves the weight.
             adapt: False leaves out the rescaling.
             foreach: update many tensors in one kernel launch; None decides as torch's own optimizers do.

@@ -1,4 +1,4 @@
-"""Replacing a recipe's schedule, or its optimizer by SGD, LARS, AdamW or Muon on the same groups."""
+"""Replaces a recipe's schedule, and its optimizer by SGD, LARS, AdamW or Muon."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from engine.train.recipe import Recipe
 from engine.train.schedule import Schedule, one_cycle, warmed, warmup_cosine
 from loaders.common.errors import UserError
 
-_MOMENTUM = 0.9  # momentum of sgd and lars, if the paper's optimizer has none
+_MOMENTUM = 0.9  # momentum of sgd and lars, if the paper's optimizer has no such option
 _MUON_MOMENTUM = 0.95  # Jordan 2024
 _FUSABLE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 _KINDS: dict[type[Optimizer], OptimizerName] = {
@@ -30,9 +30,9 @@ _KINDS: dict[type[Optimizer], OptimizerName] = {
 def choose_optimizer(recipe: Recipe, options: OptimizerOptions) -> Optimizer:
     """Return the paper's optimizer, or the one that the options name instead.
 
-    Each group keeps its weight decay and the ratio of its learning rate to that of the first group. Vectors
-    under a paper's LARS have a special rate that suits LARS alone, so another optimizer gives them the rate
-    of the first group.
+    Each group keeps its weight decay (except vectors under LARS, which have none) and the ratio of its
+    learning rate to that of the first group. Vectors under a paper's LARS have a special rate that suits LARS
+    alone, so another optimizer gives them the rate of the first group.
 
     Raises:
         UserError: the recipe works only with its own optimizer, the new optimizer lacks a learning rate, or
@@ -83,7 +83,7 @@ def choose_optimizer(recipe: Recipe, options: OptimizerOptions) -> Optimizer:
 
 
 def fused_on(device: torch.device, optimizer: Optimizer, scaled: bool = False) -> Optimizer:
-    """Return an optimizer's fused form on a GPU, whose step takes few kernel launches; else return it as is.
+    """Return an optimizer in its fused form (few kernel launches per step) if it can be used; else as it is.
 
     Args:
         device: device of the parameters when the optimizer takes its first step.
@@ -110,7 +110,7 @@ def choose_schedule(
         UserError: the options have a warm-up and one_cycle, which has its own.
     """
     warmup_steps = round(options.warmup_epochs * steps_per_epoch)
-    # The call is needed even if its result is not: recipes record the run's length in it for other ramps.
+    # Called even if the result is not used: some recipes record the run's length there, for other ramps.
     paper = recipe.make_schedule(steps_per_epoch, total_steps)
     if options.schedule == "one_cycle":
         if warmup_steps:
@@ -183,7 +183,11 @@ def _by_layer(groups: list[dict[str, Any]], recipe: Recipe, decay: float) -> Ite
 
 
 def _layer_scales(backbone: nn.Module, name: str, decay: float) -> dict[nn.Parameter, float]:
-    """Return the learning-rate factor of each parameter: 1 in the last layer, `decay` in the one before."""
+    """Return the learning-rate factor of each parameter: 1 in the last layer, `decay` in the one before.
+
+    Raises:
+        UserError: the backbone does not name its layers.
+    """
     if not hasattr(backbone, "group_matcher"):
         raise UserError(
             f"layer_decay: expected a backbone of timm, which names its layers, found {name}; leave it out"

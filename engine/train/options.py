@@ -17,9 +17,9 @@ class ValidationOptions:
 
     validation_split: str | None = None
     """Images to validate on while training: a labelled split, or a label table (.parquet), whose rows are
-    then not trained on; "" for none. By default the table that the run of --init set aside; else a split
-    named val or validation; else a tenth of the labels, if every class has at least 20; else none. The first
-    line that a run prints says which."""
+    then not trained on; "" for none. By default the table that the run of --init set aside; else a labelled
+    split named val or validation; else a tenth of the labels, if every class has at least 20; else none. The
+    line "validation: ..." at the start of a run says which."""
     validation_share: float | None = None
     """Instead of --validation-split: share of each class's training labels to set aside for validation,
     chosen by --label-seed and written to labels/validation.parquet in the run folder; 0 for none."""
@@ -33,10 +33,10 @@ class ValidationOptions:
     """Stop after this many validations without a higher accuracy; 0 trains to the end."""
 
     def check_validation(self) -> None:
-        """Refuse options that contradict each other.
+        """Refuse options that are out of range or contradict each other.
 
         Raises:
-            UserError: the first contradiction.
+            UserError: the first mistake.
         """
         if self.validation_split and self.validation_share:
             raise UserError(
@@ -102,7 +102,8 @@ class OptimizerOptions:
     """Peak learning rate in place of the recipe's own, not scaled by the batch size; the ratio of --lr-head
     to --lr is kept. BEiT fine-tunes with adamw at 0.0005."""
     optimizer_momentum: PositiveShare | None = None
-    """Momentum of sgd, lars or muon, below 1. By default 0.95 for muon and the recipe's own for others."""
+    """Momentum of sgd, lars or muon, below 1. By default 0.95 for muon; for the others, the
+    recipe's own, or 0.9 if it has none."""
     layer_decay: PositiveShare | None = None
     """With adamw: learning rate of each backbone layer as a share of the next layer's, so that the first
     layers change least. BEiT (Bao et al. 2022): 0.65 to 0.75."""
@@ -119,14 +120,14 @@ class OptimizerOptions:
     grown_at: PositiveShare = 0.6
     """Share of the run after which views have their full size, if --start-resolution is given."""
     micro_batch: Count | None = None
-    """Gradient accumulation: images of --batch-size, with their unlabelled ones if there are any, that each
-    process passes through the network at once. Must divide a process's share; by default all of it."""
+    """Gradient accumulation: images, counted as by --batch-size, that each process passes through the network
+    at once. Must divide a process's share of the batch; by default that share."""
 
     def check_optimizer(self) -> None:
-        """Refuse options that contradict each other.
+        """Refuse options that are out of range or contradict each other.
 
         Raises:
-            UserError: the first contradiction.
+            UserError: the first mistake.
         """
         if self.layer_decay is not None and self.optimizer != "adamw":
             raise UserError(

@@ -3,7 +3,7 @@
 out/config.json             options of the command
 out/<phase>/                one training, a run folder like any other
 out/labels/<name>.parquet   label tables made on the way
-out/classifier.safetensors  classifier of the last phase
+out/classifier.safetensors  the resulting classifier
 
 An interrupted command continues with --resume: finished phases and label tables are read from disk, and the
 unfinished phase resumes exactly.
@@ -68,7 +68,7 @@ _SEEDS_PER_PHASE = 1000  # so that every phase draws different orders, views and
 
 
 class SupervisedPhase(ClassifierRecipe):
-    """The recipe of self-training's phases: cross-entropy on labelled images."""
+    """The recipe of a phase: cross-entropy on labelled images."""
 
     name = "fine_tuning"
     parts = "rows"
@@ -103,7 +103,7 @@ class PhaseSummary:
     Attributes:
         name: name of the phase.
         out: run folder of the phase.
-        accuracy: accuracy on the test split; None if there is none.
+        accuracy: accuracy on the test split; None if it was not measured.
     """
 
     name: str
@@ -126,8 +126,8 @@ class Phases:
                 phases and label tables belong to that pack.
 
         Raises:
-            UserError: the folder holds something else, another process works in it, `max_steps` or `measure`
-                is set, or no run can start from `init`.
+            UserError: an option does not suit several phases, no run can start from `init`, or the labels,
+                the device or the folder cannot be used.
         """
         if config.measure != "training":
             raise UserError("measure: a command of several phases has none; measure recipes/supervised.py")
@@ -139,7 +139,7 @@ class Phases:
                 config.backbone, config.evaluation_view, pack.classes, config.init, config.keep_head
             )
             self._frozen = start.backbone if config.freeze_backbone else None
-        config = replace(config, loader=config.settled_loader())  # a phase's own folder records no backend
+        config = replace(config, loader=config.settled_loader())  # a new phase's folder records none
         self.config, self.pack, self.classes = config, pack, pack.classes
         self.shared = config.account(division)
         self.accelerator = make_accelerator(config.precision, config.out, config.trackers, config.device)
@@ -268,7 +268,7 @@ class Phases:
         out = self.config.out / name
         expected = "classifier.safetensors" if test_loader is None else ACCURACY_NAME
         if not on_main(lambda: (out / expected).is_file()):
-            # Only the first training starts at the probe: later ones are on labels that a network guessed.
+            # Only the first training may start at the probe; later ones start as their method says.
             begins = name == "start" and init is not None and init == self.config.init and not keep_head
             config = replace(
                 self.config,

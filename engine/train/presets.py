@@ -17,8 +17,8 @@ from loaders.common.json_text import parse_json
 from loaders.packs.manifest import Manifest, read_manifest
 
 CPU_IMAGES = 150_000
-"""Images that a training with the preset `cpu` sees; several views of an image count once. With tiny_resnet
-at 32 pixels they take two cores some ten minutes; recipes/README.md has each method's images per second."""
+"""About the number of images that a training with the preset `cpu` sees, unless its paper's sees fewer. With
+tiny_resnet at 32 pixels they take two cores some ten minutes; recipes/README.md has each method's speed."""
 CPU_MOST: Mapping[str, int] = {
     "resolution": 32,
     "projector": 512,
@@ -36,10 +36,11 @@ CPU_MOST: Mapping[str, int] = {
     "clusters": 50,
     "per_cluster": 8,
 }
-"""Upper bounds of the defaults under the preset `cpu`; smaller defaults of a paper stay."""
+"""Upper bounds of the defaults under the preset `cpu`; smaller defaults of a paper stay. The resolution of
+recipes with tiles is `_TILES` instead."""
 _TILES = 96  # resolution with tiles: 3 x 3 cells of 32 pixels, each with a tile of 28 pixels
 _SIZES = (32, 36, 40)  # sides of test views, near the training resolution
-_WARM_UP = 0.1  # share of the run
+_WARM_UP = 0.1  # share of the run: the most for a warm-up, the least for a shortened ramp
 _HOURS_OF_COLOUR = 1e-3  # learning rate of colourisation for hours of training, not weeks; see its --lr
 
 
@@ -167,7 +168,7 @@ def _rows(manifest: Manifest | None, split: str, labelled: bool = False) -> int 
 
 
 def _of_run(config: Any) -> str | None:
-    """Return the preset with which the run to resume began; None without such a run."""
+    """Return the preset with which the run to resume began; None if none is recorded."""
     found = config_of(config.out) if getattr(config, "resume", False) else None
     return (found or {}).get("preset")
 
@@ -180,7 +181,7 @@ def _network_of(init: Path | None) -> dict[str, Any] | None:
 
 
 def config_of(run: Path) -> dict[str, Any] | None:
-    """Return the configuration of the run in a folder; None if there is none."""
+    """Return the configuration of the run in a folder; None if it cannot be read."""
     try:
         return dict(parse_json((run / "config.json").read_bytes())["config"])
     except (OSError, ValueError, KeyError, TypeError):  # a bad file is reported when the folder is claimed

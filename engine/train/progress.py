@@ -136,7 +136,7 @@ class TrainingProgress(_WithBar):
             self._estimate(step, time.monotonic())
 
     def _estimate(self, step: int, now: float) -> None:
-        """Print once, soon after the first step, how long the remaining steps will take."""
+        """Print how long the rest will take: a bound after a long first step, later an estimate."""
         left = self._total - step
         if self._first_step is None:
             self._first_step = now

@@ -145,7 +145,7 @@ class Recipe(nn.Module, ABC):
         return
 
     def leave_last(self, out: Path) -> None:
-        """Write the last weights before the run restores its best ones; called like `write_results`.
+        """Write the last weights before the run restores its best ones; called on rank 0 only.
 
         Args:
             out: folder to write to; it may not exist yet.
@@ -161,6 +161,6 @@ class Recipe(nn.Module, ABC):
             device: device of the run.
 
         Returns:
-            The accuracy of the weights to use; None if the recipe has no labels.
+            The accuracy on the test images of the weights to use; None if it was not measured.
         """
         return None

@@ -74,7 +74,7 @@ class RunSummary(TrainSummary):
 
 
 def run(config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders) -> RunSummary:
-    """Build a recipe and its loaders after seeding, train, measure, and close everything.
+    """Build the loaders and, after seeding, the recipe; train, measure, and close everything.
 
     Args:
         config: options of the run.

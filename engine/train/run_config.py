@@ -57,7 +57,7 @@ RUNTIME_FIELDS = (
     "loading",
     "num_threads",
 )
-"""Fields of a recipe's Config that change how a run is carried out, not what it computes."""
+"""Fields of a run's config.json that may differ when the run resumes."""
 
 
 LoaderField = Annotated[LoaderOptions, tyro.conf.arg(name="")]
@@ -89,7 +89,7 @@ class PackConfig:
     def check_places(self) -> None:
         """Refuse a pack, split, label table, start, backend or GPU that is missing or unusable.
 
-        The check loads no heavy library, so a pack in a store is checked later.
+        A pack in a store is checked later, since reading it takes heavy libraries.
 
         Raises:
             UserError: the first mistake; see `read_manifest`.
@@ -131,7 +131,8 @@ class ForwardConfig:
     batch_size: Count = 256
     """Images per forward pass of each process; does not affect the result."""
     device: Device = "auto"
-    """Where the network computes. auto: the GPU if there is one, else the processor; cpu: the processor."""
+    """Where the network computes. auto: the GPU if there is one, else the processor; cpu: the processor;
+    cuda: the GPU, or an error if there is none."""
     loader: LoaderField = DEFAULT_LOADER
     """How the loaders work."""
 
@@ -235,7 +236,7 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
     """Whether the recipe compares images with its views, which then keep their size and are float32."""
 
     def __post_init__(self) -> None:
-        """Refuse values out of range; a recipe with further checks calls this too."""
+        """Refuse unfit values and combinations; a recipe with further checks calls this too."""
         check_numbers(self)
         self.check_optimizer()
         if self.compares_pixels and self.start_resolution is not None:
@@ -257,7 +258,7 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
             self.check_sizes()
 
     def check_sizes(self) -> None:
-        """Refuse sizes that do not fit together; called when a preset has set them.
+        """Refuse sizes that do not fit together; called once they are final.
 
         Raises:
             UserError: `start_resolution` is not below `resolution`.
@@ -328,7 +329,7 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
     def training_options(self) -> LoaderOptions:
         """Return the options of the training loader; the Accelerator must exist.
 
-        On a GPU the views are already rounded as autocast would round them before the network's first
+        On a GPU the views are usually already rounded as autocast would round them before the network's first
         product. This halves the bytes to render and copy, and changes no bit of that product.
         """
         from accelerate.state import AcceleratorState
@@ -364,7 +365,7 @@ class StartConfig(RunConfig):
 
     @property
     def evaluation_view(self) -> EvaluationView:
-        """The view in which the run is measured: if the run has --init, the view that fits those weights."""
+        """The view in which the run is measured; with --init, the view that fits those weights."""
         from engine.nets.starts import find_start
 
         if self.init is None:

@@ -2,7 +2,7 @@
 
 config.json            recipe, configuration, versions
 lock                   lock of the process that works in the folder
-metrics.jsonl          one line per log step
+metrics.jsonl          one line per log step and per validation
 checkpoints/           see engine.train.checkpoint
 backbone.safetensors   the finished backbone alone, for transfer
 """
@@ -51,8 +51,8 @@ def opened_run(
             either way, so that the same command can be queued again and again.
 
     Raises:
-        UserError: the folder is not empty and `resume` is off, it holds another run, or another process works
-            in it.
+        UserError: the folder cannot be used, for example because it holds another run, or another process
+            works in it.
     """
     with ExitStack() as held:
         on_main(lambda: _claim(held, out, recipe, config, runtime_fields, resume))
@@ -75,7 +75,7 @@ def _claim(
     described = parse_json(to_json({"recipe": recipe, "config": dict(config)}))
     if out.exists() and not out.is_dir():
         raise UserError(f"run folder: expected a folder at {out}, found a file; give another --out")
-    if _is_used(out):  # checked before locking too, so that no other folder gets a lock file
+    if _is_used(out):  # checked before locking too, so that a folder with other content gets no lock file
         check_same_run(out, described, runtime_fields, resume)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ def save_backbone(out: Path, backbone: nn.Module, metadata: Mapping[str, Any]) -
 
 
 def say_next_of_run(out: Path) -> None:
-    """Print the command to run after a training: prediction with its classifier, or else transfer.
+    """Print the command to run after a training: prediction with its classifier, or transfer of its backbone.
 
     Args:
         out: run folder, or a folder with the run folders of several trainings.

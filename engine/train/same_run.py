@@ -51,7 +51,7 @@ def check_same_run(
         resume: whether to resume the run.
 
     Raises:
-        UserError: the folder holds no run, another run, or this run and `resume` is off.
+        UserError: the folder holds no readable run, another run, or this run although `resume` is off.
     """
     file = out / "config.json"
     if not file.is_file():

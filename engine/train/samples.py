@@ -24,7 +24,7 @@ SAMPLES_NAME = "views.safetensors"
 def save_samples(
     out: Path, batch: Batch | PairedBatch, num_images: int = 16, view: Mapping[str, Any] | None = None
 ) -> None:
-    """Write the views of the first images of a batch, as the network sees them; waits for the device once.
+    """Write the views of the first images of a batch, as the network sees them, unless they are features.
 
     Args:
         out: run folder.
@@ -47,7 +47,7 @@ def normalization_of(out: Path) -> tuple[Channels, Channels]:
     """Return the mean and standard deviation with which the views from `save_samples` were normalised."""
     with safe_open(out / SAMPLES_NAME, "pt") as file:
         facts = file.metadata() or {}
-    if not facts.keys() >= {"mean", "std"}:  # written by an older version
+    if not facts.keys() >= {"mean", "std"}:  # no view was given, or an older version wrote the file
         return IMAGENET.mean, IMAGENET.std
     return tuple(parse_json(facts["mean"])), tuple(parse_json(facts["std"]))
 

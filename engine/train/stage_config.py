@@ -45,7 +45,7 @@ class FineTune:
     lr: float = 0.05
     """Peak learning rate, in stages 2 and 3. Report: 0.05."""
     min_crop: float = 0.08
-    """Smallest share of the image that a view shows."""
+    """Smallest share of the image that a view shows, in stages 2 and 3."""
     classifier_start: ClassifierStart = "probe"
     """Initialisation of the new classifier on the pre-trained network, see recipes/supervised.py. Report:
     random."""

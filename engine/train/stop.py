@@ -18,7 +18,7 @@ from loaders.common.errors import LoaderError
 ResultT = TypeVar("ResultT")
 
 EXIT_STOPPED = 75
-"""Exit code of a run that was told to stop and saved its state: EX_TEMPFAIL, "try again later"."""
+"""Exit code of a run that SIGTERM stopped and that saved its state: EX_TEMPFAIL, "try again later"."""
 
 _SIGNALS = {int(signal.SIGTERM): "SIGTERM", int(signal.SIGINT): "interrupted"}
 
@@ -54,7 +54,7 @@ class StopSignal:
     """
 
     def __enter__(self) -> StopSignal:
-        self._told = 0  # the signal that came
+        self._told = 0  # the signal that came; 0 for none
         self._waiting = False
         self._group: Any = dist.new_group(backend="gloo") if world_size() > 1 else None
         self._previous: dict[int, Any] = {}

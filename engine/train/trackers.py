@@ -25,7 +25,7 @@ _NEEDS = {
     "trackio": ("trackio", "pip install trackio"),
 }
 _SHOWN = 16  # images of the first batch to show
-_NUM_HISTOGRAMS = 20  # histograms of each weight in a run
+_NUM_HISTOGRAMS = 20  # largest number of histograms of each weight in a run
 _LARGEST = 1e19  # bound of values to show: tensorboard raises if all lie beyond its last bin, at 1e20
 _MOST_VALUES = 1 << 16  # values per histogram; evenly spaced ones of a larger tensor
 
@@ -131,7 +131,7 @@ def log_views(accelerator: Any, batch: Any, step: int, view: Mapping[str, Any] |
 
 
 def log_weights(accelerator: Any, recipe: Any, step: int, total_steps: int) -> None:
-    """Show histograms of all weights on every tracker that supports them, twenty times in a run."""
+    """Show histograms of all weights on every tracker that supports them, up to twenty times in a run."""
     shows = [tracker for tracker in accelerator.trackers if tracker.name in ("tensorboard", "wandb")]
     every = -(-total_steps // _NUM_HISTOGRAMS)
     if not shows or not accelerator.is_main_process or (step % every and step != total_steps):

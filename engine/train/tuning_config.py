@@ -11,7 +11,7 @@ from engine.evaluate.few_labels import SCRATCH
 from loaders.common.checks import Count, check_numbers
 
 Method = Literal["fine_tune", "frozen", "two_stage", "knn"]
-_FEWEST_STEPS = 5  # that a pass counts as: a few labels fill one batch, but 20 passes need more than 20 steps
+_FEWEST_STEPS = 5  # least per pass: a few labels fill one batch, and 20 passes of one step would be too short
 
 
 @dataclass(frozen=True)

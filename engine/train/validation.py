@@ -25,7 +25,7 @@ from loaders.packs import LabelTable
 from loaders.packs.labels.validation import SET_ASIDE_PATH
 
 MEASUREMENTS = 20
-"""Number of measurements in a run, if `Validation.every_steps` is None."""
+"""Approximate number of measurements in a run, if `Validation.every_steps` is None."""
 
 AT_THE_END = sys.maxsize
 """Value of `Validation.every_steps` for one measurement after the last step."""
@@ -41,7 +41,7 @@ class Validation:
         keep: the weights that training ends with: the last, or the best.
         patience: training ends after this many measurements without a new best accuracy; 0 for never. Of
             equal accuracies, the first is the best.
-        set_aside: labels that were taken out of the training labels; the run folder keeps them.
+        set_aside: validation labels to keep in the run folder, if they are not those of a split.
         from_start: measure before the first step too, so that the start may be the best state.
     """
 
@@ -109,7 +109,7 @@ class Validator:
         return 0 < self.plan.patience <= self.state.num_worse
 
     def keep_labels(self) -> None:
-        """Write the labels that were set aside into the claimed run folder; every rank calls this."""
+        """Write the labels in `set_aside`, if any, into the claimed run folder; every rank calls this."""
         table, path = self.plan.set_aside, self._out / SET_ASIDE_PATH
         if table is not None:
             on_main(lambda: None if path.is_file() else table.write(path))

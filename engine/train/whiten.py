@@ -19,8 +19,8 @@ _ENOUGH = 5000  # images, as in the source of `engine.nets.whitening`
 def whiten_stems(networks: nn.Module, loader: Loader[Any]) -> None:
     """Set the kernels of all stems that have none yet; every rank calls this and gets the same kernels.
 
-    The kernels are a pure function of the loader's first batches. A stem that came with weights keeps them,
-    and a resumed run finds them in its checkpoint.
+    The kernels are a pure function of the loader's first batches. A stem that came with pre-trained weights
+    keeps its kernels, and a resumed run finds the kernels in its checkpoint.
 
     Args:
         networks: module with all networks that a run trains or averages; stems of one size get the same
@@ -45,7 +45,7 @@ def whiten_stems(networks: nn.Module, loader: Loader[Any]) -> None:
 
 @torch.no_grad()
 def _first_views(loader: Loader[Any]) -> Iterator[Tensor]:
-    """Yield first views of this rank; all ranks together yield `_ENOUGH` or more, if an epoch has them."""
+    """Yield batches of first views, `_ENOUGH` images or more over all ranks if an epoch has that many."""
     batches = loader.epoch(0)
     wanted = -(-_ENOUGH // (world_size() * _rows(loader)))
     for batch in islice(batches, min(wanted, loader.steps_per_epoch)):
