@@ -1,6 +1,6 @@
 """Gradient accumulation: the gradient of a whole batch, computed from parts that fit into memory.
 
-`Recipe.parts` names one of two ways, or "none":
+Unless `Recipe.parts` is "none", it names one of two ways:
 
 "rows": if the loss is a mean over rows, the mean of the parts' gradients is the gradient of the batch.
 

@@ -139,7 +139,7 @@ class ClassifierConfig(StartConfig, ValidationOptions):
         return self.asked_start == "probe" and self.init is not None and not self.keep_head
 
     def account(self, division: Division | None = None) -> Account:
-        """Look for test or validation images among the training labels, see `Account`.
+        """Look for test or validation images whose labels are trained on, see `Account`.
 
         Raises:
             UserError: such images are found and not allowed, or an option needs validation images and there

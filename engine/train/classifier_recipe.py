@@ -187,7 +187,7 @@ class ClassifierRecipe(Recipe):
             save_classifier(out, network, weights)
 
     def finish(self, out: Path, test_loader: Loader[Batch] | None, device: torch.device) -> Accuracy | None:
-        """Write the classifier and any average of it into the run folder, and measure them on test images."""
+        """Write the classifier and its average, if any; measure each on the test images, if there are any."""
         measured: dict[str, Accuracy] = {}
         for weights, network in self.networks.items():
             on_main(lambda n=network, w=weights: save_classifier(out, n, w))  # type: ignore[misc]

@@ -70,7 +70,7 @@ def update_ema(
     Args:
         target: module with the structure of `source`, changed in place.
         source: the trained module.
-        decay: share of the old target that stays, in [0, 1]: 0 copies the source, 1 changes nothing.
+        decay: share of the old target that stays, in [0, 1].
         statistics: rule for buffers, see `Statistics`; under "average", buffers that are not floating point,
             such as BatchNorm's count of batches, are copied.
     """

@@ -73,7 +73,7 @@ def build_head(num_features: int, hidden: tuple[int, ...], num_classes: int) -> 
 
 
 class Transfer(Recipe):
-    """A classifier, trained by cross-entropy, on a backbone or one of its layers, which may be frozen."""
+    """A classifier trained by cross-entropy on a backbone, or on one of its layers."""
 
     name = "transfer"
     mixing: tuple[Mixing, float, int] = ("none", 1.0, 0)

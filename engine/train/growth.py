@@ -47,7 +47,7 @@ class Growth:
         return min(full, self._first + _MULTIPLE * stage)
 
     def __call__(self, batch: Any, step: int) -> Any:
-        """Return the batch with views [B, 3, side, side]; unchanged once views have their full size."""
+        """Return the batch with views [B, 3, side, side], unchanged if that is their full size."""
         if self._first is None or step >= self._steps:
             return batch
         if isinstance(batch, PairedBatch):

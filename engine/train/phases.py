@@ -139,7 +139,7 @@ class Phases:
                 config.backbone, config.evaluation_view, pack.classes, config.init, config.keep_head
             )
             self._frozen = start.backbone if config.freeze_backbone else None
-        config = replace(config, loader=config.settled_loader())  # a new phase's folder records none
+        config = replace(config, loader=config.settled_loader())  # a new phase's folder records no backend
         self.config, self.pack, self.classes = config, pack, pack.classes
         self.shared = config.account(division)
         self.accelerator = make_accelerator(config.precision, config.out, config.trackers, config.device)
@@ -169,7 +169,7 @@ class Phases:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the loaders of all phases, release the folder and leave the process group."""
+        """Close the loaders that the phases share, release the folder and leave the process group."""
         self._opened.__exit__(kind, error, trace)
         self.accelerator.end_training()
 

@@ -1,7 +1,7 @@
 """Fine-tuning that starts at the linear probe of the frozen features and does not end below it.
 
-With validation images, the state before the first step is measured like every later one, and the best state
-is kept. Without them a rehearsal decides: the same training on four fifths of the labels, measured on the
+With validation images, the state before the first step is measured too and, by default, the best state is
+kept. Without them a rehearsal decides: the same training on four fifths of the labels, measured on the
 other fifth at its start and at its end. If it gained, the training on all labels follows; if not, nothing is
 trained and the probe stays. One label per class leaves nothing to rehearse on, so the probe stays there too.
 The test images decide nothing.

@@ -1,4 +1,4 @@
-"""The options of every recipe's command line.
+"""The options that the command lines of recipes share.
 
 Configuration modules import no heavy library, so that a mistake on a command line is reported before torch is
 loaded. Methods that need torch import it when they are called.
@@ -81,7 +81,7 @@ def is_usual(config: object, option: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class PackConfig:
-    """Options of every command that reads a pack."""
+    """Options of commands that read a pack."""
 
     pack: Path
     """Folder that tools/pack_dataset.py wrote, or the URL of such a folder in a store."""
@@ -126,7 +126,7 @@ class PackConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ForwardConfig:
-    """Options of every command that runs a network on images without training it."""
+    """Options of commands that run a network on images without training it."""
 
     batch_size: Count = 256
     """Images per forward pass of each process; does not affect the result."""
@@ -139,7 +139,7 @@ class ForwardConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenConfig(PackConfig, ForwardConfig):
-    """Options of every command that compares images by the features of a start."""
+    """Options of commands that use the features of a start without training it."""
 
     backbone: str | None = None
     """Name of the network, for a weights file that does not state it."""
@@ -170,7 +170,7 @@ def on_device(options: LoaderOptions, device: str, **changes: Any) -> LoaderOpti
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
-    """Options of every recipe; a recipe's Config inherits them and adds its paper's.
+    """Options of most recipes; a recipe's Config inherits them and adds its paper's.
 
     A recipe redeclares `backbone`, `resolution`, `epochs` and `batch_size` with its paper's defaults and
     their sources.
@@ -199,7 +199,7 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
     log_every: Count = 10
     """Steps between log lines."""
     checkpoint_every_steps: Count = 500
-    """Steps between checkpoints; the end of the run always writes one."""
+    """Steps between checkpoints; there is one at the end of the run too."""
     keep_checkpoints: Count = 3
     """Number of newest checkpoints to keep."""
     on_non_finite: OnNonFinite = "stop"
@@ -357,7 +357,7 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
 
 @dataclass(frozen=True)
 class StartConfig(RunConfig):
-    """Options of every recipe whose backbone may start from existing weights."""
+    """Options of recipes whose backbone may start from existing weights."""
 
     init: Path | None = None
     """Weights to start from: a run folder, one of its checkpoints, timm:NAME, hf:REPO, or a weights file

@@ -1,7 +1,7 @@
 """The options of the stages that the pipeline of the 2021 report chains; see recipes/pipeline.py.
 
-Each stage runs another recipe. Its class has the options that the report sets or that the pipeline needs.
-Pack, network and labels are set for the whole chain; all other options keep the recipe's defaults.
+Each stage runs another recipe. Each class here has the options that the report sets or that the pipeline
+needs. Pack, network and labels are set for the whole chain; most other options keep the recipe's defaults.
 """
 
 from __future__ import annotations

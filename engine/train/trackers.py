@@ -55,7 +55,7 @@ def prepare_trackers(names: Iterable[str]) -> None:
 
 
 def begin_trackers(accelerator: Any, name: str, out: Path) -> None:
-    """Start a run on every tracker; W&B writes into the run folder, and works offline if unreachable.
+    """Start a run on every tracker; by default W&B writes into the run folder, and offline if unreachable.
 
     Trackers of an earlier training in this process are ended first, or they would log the values of this
     training too.
@@ -104,7 +104,7 @@ def _has_login() -> bool:
 
 
 def log_views(accelerator: Any, batch: Any, step: int, view: Mapping[str, Any] | None = None) -> None:
-    """Show the first views of a batch on every tracker that shows images.
+    """Show the first views of a batch on TensorBoard and W&B, if these are among the trackers.
 
     Args:
         accelerator: the run's Accelerator.
@@ -131,7 +131,7 @@ def log_views(accelerator: Any, batch: Any, step: int, view: Mapping[str, Any] |
 
 
 def log_weights(accelerator: Any, recipe: Any, step: int, total_steps: int) -> None:
-    """Show histograms of all weights on every tracker that supports them, up to twenty times in a run."""
+    """Show histograms of all weights on TensorBoard and W&B, up to twenty times in a run."""
     shows = [tracker for tracker in accelerator.trackers if tracker.name in ("tensorboard", "wandb")]
     every = -(-total_steps // _NUM_HISTOGRAMS)
     if not shows or not accelerator.is_main_process or (step % every and step != total_steps):
