@@ -1,1 +1,1 @@
-"""The losses of the methods, one file per paper."""
+"""The losses of the methods."""

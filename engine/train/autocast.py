@@ -1,4 +1,4 @@
-"""The autocast precision of a run, chosen by the features of the hardware, never by a measurement."""
+"""The autocast precision of a run: "auto" goes by the features of the hardware, never by a measurement."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ class SemiConfig(ClassifierConfig):
     whichever of train and unlabeled the pack has."""
 
     def on_pack(self, pack: Pack) -> Self:
-        """Drop default splits that the pack lacks; splits that the user gave are all kept."""
+        """Drop default splits that the pack lacks, unless it lacks all; keep all that the user gave."""
         present = tuple(name for name in self.unlabeled_splits if name in pack.splits)
         if present in ((), self.unlabeled_splits) or not is_usual(self, "unlabeled_splits"):
             return self

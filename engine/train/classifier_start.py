@@ -91,8 +91,8 @@ class ProbeStart:
             accelerator: the run's Accelerator.
 
         Returns:
-            The recipe and the options of the loop. Without validation images, `resume` is set, and `max_steps`
-            is 0 if a rehearsal gained nothing or was not possible.
+            The recipe and the options of the loop. Without validation images, `resume` is set, and
+            `max_steps` is 0 if a rehearsal gained nothing or was not possible.
         """
         recipe = self.build(labels)
         if validated:

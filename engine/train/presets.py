@@ -17,7 +17,7 @@ from loaders.common.json_text import parse_json
 from loaders.packs.manifest import Manifest, read_manifest
 
 CPU_IMAGES = 150_000
-"""About the number of images that a training with the preset `cpu` sees, unless the paper's epochs are fewer. With
+"""About the number of images that a training with the preset `cpu` sees, at most the paper's number. With
 tiny_resnet at 32 pixels they take two cores some ten minutes; recipes/README.md has each method's speed."""
 CPU_MOST: Mapping[str, int] = {
     "resolution": 32,
