@@ -40,7 +40,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from the module that defines it."""
+    """Import a public name on its first use."""
     if name not in _HOMES:
         raise AttributeError(f"module 'loaders' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -18,7 +18,7 @@ class Batch:
 
     Attributes:
         views: one tensor [B, 3, H, W] per view, each with its own H and W, in the dtype and memory format of
-            the loader; normalised where the policy says so.
+            the loader; normalised as the policy says, unless uint8.
         labels: int64 [B], -1 where a row has no label; None in the unlabelled part of a pair.
         index: int64 [B], the row of each image in the pack.
         valid: bool [B]; False marks padding and replaced damaged rows, both in evaluation only.
@@ -69,4 +69,4 @@ class Loader(Protocol[BatchT_co]):
         """Yield this rank's batches of `epoch` from `start_step` on; equal calls yield equal batches."""
 
     def close(self) -> None:
-        """Stop the workers and free the buffers; further calls do nothing."""
+        """Stop the loader's threads; to close a loader again does nothing."""

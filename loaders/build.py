@@ -61,8 +61,9 @@ def build_loader(
             v2 transforms, draws from torch's global generators, which are seeded likewise during the call.
 
     Returns:
-        A loader, see `loaders.batch.Loader`. `for batch in loader` yields the `Batch`es of epoch 0, then 1,
-        ...; `epoch(epoch, start_step)` those of one epoch; `close()` or a `with` block ends the threads.
+        A loader, see `loaders.batch.Loader`. Each `for batch in loader` yields the `Batch`es of the next
+        epoch, from 0 on, and `epoch(epoch, start_step)` those of any epoch; `close()` or a `with` block ends
+        the threads.
 
     Raises:
         UserError: an argument cannot be used; the message names the remedy.
@@ -117,7 +118,7 @@ def _check_any_order(backend: Backend, renderer: Renderer, work: Work) -> None:
 
 
 def _draws(sampler: Sampler | None, work: Work) -> tuple[Draws | None, dict[str, str]]:
-    """Return the function by which a sampler draws rows, and the sampler's entry in the fingerprint."""
+    """Return the function by which a sampler draws rows, if any, and its entries in the fingerprint."""
     if sampler is None:
         return None, {}
     seed, num_rows = work.options.seed, len(work.split)
@@ -201,16 +202,12 @@ def build_paired_loader(
 
 
 def explain_backend(options: LoaderOptions = _DEFAULT, *splits: Split) -> str:
-    """Return one line that names the backend a loader of these splits would use, and says why.
-
-    Raises:
-        UserError: there is no such backend.
-    """
+    """Return one line that names the backend of a loader of these splits, and says why it is chosen."""
     return choose_backend(options.backend, *splits)[1]
 
 
 def check_views(what: str, views: object) -> None:
-    """Refuse anything but a tuple of policies, and a view that shares the draws of a missing view.
+    """Refuse anything but a tuple of 1 to `MAX_VIEWS` policies that share only draws of earlier views.
 
     Raises:
         UserError: another type, no view or too many, or `shares_draws_of` reaches before the first view.

@@ -29,11 +29,11 @@ _ROWS_IN_ORDER = 256  # rows of an evaluation batch on each rank; the result doe
 
 
 class LabelFields(ValidationFields, Protocol):
-    """The fields of a recipe's configuration that say which labels to train on."""
+    """The fields of a recipe's configuration that loaders of labelled images need."""
 
     @property
     def labels_per_class(self) -> int | None:
-        """Number of true labels to use from each class; None for all."""
+        """Number of labels to use of each class, see `training_labels`; None for all."""
 
     @property
     def extra_labels(self) -> tuple[Path, ...]:
@@ -73,7 +73,7 @@ class SemiFields(TrainingFields, Protocol):
 
     @property
     def unlabeled_splits(self) -> tuple[str, ...]:
-        """Splits of the unlabelled images; by default, their labelled images are in both streams."""
+        """Splits of the unlabelled images."""
 
     @property
     def mu(self) -> int:
@@ -94,8 +94,8 @@ def chosen_labels(pack: Pack, fields: LabelFields) -> LabelTable:
     """Return the labels that a recipe's configuration selects; refuse labels of the test split.
 
     Raises:
-        UserError: labels of test images or of copies of them, unless `allow_leak` is set; a test split
-            without labels; see also `training_labels`.
+        UserError: labels of test images or of copies of them, unless `allow_leak` is set; a test split that
+            is missing or without labels; see also `training_labels`.
     """
     labels = training_labels(
         pack, fields.labeled_split, fields.labels_per_class, fields.label_seed, fields.extra_labels
@@ -236,12 +236,12 @@ class SemiLoaders(LabeledLoaders):
         rows = unlabeled.rows(np.arange(len(unlabeled)))
         if len(left_out):
             kept = unlabeled.take(np.flatnonzero(np.isin(rows, apart(self.pack, rows, left_out))))
-            step = self.semi_fields.mu * self.fields.batch_size  # unlabelled rows, which `kept` must fill
+            step = self.semi_fields.mu * self.fields.batch_size  # unlabelled rows of a step
             other.unlabeled = kept.repeat(-(-step // len(kept))) if 0 < len(kept) < step else kept
         return other
 
     def training(self, options: LoaderOptions) -> Loader[PairedBatch]:
-        """Build the paired loader of the labelled and the unlabelled images.
+        """Build the loader of the labelled and the unlabelled images, in pairs or in turns.
 
         Images set aside for validation, and copies of them, are not among the unlabelled images.
         """
@@ -328,16 +328,16 @@ def unlabeled_images(
     share: float = 1.0,
     seed: int = 0,
 ) -> Split:
-    """Return the images of some splits, without those set aside for validation.
+    """Return the images of some splits, without those set aside for validation and copies of these.
 
     Args:
-        division: how the run's labels are divided; None where nothing is set aside.
+        division: how the run's labels are divided; None to leave out no image for its label.
         with_labeled: also return images whose label is trained on.
         share: share of the remaining images to return; `seed` chooses them. With one seed, a larger share
             contains every smaller one.
 
     Raises:
-        UserError: no image is left.
+        UserError: no image is left, or there is no such split.
     """
     pool = pack.pool(splits)
     rows = pool.rows(np.arange(len(pool)))

@@ -47,7 +47,7 @@ def _cancel_both(pair: tuple[Pending, Pending]) -> None:
 
 
 class _EpochSource(ABC, Generic[BatchT]):
-    """Base of both loaders: it checks where an epoch may begin, closes, and refuses to start once closed.
+    """Base of the two loaders: checks the start of an epoch, closes the loader, then refuses further use.
 
     Attributes:
         backend: one line that names the backend and says why it was chosen.
@@ -84,7 +84,7 @@ class _EpochSource(ABC, Generic[BatchT]):
             start_step: first step, from 0 to `steps_per_epoch`; the latter yields nothing.
 
         Raises:
-            UserError: the epoch or the step does not exist.
+            UserError: the epoch or the step does not exist, or another process built the loader.
             LoaderError: from the iterator, when a batch cannot be made.
         """
         self._check_open()
@@ -104,7 +104,7 @@ class _EpochSource(ABC, Generic[BatchT]):
         """Yield the batches of an epoch; the arguments have been checked."""
 
     def close(self) -> None:
-        """Stop the workers and free the buffers; further calls do nothing."""
+        """Stop the loader's threads; to close a loader again does nothing."""
         if not self._closed:
             self._closed = True
             if os.getpid() == self._process:  # a fork copies the threads' objects, not the threads
@@ -147,7 +147,7 @@ class _EpochSource(ABC, Generic[BatchT]):
 
 
 class EpochLoader(_EpochSource[Batch]):
-    """Batches of one split: shuffled and complete in training; every row, in order, in evaluation."""
+    """Batches of one split: full and in random order in training; all rows, in order, in evaluation."""
 
     def __init__(
         self,
@@ -196,7 +196,7 @@ class EpochLoader(_EpochSource[Batch]):
 
     @property
     def images(self) -> tuple[Split, NDArray[np.int64] | None]:
-        """The split that `request` takes positions of, and the label of each position (-1 for none)."""
+        """The split in which a `Request` gives positions, and the label of each position (-1 for none)."""
         return self._work.split, self._work.labels
 
     @property
@@ -285,7 +285,7 @@ class LabeledStream:
 
 
 class PairedLoader(_EpochSource[PairedBatch]):
-    """Exactly B labelled and mu * B unlabelled rows in every step; both streams share one position.
+    """Exactly B labelled and mu * B unlabelled rows in every step.
 
     An epoch is one pass over the unlabelled rows (rounded down to whole steps). Each stream cycles through
     its own epochs without a gap, so its position follows from the global step and the labels.
@@ -317,7 +317,7 @@ class PairedLoader(_EpochSource[PairedBatch]):
         super().__init__(work.crew.close, backend)
         self._make_labeled = make_labeled
         self._labeled = labeled
-        self._replaced: list[dict[int, str]] = []  # of earlier tables; batches under way may add some
+        self._replaced: list[dict[int, str]] = []  # under earlier tables; batches under way may add to them
         self.unlabeled = unlabeled
         self._work, self._options = work, work.options
         self._batch_size = batch_size
@@ -356,7 +356,7 @@ class PairedLoader(_EpochSource[PairedBatch]):
         return self._labeled.num_rows
 
     def set_labels(self, table: LabelTable | None) -> None:
-        """Take the labels from another table, from the next call of `epoch` on.
+        """Take the labels from another table in every epoch that begins from now on.
 
         An epoch under way keeps the labels with which it began. To repeat or resume an epoch exactly, set
         its table first: the loader keeps only the last table. The fingerprint becomes that of a loader built
@@ -366,8 +366,8 @@ class PairedLoader(_EpochSource[PairedBatch]):
             table: other labels; None for the true ones, as in `build_paired_loader`.
 
         Raises:
-            UserError: no row of the labelled split has a label in `table`, or `table` belongs to another
-                pack; the loader then keeps its present table.
+            UserError: `table` cannot be used, such as one of another pack or without labels of the labelled
+                split's rows; the loader then keeps its present table.
         """
         self._check_open()
         fresh = self._make_labeled(table)

@@ -76,7 +76,7 @@ class _BetonRows:
         return addresses, self._stored(rows, sizes.astype(np.int64)), None
 
     def _stored(self, rows: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the sizes, for raw images without the bytes that may follow the pixels."""
+        """Return the sizes; for raw images, leave out bytes that may follow the pixels."""
         columns = self.columns
         pixels = 3 * columns.height[rows].astype(np.int64) * columns.width[rows].astype(np.int64)
         return np.where(columns.encoding[rows] == ENCODING_RAW, np.minimum(sizes, pixels), sizes)
@@ -126,7 +126,7 @@ def fused_views(
 
     Raises:
         MissingBackendError: FFCV is not installed.
-        UserError: an argument out of its range.
+        UserError: an argument cannot be used.
     """
     check_views("views", views)
     options = LoaderOptions(
@@ -138,7 +138,7 @@ def fused_views(
         timeout_s=timeout_s,
     )
     rows = _BetonRows()
-    # The unlabelled stream, which our plain loader uses too: both draw the same views of an image.
+    # Our plain loader uses the unlabelled stream too, so it draws the same views of an image.
     work = Work(cast(Split, rows), views, options, 0, Crew(options))
     renderer = CpuRenderer(work)
     epochs: WeakKeyDictionary[threading.Thread, int] = WeakKeyDictionary()
@@ -172,7 +172,7 @@ class EpochOrder:
 
     Raises:
         MissingBackendError: FFCV is not installed.
-        UserError: a seed or a rank out of its range.
+        UserError: an argument out of its range.
     """
 
     def __init__(self, seed: int = 0, rank: int = 0, num_ranks: int = 1) -> None:

@@ -49,11 +49,11 @@ class LoaderOptions:
     """Worker threads of each rank. By default, one per core that the process may use, divided among the
     ranks of the machine. Commands use 2 where the network runs on the processor too."""
     bad_images: BadImages = "replace"
-    """What to do with a damaged image. replace: use the next readable row, and count it; raise: stop."""
+    """What to do with a damaged image. replace: count it, and use the next readable row; raise: stop."""
     verify: bool = False
     """Compare the CRC-32 of an image with the index whenever the image is read; an image that differs counts
-    as damaged. Without this option, a flipped bit that still decodes goes unnoticed (but backend dali always
-    compares a row at its first reading). Backend resident reads each image once, so it compares once."""
+    as damaged. Without this option, a flipped bit that still decodes may go unnoticed (but backend dali
+    always compares a row at its first reading). Backend resident reads, and so compares, each image once."""
     prefetch: int = 2
     """Batches that are prepared ahead of the one in use."""
     timeout_s: float = 120.0
@@ -103,7 +103,7 @@ def missing_backend(package: str, reason: object) -> MissingBackendError:
 
 
 def check_backend(name: str, shard_format: str | None) -> None:
-    """Refuse a backend whose package is not installed or that cannot read a pack, before anything is loaded.
+    """Refuse a backend whose package is missing or that cannot read a pack's format, before any loading.
 
     Args:
         name: name of the backend.

@@ -1,9 +1,9 @@
-"""Moves batches to a device without waiting for it: pinned memory, a stream for copies, and events.
+"""Moves batches to a device; if it is a CUDA device, the consumer's thread never waits for it.
 
-The consumer's thread never waits for the device. Batch k + 1 is copied on a separate stream while batch k is
-used: first its views, from pinned memory, then its labels, index and validity in one block. An event makes
-the consumer's stream wait for the copies, on the device. Host memory returns to its pool when the event after
-its copy has passed, device memory when the consumer's stream no longer needs it (`Tensor.record_stream`).
+Batch k + 1 is copied on a separate stream while batch k is used: first its views, from pinned memory, unless
+they were drawn on the device, then its labels, index and validity in one block. An event makes the consumer's
+stream wait for the copies, on the device. Host memory returns to its pool when the event after its copy has
+passed, device memory when the consumer's stream no longer needs it (`Tensor.record_stream`).
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Block:
             part.copy_(tensor)
 
     def parts(self, memory: Tensor) -> list[Tensor]:
-        """Return views of the tensors in a block, uint8 [at least size_bytes] on the host or the device."""
+        """Return the tensors as views of `memory`, uint8 [at least size_bytes] on the host or the device."""
         places = zip(self._tensors, self._starts, strict=False)
         return [
             memory[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)

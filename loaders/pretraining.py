@@ -16,11 +16,11 @@ from loaders.views.policy import ViewPolicy
 
 
 class PretrainingFields(Protocol):
-    """The fields of a recipe's configuration that say which images to train on."""
+    """The fields of a recipe's configuration from which its loaders are built."""
 
     @property
     def pack(self) -> Path:
-        """Folder of the pack."""
+        """Folder or URL of the pack."""
 
     @property
     def split(self) -> str:
@@ -44,7 +44,7 @@ class PretrainingFields(Protocol):
 
 
 class PretrainingLoaders:
-    """Builds the loaders of a run: of its training views, and of plain images to measure features on."""
+    """Builds the loaders of a run: of its training views, and of images without augmentation."""
 
     division: Division | None = None
 

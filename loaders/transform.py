@@ -21,7 +21,7 @@ from loaders.views.policy import IMAGENET, Normalize, RandomErasing, Standardize
 
 Views = tuple[Tensor, ...]
 BatchTransform = Callable[..., Views]
-"""`transform(views, generator)`, or a callable of the views alone, such as torchvision's v2."""
+"""`transform(views, generator)`, or a callable of the views alone, such as torchvision's v2 transforms."""
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))  # types whose repr is their whole value
 
 
@@ -93,7 +93,7 @@ def _with(parts: list[str]) -> str:
 
 
 def _digested(value: NDArray[Any] | Tensor, said: Callable[[Any], str]) -> str:
-    """Describe an array by dtype, shape and digest, because its repr leaves out most numbers."""
+    """Describe an array by dtype, shape and whole content, of which its repr may leave out a part."""
     dtype = str(value.dtype).removeprefix("torch.")
     if isinstance(value, Tensor):
         small = value.is_floating_point() and not hasattr(np, dtype)  # such as bfloat16
@@ -246,9 +246,9 @@ def _normalized(view: Tensor, how: Normalize | Standardize | None) -> Tensor:
 
 
 def transform_facts(transform: BatchTransform | None, options: LoaderOptions) -> dict[str, Any]:
-    """Return a transform's entry in the fingerprint: its text, the number of ranks and the kind of device.
+    """Return a transform's entry in the fingerprint: text, number of ranks and, unless "cpu", kind of device.
 
-    From one seed, generators on different kinds of device draw different numbers. "cpu" is left out.
+    From one seed, generators on different kinds of device draw different numbers.
     """
     if transform is None:
         return {}

@@ -1,8 +1,8 @@
 """The CPU backend, default and reference: threads that decode each image once and render its views.
 
 A batch is cut into a few chunks, and every thread takes the next chunk until none is left. It decodes a
-chunk in one call of compiled code (libjpeg-turbo), and then renders each view of the chunk in one more call,
-straight into the batch's memory.
+chunk in one call of compiled code, and then renders each view of the chunk in one more call, straight into
+the batch's memory.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from loaders.views.policy import Standardize, ViewPolicy
 
 CHUNK_BYTES = 8 << 20  # decoded pixels of a chunk; each chunk costs up to 0.3 ms in the interpreter
 MAX_REPLACEMENTS = 64  # rows tried in place of a damaged one before giving up
-_LARGE_BYTES = 64 << 20  # from this size on, a batch's view waits for used memory; see `_buffer`
+_LARGE_BYTES = 64 << 20  # size of a batch's view from which threads wait for used memory; see `_buffer`
 
 FIELDS = ("box", "window", "shift", "flip", "codes", "args")  # of ViewParameters, in their order
 
@@ -389,7 +389,11 @@ def shaped(pixels: Tensor, resolution: int, channels_last: bool) -> Tensor:
 
 
 def normalization(view: ViewPolicy, dtype: np.dtype[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return gain and bias, float32 [3] each, that map values in [0, 255] to delivered values."""
+    """Return gain and bias, float32 [3] each, that map values in [0, 255] to delivered values.
+
+    Raises:
+        UserError: `Standardize` with dtype uint8.
+    """
     if isinstance(view.normalize, Standardize):
         if dtype == np.uint8:
             raise UserError(
@@ -406,7 +410,7 @@ def normalization(view: ViewPolicy, dtype: np.dtype[Any]) -> tuple[NDArray[np.fl
 
 
 def _chunk_edges(sizes: NDArray[np.int64], num_threads: int) -> list[int]:
-    """Return the borders of chunks of about `CHUNK_BYTES`, each with at most one thread's share of the rows.
+    """Return the borders of chunks of at most about `CHUNK_BYTES` and one thread's share of the rows.
 
     A thread that finishes early continues with the next batch.
     """

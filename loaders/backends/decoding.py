@@ -122,8 +122,8 @@ class Decoder:
     ) -> int:
         """Decode rows `first` .. K - 1 into channel planes, one row after the other, without the GIL.
 
-        A warning of the JPEG library counts as damage. Only the wanted region of a JPEG is decoded if the
-        file's last bytes show that it was not cut off. Images stored as pixels are taken whole.
+        A warning of the JPEG library counts as damage. A JPEG is decoded whole if its last bytes do not show
+        that it was not cut off, or if its sampling is unusual. Images stored as pixels are taken whole.
 
         Args:
             rows: K rows; the decoded regions are written to their `regions`.

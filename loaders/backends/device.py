@@ -68,7 +68,7 @@ class DeviceBackend(Backend):
 
 
 def refuse_device(name: str, work: Work) -> UserError | None:
-    """Return the error for a GPU or views that our kernels do not support; None without one, or on a CPU."""
+    """Return the error if our kernels cannot draw views on the device; None if they can, or on a CPU."""
     kind = torch.device(work.options.device).type
     if kind == "cpu":
         return None

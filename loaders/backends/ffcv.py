@@ -17,7 +17,7 @@ from loaders.common.errors import LoaderError, UserError
 from loaders.options import check_backend
 from loaders.packs import Split
 
-_KEPT_EPOCHS = 8  # orders kept alive, so that late calls of an abandoned epoch find their order
+_KEPT_EPOCHS = 8  # earlier orders kept alive, so that late calls of an abandoned epoch find their order
 
 
 def find_shard(split: Split) -> int:
@@ -43,7 +43,7 @@ class FfcvBackend(Backend):
     name = "ffcv"
 
     def refusal(self, work: Work) -> UserError | None:
-        """Return the error for another format, several shards or two streams; see `Backend`."""
+        """Return the error if FFCV is missing or cannot read the work; see `Backend`."""
         if work.stream == LABELED:
             return UserError(
                 "backend ffcv: expected one stream, since FFCV's Loader walks one order; found two; use "
@@ -110,7 +110,7 @@ class FfcvRenderer(Renderer):
 
     def _next_order(self) -> NDArray[np.uint64]:
         """Return the order of the epoch that begins, and note it with the epoch's steps and requests."""
-        if self._wanted is None:  # FFCV also asks when it makes its Loader, to count the samples
+        if self._wanted is None:  # FFCV also calls this when it makes its Loader, to count samples
             return np.arange(len(self._split), dtype=np.uint64)
         steps, request_of = self._wanted
         positions = np.concatenate([request_of(step).positions for step in steps])
@@ -119,7 +119,7 @@ class FfcvRenderer(Renderer):
         return samples
 
     def _render(self, places: NDArray[np.uint64], batch_indices: NDArray[Any]) -> Batch:
-        """Render one batch for FFCV's thread. The address of FFCV's slice of an order gives the request."""
+        """Render one batch for FFCV's thread; the address of FFCV's slice of an order tells which one."""
         del places  # the renderer reads the same bytes through the pack, where it can replace a damaged row
         start = batch_indices.ctypes.data
         for samples, steps, request_of in self._begun:

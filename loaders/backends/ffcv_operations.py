@@ -47,7 +47,7 @@ def import_ffcv() -> Any:
 
 
 class FailedBatch:
-    """Stands in for the views of a batch that could not be made; any use of it raises the error."""
+    """Stands in for the views of a failed batch; iteration, indexing and `len` raise the error."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -183,7 +183,7 @@ def ffcv_loader(
     return ffcv.loader.Loader(
         str(path),
         batch_size=batch_size,
-        # FFCV sets torch's number of threads to this value, so it must be the present one.
+        # FFCV sets torch's and numba's numbers of threads to this: keep torch's, up to numba's limit.
         num_workers=min(torch.get_num_threads(), cast(Any, numba.config).NUMBA_NUM_THREADS),
         os_cache=True,
         order=_OrderOfOurs(next_order),
@@ -205,7 +205,7 @@ def iterate(
         begun: called with FFCV's iterator, so that the caller can `stop` it.
 
     Raises:
-        LoaderError: FFCV's thread died or took too long.
+        LoaderError: FFCV's thread died or took too long. The error of a `FailedBatch` is raised unchanged.
     """
     epoch = iter(loader)
     begun(epoch)

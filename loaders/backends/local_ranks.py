@@ -27,7 +27,8 @@ _LAUNCH = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RE
 def local_ranks(options: LoaderOptions) -> tuple[int, int]:
     """Return this process's local rank, and the number of ranks on its host.
 
-    Both come from the environment that torchrun and accelerate set; (0, 1) if no launcher started the ranks.
+    Both come from the variables that torchrun and accelerate set; (0, 1) if these are missing or do not fit
+    the options.
     """
     try:
         local_rank, size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])

@@ -2,8 +2,8 @@
 
 The pixels lie as uint8 planes [3, H, W] of each row, one row after the other, either in the memory of a CUDA
 device, where `loaders.backends.device` draws the views, or in that of this machine, where the cpu backend's
-kernels draw them. `loaders.backends.spread` divides them among the ranks of a host. Order, random numbers,
-labels and the rule for damaged rows are the cpu backend's.
+kernels draw them. If no rank of a host has room for all pixels, `loaders.backends.spread` divides them among
+the ranks. Order, random numbers, labels and the rule for damaged rows are the cpu backend's.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class ResidentPixels:
     """The decoded rows of a split.
 
     Attributes:
-        parts: uint8 memory with the planes of all rows; several where ranks have devices of their own.
+        parts: one uint8 tensor with the planes of all rows; one per rank if spread over CUDA devices.
         origins: int64 [parts], where each part begins among the bytes of the split's pixels.
         starts: int64 [rows of the pack], where each row begins among these bytes; negative where it has no
             pixels.
@@ -113,11 +113,11 @@ class ResidentPixels:
         return bool((self.starts[rows] != _ABSENT).all())
 
     def serve(self, options: LoaderOptions, spread: bool) -> bool:
-        """Tell whether a loader that would load its pixels with this `spread` may use these.
+        """Tell whether these pixels may serve a loader that would itself load with or without `spread`.
 
         With `spread`, a rank must not reuse what it holds alone, because the other ranks wait for it. A part
-        on another rank's device is gone when that rank ends, so spread parts serve only the launched ranks,
-        which train together.
+        on another rank's device is gone when that rank ends, so several parts serve only ranks that were
+        launched, and so train, together.
         """
         if not self.spread:
             return not spread
@@ -169,7 +169,7 @@ class ResidentRenderer(Rows):
     """The cpu backend's renderer, drawing from pixels that lie in memory."""
 
     def __init__(self, work: Work) -> None:
-        """Decode the split, unless another loader holds its rows on the device already."""
+        """Decode the split, unless pixels that another loader holds can be used."""
         super().__init__(work)
         rows = work.split.rows(np.arange(len(work.split)))
         pack = work.split.pack

@@ -48,7 +48,7 @@ def find_room(options: LoaderOptions) -> tuple[int, int]:
     """Return how many bytes of pixels a rank of this host may hold alone, and all ranks together.
 
     All ranks must get the same result. Where a launcher shows each rank only one device, the devices are
-    assumed to be distinct and of equal size; `load_parts` checks this.
+    assumed to be distinct and of equal size; `load_parts` checks their real room.
     """
     device, (_, ranks) = torch.device(options.device), local_ranks(options)
     if device.type == "cpu":
@@ -106,15 +106,16 @@ def load_parts(
     """Decode this rank's part, sized in proportion to its device's memory, and map the parts of other ranks.
 
     Args:
-        ranks: the host's ranks, which all make this call. Before they read, they must exchange one more
-            value, so that every part is decoded.
+        ranks: the host's ranks, which all make this call. Before any of them reads pixels, they must exchange
+            one more value, so that every part is decoded.
         device: device of this rank.
         places: int64 [K], where each row begins among the bytes of all rows.
         total: bytes of all rows.
         decode: fills a part.
 
     Returns:
-        The memory of each part, and where it begins among the bytes of all rows.
+        The memory of each part, or on a CPU that of all parts, and where each memory begins among the bytes
+        of all rows.
 
     Raises:
         UserError: the devices have no room, or a rank cannot map another's memory.

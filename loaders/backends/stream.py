@@ -1,8 +1,8 @@
 """The stream backend, for packs in a store or larger than memory: the cpu backend with a block shuffle.
 
 Shards are fetched whole, checked, and kept in a bounded cache. Fetching the shards of a window begins while
-the window before it is in use. Rows come in the block order of `loaders.order.blocks`, which depends only on
-seed, epoch and window size, and not on the cache or the speed of the store.
+the window before it is in use. In training, rows come in the block order of `loaders.order.blocks`, which
+depends neither on the cache nor on the speed of the store.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class StreamRenderer(CpuRenderer):
         self._begun = set(kept)
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the blocks of the split in the order in which an epoch reads them."""
+        """Return indices into the split's shards, int64 [S], in the order in which an epoch reads them."""
         if self._planned is None:
             return np.arange(len(self._shards))
         return self._planned.plan(self.options.seed, epoch, self.work.stream).shards

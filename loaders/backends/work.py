@@ -74,7 +74,7 @@ class Pending:
         """Wait for the batch.
 
         Raises:
-            LoaderError: a thread failed, or took longer than `timeout_s`.
+            LoaderError: the batch took longer than `timeout_s`. An error of a thread is raised unchanged.
         """
         deadline = time.monotonic() + timeout_s
         for future in self.under_way:
@@ -230,7 +230,7 @@ class Backend(ABC):
         """Return the renderer of a work that `refusal` accepts."""
 
     def identity(self, work: Work) -> dict[str, str]:
-        """Return what decides the batches, as entries `order` and `renderer` of the fingerprint."""
+        """Return what the backend decides of the batches, as fingerprint entries `order` and `renderer`."""
         return {"order": "full shuffle", "renderer": "cpu"}
 
 

@@ -16,7 +16,7 @@ def cache_folder() -> Path:
     A user without a writable home gets a private folder among the temporary files.
 
     Raises:
-        UserError: others can write to that folder, so its files cannot be trusted.
+        UserError: the private folder is not this user's alone, so its files cannot be trusted.
     """
     base = os.environ.get("XDG_CACHE_HOME")
     if base:

@@ -164,7 +164,7 @@ def check_seconds(what: str, found: Any, may_be_zero: bool = False) -> None:
         may_be_zero: allow 0.
 
     Raises:
-        UserError: another type, not a number, infinite, negative, or 0 where it is not allowed.
+        UserError: another type, out of range, or 0 where it is not allowed.
     """
     is_number = isinstance(found, int | float) and not isinstance(found, bool)
     if is_number and 0 <= found <= threading.TIMEOUT_MAX and (found > 0 or may_be_zero):
@@ -214,7 +214,8 @@ def check_batch(
         what: name of the batch in messages.
 
     Raises:
-        UserError: the batch is not positive, not divisible by the ranks, or too large for the split.
+        UserError: the batch is not positive, not divisible by the ranks, or too large for the split; or the
+            split is empty.
     """
     check_whole(what, batch_size, 1)
     if num_rows < 1:

@@ -78,8 +78,8 @@ def _end(number: int, frame: FrameType | None) -> None:
 def expand_home(words: Sequence[str]) -> list[str]:
     """Return words of a command line with `~` expanded where a shell leaves it, as in `train=~/images`.
 
-    A `~` is expanded at the beginning of a word and after `=` or `:`, if it ends the word, or if a `/`
-    follows it or the name of a user.
+    A `~` is expanded at the beginning of a word and after `=` or `:`, if it ends the word or begins `~/` or
+    `~user/`.
 
     Raises:
         RuntimeError: the user has no home, or there is no such user.

@@ -21,8 +21,8 @@ from loaders.common.command_line import (
 from loaders.common.help_lines import join_help_lines
 
 _BROKEN_PIPE = 141  # 128 plus the number of SIGPIPE
-# Other ranks wait this long before they report a mistake: usually the machine's first rank reports the
-# same one, and the launcher then ends all ranks.
+# All ranks but a machine's first wait this long before they report a mistake: usually the first reports the
+# same mistake, and the launcher then ends all ranks.
 _LATER_S = 5.0
 
 
@@ -52,7 +52,7 @@ class MissingBackendError(UserError):
 
 
 class LoaderError(RuntimeError):
-    """A loader cannot deliver a batch: the message names shard, row and key, or the wait that timed out."""
+    """A loader cannot deliver a batch; the message says why."""
 
     def __str__(self) -> str:
         return one_line(super().__str__())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-# Pattern of tyro's message about an option or value, and the error line that replaces it.
+# Patterns of tyro's messages, each with the error line that replaces the message.
 _FORMS = (
     (
         r"invalid choice (?P<found>'.*') for argument '(?P<what>.*)'\. Expected one of \((?P<all>.*?),?\)\.",

@@ -14,8 +14,8 @@ def fingerprint(
 ) -> dict[str, str]:
     """Return everything that a loader's batches depend on, by name.
 
-    The number of ranks is not part of it, because the global batches do not depend on it, except with a
-    batch transform, whose entry names it (`loaders.transform.transform_facts`).
+    The number of ranks is left out, because the global batches do not depend on it. They do with a batch
+    transform, whose entry names the number (`loaders.transform.transform_facts`).
 
     Args:
         splits: splits; they count by their rows and by the manifests of their packs, which hold checksums of

@@ -217,6 +217,10 @@ def stream_positions(
 
     Returns:
         epochs and positions, both int64 [batch_size / num_ranks], positions in [0, num_rows).
+
+    Raises:
+        UserError: an impossible batch (see `check_batch`).
+        ValueError: step or rank out of range.
     """
     check_batch(num_rows, batch_size, num_ranks, drop_last=False)
     flat = rank_slice(global_step, batch_size, rank, num_ranks)
@@ -226,7 +230,7 @@ def stream_positions(
 def permute_stream(
     epochs: Positions, positions: Positions, num_rows: int, seed: int, stream: int = 0
 ) -> Positions:
-    """Return rows as `permute` does, for positions of several epochs (both int64 [K])."""
+    """Return the row at each position, int64 [K], as `permute` does, but each position has its own epoch."""
     if epochs.size and (epochs == epochs[0]).all():
         return permute(positions, num_rows, seed, int(epochs[0]), stream)
     rows = np.empty_like(positions)

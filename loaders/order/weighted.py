@@ -32,7 +32,7 @@ def cumulative_shares(weights: Any, num_rows: int) -> NDArray[np.float64]:
         num_rows: N.
 
     Raises:
-        UserError: another shape or type, negative or infinite weights, or none above 0.
+        UserError: another shape or type, weights that are negative or not finite, or none above 0.
     """
     array = _array(weights, num_rows)
     if array.shape != (num_rows,) or array.dtype.kind not in "iuf":

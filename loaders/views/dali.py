@@ -1,8 +1,8 @@
 """DALI pipelines: one that decodes for the dali backend, and one of DALI's own operators for other programs.
 
 `build_pipeline` turns policies into a graph that decodes each image once and has a branch for each view. The
-dali backend does not use this graph, since our kernels draw its views. Nothing in the graph is random: every
-number comes from `draw()` through an input, so crops, flips and factors are those of the cpu backend. The
+dali backend does not use this graph, since our kernels draw its views. Nothing in the graph is random: drawn
+numbers come from `draw()` through inputs, so crops, flips and factors are those of the cpu backend. The
 pixels differ a little, since DALI keeps uint8 between operations, and repeats the last pixel where a resize
 filter reaches over the border of the crop.
 """
@@ -67,7 +67,7 @@ def check_views(views: tuple[ViewPolicy, ...]) -> None:
     """Refuse views that DALI cannot express.
 
     Raises:
-        UserError: the error names the view and the operation.
+        UserError: the error names the view and what DALI lacks.
     """
     for view in views:
         what = refusal(view)
@@ -89,6 +89,9 @@ def build_decoder(batch_size: int, num_threads: int, device_id: int | None) -> A
 
     Returns:
         The pipeline, which takes JPEG bytes at its input `IMAGES` and returns images uint8 [H, W, 3].
+
+    Raises:
+        MissingBackendError: DALI cannot be imported.
     """
     dali = import_dali()
     from nvidia.dali import fn, types
@@ -129,7 +132,8 @@ def build_pipeline(
         inputs.
 
     Raises:
-        UserError: the error names the view and the operation that DALI lacks.
+        UserError: the error names the view and what DALI lacks.
+        MissingBackendError: DALI cannot be imported.
     """
     check_views(views)
     dali = import_dali()

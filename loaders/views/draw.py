@@ -95,7 +95,7 @@ class ViewParameters:
         window: int32 [B, 4], top, left, bottom, right of the pixels that resize taps may read.
         shift: int32 [B, 2], rows and columns by which the resized view is shifted; borders reflect.
         flip: bool [B], whether to mirror left to right.
-        codes: int32 [B, P], operation codes in the order of application; 0 does nothing.
+        codes: int32 [B, P] for P slots, operation codes in the order of application; 0 does nothing.
         args: float32 [B, P], arguments of the operations.
     """
 
@@ -147,7 +147,7 @@ def draw(
         widths: int64 [B].
 
     Returns:
-        The parameters. They depend only on the arguments, and no row depends on another row.
+        The parameters. They depend only on the arguments, and no row's parameters on another row.
     """
     batch = len(rows)
     standardize = isinstance(policy.normalize, Standardize)

@@ -80,7 +80,7 @@ class EvaluationView:
         return replace(policy, interpolation=self.interpolation)
 
     def fit(self, views: tuple[ViewPolicy, ...]) -> tuple[ViewPolicy, ...]:
-        """Return training views with the mean, deviation and filter of this view.
+        """Return training views with this view's mean, deviation and filter, unless ImageNet's and bilinear.
 
         Views that are not normalised by ImageNet's values keep what their recipe chose.
         """

@@ -1,8 +1,8 @@
 """Augmentation as data: what a view is, without saying how it is computed.
 
 A `ViewPolicy` is a geometry (which box of the image becomes the view) followed by operations on the
-resized pixels. Every class here is frozen and holds probabilities and ranges only; `draw.py` turns them into
-numbers, which `kernels/` or another backend applies.
+resized pixels. Every class here is frozen and holds only settings, such as probabilities and ranges, from
+which `draw.py` draws the numbers that `kernels/` or another backend applies.
 
 Example:
     crop, operations = RandomResizedCrop(scale=(0.2, 1.0)), (HorizontalFlip(0.5), Grayscale(0.2))
@@ -372,13 +372,13 @@ class ViewPolicy:
         resolution: side of the view in pixels.
         geometry: which box of the image becomes the view.
         operations: applied in this order to the resized pixels. The resize does the flips, so they come
-            first. A flip after a turn or a warp is therefore refused, since it would give another view.
+            first. A flip after an operation with which it does not commute, such as a warp, is refused.
             Cutout and RandomErasing may follow or precede a flip: their places are random either way.
         normalize: None delivers values in [0, 1] for float views; uint8 views are never normalised.
         interpolation: filter of the antialiased resize.
         shares_draws_of: k shares the random numbers of the view k places before this one in the loader; 0
-            shares none. Both views then draw the same crop, flip or colour where it has the same place in
-            both policies.
+            shares none. Both views then draw the same numbers for the geometry, and for operations with
+            the same place in both policies.
     """
 
     name: str

@@ -145,8 +145,8 @@ def fixmatch_strong(
 ) -> ViewPolicy:
     """Strong view of FixMatch: the weak view, RandAugment (n = 2, random magnitude), Cutout of half the side.
 
-    Source: Sohn et al. 2020, appendix D; ranges, ten levels and the probability 0.5 per operation as in the
-    PyTorch code that reproduces its CIFAR figures.
+    Source: Sohn et al. 2020, appendix D; ranges, magnitudes (0.1, 0.2, ..., 0.9) and the probability 0.5 per
+    operation as in the PyTorch code that reproduces its CIFAR figures.
     """
     operations = (
         HorizontalFlip(flip_p),
@@ -159,7 +159,7 @@ def fixmatch_strong(
 def fixmatch_strong_gentle(
     resolution: int = 32, flip_p: float = 0.5, normalize: Normalize | None = IMAGENET, cutout: bool = True
 ) -> ViewPolicy:
-    """Gentler strong view for small or fine-grained images: half the ranges, and a smaller Cutout or none."""
+    """Gentler strong view for small or fine-grained images: ranges about half as wide, Cutout smaller."""
     operations = (
         HorizontalFlip(flip_p),
         RandAugment(_fixmatch_augments(0.5), num_ops=2, p=0.5, levels=(1, 10)),
@@ -200,7 +200,7 @@ def augmented(view: ViewPolicy, augmentations: tuple[Augmentation, ...]) -> View
 
     The report gives no ranges. This project applies, in this order: rotations of up to 15 degrees and shifts
     of up to a tenth of the side, in one warp; jitter of brightness, contrast and saturation by up to a fifth,
-    and of the hue by up to a twentieth; two of FixMatch's operations.
+    and of the hue by up to a twentieth; up to two of FixMatch's operations.
     """
     if not augmentations:
         return view
