@@ -69,4 +69,4 @@ class Loader(Protocol[BatchT_co]):
         """Yield this rank's batches of `epoch` from `start_step` on; equal calls yield equal batches."""
 
     def close(self) -> None:
-        """Stop the loader's threads; to close a loader again does nothing."""
+        """Stop the loader's threads; closing the loader again does nothing."""

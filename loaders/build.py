@@ -118,7 +118,7 @@ def _check_any_order(backend: Backend, renderer: Renderer, work: Work) -> None:
 
 
 def _draws(sampler: Sampler | None, work: Work) -> tuple[Draws | None, dict[str, str]]:
-    """Return the function by which a sampler draws rows, if any, and its entries in the fingerprint."""
+    """Return the function by which a sampler draws rows, and fingerprint entries; (None, {}) without one."""
     if sampler is None:
         return None, {}
     seed, num_rows = work.options.seed, len(work.split)

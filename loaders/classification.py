@@ -331,7 +331,7 @@ def unlabeled_images(
     """Return the images of some splits, without those set aside for validation and copies of these.
 
     Args:
-        division: how the run's labels are divided; None to leave out no image for its label.
+        division: how the run's labels are divided; with None, all images remain.
         with_labeled: also return images whose label is trained on.
         share: share of the remaining images to return; `seed` chooses them. With one seed, a larger share
             contains every smaller one.

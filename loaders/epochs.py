@@ -104,7 +104,7 @@ class _EpochSource(ABC, Generic[BatchT]):
         """Yield the batches of an epoch; the arguments have been checked."""
 
     def close(self) -> None:
-        """Stop the loader's threads; to close a loader again does nothing."""
+        """Stop the loader's threads; closing the loader again does nothing."""
         if not self._closed:
             self._closed = True
             if os.getpid() == self._process:  # a fork copies the threads' objects, not the threads

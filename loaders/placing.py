@@ -88,7 +88,7 @@ class PinnedPool:
         self._used: deque[tuple[torch.cuda.Event, Tensor]] = deque()
 
     def take(self, size_bytes: int) -> Tensor:
-        """Return uint8 [at least size_bytes] that no copy reads, without waiting for one."""
+        """Return uint8 [at least size_bytes] that no copy reads; never wait for a copy."""
         while self._used and self._used[0][0].query():
             self._free.append(self._used.popleft()[1])
         for place, memory in enumerate(self._free):

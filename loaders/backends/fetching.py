@@ -27,7 +27,7 @@ class Fetching:
                 self._pools[id(pack)][1].submit(pack.shard_map, shard)
 
     def stop(self) -> None:
-        """End every wait for a shard, including requests under way."""
+        """Make reads give up after their current request, unless another loader reads from the same store."""
         for pack, _ in list(self._pools.values()):
             pack.cache.store.stop()
 

@@ -113,7 +113,7 @@ class ResidentPixels:
         return bool((self.starts[rows] != _ABSENT).all())
 
     def serve(self, options: LoaderOptions, spread: bool) -> bool:
-        """Tell whether these pixels may serve a loader that would itself load with or without `spread`.
+        """Tell whether a loader may use these pixels, which it would otherwise load with or without `spread`.
 
         With `spread`, a rank must not reuse what it holds alone, because the other ranks wait for it. A part
         on another rank's device is gone when that rank ends, so several parts serve only ranks that were

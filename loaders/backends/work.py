@@ -107,7 +107,7 @@ class Crew:
 
     def close(self) -> None:
         """Stop everything; threads that hang are left behind after the time limit."""
-        self.fetching.stop()  # first, so that no thread still waits for a shard
+        self.fetching.stop()  # first, so that threads soon stop waiting for shards
         for renderer in list(self._renderers):
             renderer.close(self._timeout_s)
         self.threads.close(self._timeout_s)
@@ -230,7 +230,7 @@ class Backend(ABC):
         """Return the renderer of a work that `refusal` accepts."""
 
     def identity(self, work: Work) -> dict[str, str]:
-        """Return what the backend decides of the batches, as fingerprint entries `order` and `renderer`."""
+        """Return the backend's entries in the fingerprint: `order` and `renderer`."""
         return {"order": "full shuffle", "renderer": "cpu"}
 
 

@@ -80,9 +80,10 @@ class EvaluationView:
         return replace(policy, interpolation=self.interpolation)
 
     def fit(self, views: tuple[ViewPolicy, ...]) -> tuple[ViewPolicy, ...]:
-        """Return training views with this view's mean, deviation and filter, unless ImageNet's and bilinear.
+        """Return training views with the mean, deviation and filter of this view.
 
-        Views that are not normalised by ImageNet's values keep what their recipe chose.
+        Views that are not normalised by ImageNet's values keep what their recipe chose. So do all views if
+        this view has ImageNet's values and bilinear interpolation.
         """
         own = Normalize(self.mean, self.std)
         if (own, self.interpolation) == (IMAGENET, "bilinear"):
