@@ -168,7 +168,7 @@ class LabeledLoaders:
         """Return a copy of these loaders that trains on other labels."""
         other = copy(self)
         other.labels, other.division = labels, replace(self.division, training=labels)
-        other._replaced = True  # the options did not set their number, so `training` gives no advice on it
+        other._replaced = True  # no option set the number of labels, so `training` gives no advice on it
         return other
 
     def training(self, options: LoaderOptions) -> Loader[Any]:

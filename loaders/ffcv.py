@@ -194,7 +194,7 @@ class EpochOrder:
         return self
 
     def sample_order(self, epoch: int) -> NDArray[np.uint64]:
-        """Return the sample numbers of this rank's whole batches of `epoch`."""
+        """Return the sample numbers of this rank's full batches of `epoch`, without steps to skip."""
         indices, batch_size = self._loader.indices, self._loader.batch_size * self._num_ranks
         check_batch(len(indices), batch_size, self._num_ranks)
         first = self.skip[1] if epoch == self.skip[0] else 0

@@ -25,7 +25,7 @@ _ALIGNED_BYTES = 16  # alignment of each array in a block; kernels may rely on i
 
 
 class CudaStreams:
-    """Streams of a CUDA device."""
+    """Streams of a CUDA device, and copies to the device."""
 
     def __init__(self, device: torch.device) -> None:
         """Choose the device; `cuda` without a number means the current one."""

@@ -19,7 +19,7 @@ from loaders.order.blocks import BlockShuffle
 from loaders.packs import Split
 from loaders.packs.stores.remote_pack import RemotePack
 
-_FEW_RANGES = 64  # a split of more ranges has few rows in each, so its rows are looked up one by one
+_FEW_RANGES = 64  # more ranges usually hold few rows each, so rows are then looked up one by one
 _RECENT_BATCHES = 8  # recent batches whose shards stay cached, since they may still be read
 
 

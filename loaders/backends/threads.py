@@ -50,7 +50,7 @@ def result_until(
 
 
 class WorkerPool(Executor):
-    """A fixed number of threads, started when first needed, that can be left behind when they hang.
+    """A pool of threads, started when first needed, that can be left behind when they hang.
 
     `concurrent.futures.ThreadPoolExecutor` waits for its threads without limit, in `shutdown` and again when
     the process exits. With it, a read from a dead network disk would turn the loader's error into a hang.

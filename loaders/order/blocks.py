@@ -1,9 +1,8 @@
 """Block shuffle: the order of packs larger than memory.
 
 Shards are shuffled, consecutive shards of the shuffled order form windows, and rows are shuffled within their
-window. So only the shards of one window, or of two at a border, are read at any time. The order
-is a pure function of shard sizes, window, seed, epoch, stream and position, built on
-`loaders.order.permutation`.
+window. So only the shards of one window, or of two at a border, are read at any time. The order is a
+pure function of shard sizes, window, seed, epoch, stream and position, built on `loaders.order.permutation`.
 """
 
 from __future__ import annotations
