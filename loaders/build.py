@@ -61,9 +61,8 @@ def build_loader(
             v2 transforms, draws from torch's global generators, which are seeded likewise during the call.
 
     Returns:
-        A loader, see `loaders.batch.Loader`. Each `for batch in loader` yields the `Batch`es of the next
-        epoch, from 0 on, and `epoch(epoch, start_step)` those of any epoch; `close()` or a `with` block ends
-        the threads.
+        A loader, see `loaders.batch.Loader`. Each `for batch in loader` yields the next epoch's `Batch`es,
+        from epoch 0 on; `epoch(epoch, start_step)` any epoch's; `close()` or a `with` block ends the threads.
 
     Raises:
         UserError: an argument cannot be used; the message names the remedy.

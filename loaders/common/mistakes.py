@@ -65,7 +65,7 @@ def _retell(said: str) -> str | None:
         return None
     if commands := _COMMANDS.search(said):
         return f"command: expected one of {commands[1]}, found {wrong}; name one of them first"
-    found_words = set(wrong.replace(",", " ").split())  # another subcommand may have such an option
+    found_words = set(wrong.replace(",", " ").split())  # another subcommand may have an option of this name
     others = [names.strip() for names in dict.fromkeys(_NEAR.findall(said))]
     near = ", ".join(names for names in others if found_words.isdisjoint(names.split(", ")))
     remedy = f"did you mean {near}?" if near else "leave it out, or look its name up"
