@@ -41,13 +41,13 @@ class Config(RecordConfig):
     batch_size: Count = 256
     """Images per step."""
     num_threads: Count = 2
-    """Decoding threads."""
+    """Threads of the loader."""
     runs: Count = 50
     """Runs of each variant; the variants take turns."""
     seconds: Positive = 0.4
     """Shortest duration of a run, which goes on to the end of an epoch."""
     resume_rows: Count = 512_000
-    """Rows of the pack for measuring resumes; its shards are links to the first shard of `pack`."""
+    """Rows of the pack for measuring resumes; its shards are links to one shard of `pack`."""
     order_rows: Count = 100_000_000
     """Rows of the epoch whose order is computed."""
     ranks: Count = 2

@@ -37,9 +37,9 @@ class Config(RecordConfig):
     split: str = ""
     """Split of the pack; the first by default."""
     images: Path | None = None
-    """Instead of a pack: a folder of JPEG files, repeated to an epoch of about 256 MiB and packed."""
+    """Instead of a pack: a folder of JPEG files, which are repeated (see --num-images) and packed."""
     views: ViewSet = "barlow"
-    """Views that each image gives."""
+    """Views made of each image."""
     resolution: Count = 96
     """Side of a view in pixels; for tiles, the side of a cell."""
     batch_size: Count = 64
@@ -63,7 +63,8 @@ class Config(RecordConfig):
     warmup_s: float = 2.0
     """Untimed seconds of batches before the timed ones."""
     num_images: int = 0
-    """With --images: images per epoch, repeating the files; 0 takes about 256 MiB of files."""
+    """With --images: images per epoch, repeating the files; 0 repeats them up to 256 MiB, but to four batches
+    at least."""
     cache: Path = Path("runs/bench")
     """Folder for copies of the images in the contenders' formats; kept for the next benchmark."""
 

@@ -81,7 +81,8 @@ class Measured:
         img_per_core_s: images trained on per second of CPU time, median over the rounds.
         slowest: images per second of CPU time in the slowest round.
         fastest: images per second of CPU time in the fastest round.
-        mflop: 10^6 operations per image, forward and backward; a multiply-add counts as two.
+        mflop: 10^6 operations of convolutions and matrix products per image, forward and backward; a
+            multiply-add counts as two.
     """
 
     network: str

@@ -146,7 +146,7 @@ def tiles(x: Tensor, permutations: Tensor, choice: Tensor) -> Tensor:
 
 
 def cases(config: Config) -> list[Case]:
-    """Return all objectives with random inputs."""
+    """Return the objectives to time, with random inputs."""
     torch.manual_seed(0)
     rows, size, classes = config.batch_size, config.embedding, config.classes
     z_a = torch.randn(rows, size)

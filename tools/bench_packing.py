@@ -46,7 +46,7 @@ class Config(RecordConfig):
     """Folder for the output; by default the system's folder for temporary files."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers out of range, an empty list of writers, and paths that cannot be used."""
+        """Refuse numbers out of range, an empty list of writers, and an unusable --json or --scratch."""
         super().__post_init__()
         if not self.writers:
             raise UserError(f"writers: expected some of {', '.join(WRITERS)}, found none; name one")

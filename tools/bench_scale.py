@@ -111,7 +111,7 @@ def draw(config: Config) -> dict[str, Any]:
 
 
 def pack(config: Config) -> dict[str, Any]:
-    """Pack the images, with all the final steps of `pack_dataset.py`."""
+    """Pack the images with `pack_dataset.py`."""
     out = config.work / "pack"
     shutil.rmtree(out, ignore_errors=True)
     splits = ["--splits", f"train={config.work / 'drawn'}", "--out", out, "--damaged", "quarantine"]

@@ -58,7 +58,7 @@ class Config(RecordConfig):
     recipes: tuple[RecipeName, ...] = get_args(RecipeName)
     """Recipes to measure."""
     backbone: str = "tiny_resnet"
-    """Backbone of every recipe."""
+    """Backbone of the recipes; dcgan and ssl_gan train gan_discriminator_32 instead."""
     resolution: Count = 32
     """Side of the views in pixels; tiles are a third of it."""
     batch_size: Count = 128

@@ -1,7 +1,7 @@
 """Measure the time of each part of shrinking photographs, and the loss of quality by scaled decoding.
 
-Times are CPU time of one thread per image. The PSNR of each way to decode is relative to decoding in full and
-shrinking by Pillow's Hamming filter; it is stated before and after encoding with quality 90.
+Times are CPU time per image, in one thread. The PSNR of each way to decode is relative to decoding in full
+and shrinking by Pillow's Hamming filter; it is stated before and after encoding with quality 90.
 
 Example:
     python tools/bench_transcode.py --images photographs --json transcode.jsonl
@@ -177,7 +177,7 @@ def _times(photographs: list[_Photograph], passes: int) -> dict[str, float]:
 
 
 def _quality(photographs: list[_Photograph]) -> dict[str, dict[str, float]]:
-    """Return each rule's mean PSNR before and after encoding, and the share of images that it scales down."""
+    """Return each rule's mean PSNR, and the share of images that its decoding scales down."""
     found: dict[str, dict[str, float]] = {}
     for name, decode in _RULES.items():
         before, after, scaled = [], [], []

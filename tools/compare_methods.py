@@ -14,8 +14,7 @@ then takes as many steps as fit into the budget, which excludes the start-up of 
 these steps. Its record has the seconds that it really took. On a shared machine, CPU time grows with the
 load, so calibrate (--calibrate-only) while the machine is idle. Evaluation is not part of the budget. Every
 finished stage leaves a JSON file in --out, so the same command, given again, continues from there. Another
-pack, budget or number of probe labels needs another --out. The table and the plot are made from these
-records.
+pack, budget or other common setting needs another --out. The table and the plot are made from these files.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class Config:
     steps are used: every seed then takes the same number of steps, on any machine."""
 
     def __post_init__(self) -> None:
-        """Refuse unknown methods, repeated values and numbers out of range."""
+        """Refuse unknown methods, repeated or missing values, and numbers out of range or order."""
         if unknown := [name for name in self.methods if name not in self.batch_sizes]:
             known = ", ".join(self.batch_sizes)
             raise UserError(f"methods: expected names among {known}, found {', '.join(unknown)}")

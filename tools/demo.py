@@ -7,8 +7,8 @@ Every step is a separate command, which is printed before it runs, so that it ca
 
 The 445 test images influence no gradient, no choice of labels and no end of training. But the settings of
 fine-tuning (learning rates, steps and crops, with and without pre-training) were chosen by hand for accuracy
-on these images, so trust the difference between the two rows more than either row. `recipes/transfer.py
---grid --validation-share 0.2` chooses learning rates without test images: on a fifth of the training labels,
+on these images, so trust the gain by pre-training more than either accuracy. `recipes/transfer.py --grid
+--validation-share 0.2` chooses learning rates without test images: on a fifth of the training labels,
 which is set aside class by class before training.
 """
 
@@ -49,7 +49,7 @@ class Config:
     results do not depend on the number of cores or on bfloat16 support."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers out of range, and folders that hold the working folder."""
+        """Refuse numbers out of range, and folders that cannot be made or that hold the working folder."""
         check_numbers(self)
         for option in ("out", "pack"):
             folder = getattr(self, option)
@@ -194,7 +194,7 @@ def is_own(folder: Path) -> bool:
 
 
 def marker_of(pack: Path) -> Path:
-    """Return the file beside a pack that marks it as the demo's; inside, it would not belong to the pack."""
+    """Return the file that marks a pack as the demo's; it lies beside the pack, which has no such file."""
     return pack.with_name(f".{pack.name}.{MARKER}")
 
 
@@ -208,7 +208,7 @@ def run_step(console: Console, number: int, step: Step, num_threads: int = 2) ->
     """Print a step, run it and return its seconds.
 
     Raises:
-        SystemExit: the step failed; the exit code is the step's.
+        SystemExit: the step failed; the exit code is the step's, or 128 plus the signal that ended it.
     """
     console.print(f"\n[bold]{number}. {step.title}[/bold]")
     console.print(f"   $ {step.text}", markup=False, highlight=False, soft_wrap=True, style="dim")
@@ -223,7 +223,7 @@ def run_step(console: Console, number: int, step: Step, num_threads: int = 2) ->
 
 
 def _environment(num_threads: int) -> dict[str, str]:
-    """Return the environment of the steps: first in PATH are the `python` and `accelerate` that run now."""
+    """Return the environment of the steps: PATH begins with the folder of the Python that runs now."""
     search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return {**environment(), "PATH": search, "OMP_NUM_THREADS": str(num_threads)}
 

@@ -97,7 +97,7 @@ class Diagnosis:
     Attributes:
         cold: reading, after asking the system to drop the shards from the page cache.
         warm: reading from the page cache.
-        decoding: decoding, in all threads.
+        decoding: decoding, in all threads; 0 for a pack of pixels.
         views: drawing views, in all threads.
         copy: copying to the device; 0 on the CPU.
         network: forward pass, backward pass and optimizer step.

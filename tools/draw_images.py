@@ -33,7 +33,7 @@ class Config:
     num_classes: Count = 100
     """Number of class folders."""
     resolution: Count = 96
-    """Mean side of the images in pixels; sides vary by a quarter of it."""
+    """Mean side of the images in pixels; sides vary by up to a quarter of it, but are at most 256."""
     seed: int = 0
     """Seed of all images."""
     damaged: bool = True
@@ -42,7 +42,7 @@ class Config:
     """Number of threads, 0 for one per core; the files are the same for any number."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers out of range, sides larger than the textures, and a folder that cannot be made."""
+        """Refuse numbers out of range, and a folder that cannot be made."""
         check_numbers(self)
         check_whole("resolution", self.resolution, 16, MAX_SIDE, "the textures have no more pixels")
         check_folder(self.out)

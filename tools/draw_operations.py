@@ -104,7 +104,7 @@ SHOWN: dict[str, tuple[Geometry, tuple[Operation, ...]]] = {
 
 
 def draw(config: Config, pack: Pack, name: str) -> bytes:
-    """Return a PNG file: a row of views of the pack's first image, drawn in epochs 0, 1, ..."""
+    """Return a PNG file: a row of views of the pack's only image, drawn in epochs 0, 1, ..."""
     geometry, operations = SHOWN[name]
     view = ViewPolicy(name, config.tile, geometry, operations)
     options = LoaderOptions(seed=config.seed, num_threads=1, dtype="uint8")

@@ -5,8 +5,8 @@ Example:
     python tools/export.py --run runs/barlow --backbone-only --form timm --out backbone.safetensors
 
 An export contains the view of images, the classes and the licence of the pre-trained weights, if there were
-any; docs/pretrained.md shows how to load each form. Before an export is kept, its outputs are compared with
-the network's.
+any; docs/pretrained.md shows how to load each form. In every form but safetensors, an export's outputs are
+compared with the network's before the export is kept.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Config:
     """Write a classifier, or a backbone alone, in a form that other libraries load."""
 
     run: Path
-    """Run folder, or any start with a classifier: timm:NAME, hf:REPO, a folder or file of weights."""
+    """Run folder, or any other start: timm:NAME, hf:REPO, a folder or file of weights. Without
+    --backbone-only, it must have a classifier."""
     out: Path
     """File to write, which must not exist; its suffix is .safetensors, .pth, .onnx or .pt2, according to the
     form. For hf, a folder."""
@@ -48,14 +49,14 @@ class Config:
     backbone: str | None = None
     """Name of the network, for a weights file that does not state it."""
     resolution: int | None = None
-    """Side of the views in pixels; by default the resolution of the training."""
+    """Side of the views in pixels; by default that of the network."""
     pack: Path | None = None
     """Pack with the images on which the export is compared; by default it is compared on noise."""
     split: str = ""
     """Split of these images; the first one by default."""
 
     def __post_init__(self) -> None:
-        """Refuse an existing path, and a file name whose suffix does not fit the form."""
+        """Refuse an --out that is taken or cannot be written, or whose suffix does not fit the form."""
         suffix = _SUFFIX.get(self.form, "")
         if suffix and self.out.suffix != suffix:
             name = self.out.stem if self.out.suffix in _OF_WEIGHTS else self.out.name or "network"
@@ -68,7 +69,7 @@ class Config:
             raise UserError(f"out: expected nothing at {self.out}, found something; give another --out")
 
     def check_places(self) -> None:
-        """Refuse a missing network, before anything is loaded."""
+        """Refuse a missing network or classifier, before anything is loaded."""
         check_start(self.run, "run", self.backbone, classifier=not self.backbone_only)
 
 

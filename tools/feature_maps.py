@@ -53,7 +53,7 @@ class Config:
     """Options of the loader."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers out of range, an empty list of networks, and a file that cannot be written."""
+        """Refuse numbers out of range, no network, and an --out that is no PNG file or cannot be written."""
         check_numbers(self)
         if not self.starts:
             raise UserError("starts: expected one network or more, found none")

@@ -52,10 +52,10 @@ class Config(FrozenConfig):
     rounds: Count = 3
     """Rounds of pseudo-labels."""
     share: PositiveShare = 0.5
-    """Share of the unlabelled images that the last round keeps: the most confident guesses of each class."""
+    """The last round keeps at most this share of the unlabelled images, the surest guesses of each class."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers out of range, empty lists and repeated values."""
+        """Refuse numbers out of range, empty lists, repeated values, and a folder that cannot be made."""
         check_numbers(self)
         check_folder(self.out)
         check_different(self, "labels_per_class", "seeds", "methods")

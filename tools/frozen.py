@@ -37,7 +37,7 @@ def frozen_features(
 
 
 def say_next_of_start(config: FrozenConfig, start: Path, train_split: str, test_split: str) -> None:
-    """Print the command that fine-tunes a measured start, with the options of the measurement."""
+    """Print the command that fine-tunes a measured start on the same pack, splits and resolution."""
     words: list[object] = ["--pack", config.pack, "--init", start]
     for option, value, usual in (
         ("--backbone", config.backbone, None),

@@ -54,7 +54,7 @@ class Config:
     """Threads of each run, both for its loader and for torch."""
 
     def __post_init__(self) -> None:
-        """Refuse empty lists, repeated values and numbers out of range."""
+        """Refuse empty lists, repeated values, numbers out of range, and a folder that cannot be made."""
         check_different(self, "methods", "labels_per_class", "seeds")
         check_numbers(self)
         check_folder(self.out)
@@ -134,7 +134,7 @@ def read_methods(texts: Sequence[str]) -> list[Method]:
     """Parse NAME=RECIPE OPTIONS; the first method with `transfer` also trains from scratch.
 
     Raises:
-        UserError: a text has another form, a recipe does not exist, or two methods have the same name.
+        UserError: a text has another form, a recipe does not exist, or a name is used twice or reserved.
     """
     found: list[Method] = []
     for text in texts:
@@ -176,7 +176,7 @@ def command_of(config: Config, job: Job) -> list[str]:
         beside = "--beside-scratch" if method.beside_scratch else "--no-beside-scratch"
         return [*command, "--seeds", str(job.seed), beside]
     if not any(option.startswith("--validation") for option in method.options):
-        command += ["--validation-share", "0"]  # train on every label that counts as given
+        command += ["--validation-share", "0"]  # train on as many labels as the table states
     seed = str(job.seed)
     return [*command, "--seed", seed, "--label-seed", seed, "--resume", "--no-progress", "--trackers"]
 

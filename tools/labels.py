@@ -57,7 +57,7 @@ class Import:
     """Add the classes of the file that the pack lacks, after its present classes. They stay in the pack."""
 
     def __post_init__(self) -> None:
-        """Refuse a command that imports nothing or lacks an option."""
+        """Refuse options that are incomplete or contradict each other."""
         if (self.file is None) != (self.name is None) or (self.file is None and not self.classes):
             raise UserError(
                 "import: expected --file and --name, --classes, or all three; give what is missing"
@@ -136,7 +136,7 @@ class Divide:
     """Table to divide."""
 
     def __post_init__(self) -> None:
-        """Refuse shares out of range, or that leave nothing to train on."""
+        """Refuse numbers out of range, and shares that leave nothing to train on."""
         check_numbers(self)
         if not 0 < self.validation < 1:
             raise UserError(f"validation: expected a share between 0 and 1, found {self.validation}")
@@ -149,7 +149,7 @@ class Divide:
 
 @dataclass(frozen=True)
 class Exclude:
-    """Remove the rows of a test split, and of copies of its images, from a label table."""
+    """Make a label table without the rows of a test split and without copies of its images."""
 
     pack: _PackPath
     """Folder of the pack."""

@@ -33,8 +33,8 @@ class Config:
     images of a folder or an archive. train,test=PATH:0.8 divides the images of a PATH, class by class, and
     keeps copies of an image in one split; train,val,test=PATH:0.8,0.1,0.1 makes three splits."""
     out: str
-    """Folder of the pack, or a remote place such as s3://bucket/pack. It must not exist yet, unless an
-    earlier run of the same command made it."""
+    """Folder of the pack, or a remote place such as s3://bucket/pack. Without --append, it must not
+    exist yet, unless an earlier run of the same command made it."""
     format: Literal["webdataset", "ffcv"] = "webdataset"
     """Format of the shards: webdataset writes .tar files, which DALI reads too, ffcv writes .beton files."""
     max_side: int | None = None
@@ -44,9 +44,9 @@ class Config:
     crop_square: bool = False
     """Keep the largest square in the middle of each image."""
     quality: tuple[str, ...] = ()
-    """JPEG quality of re-encoded images, 95 by default; train=90 sets it for one split alone. With a limit of
-    the size, baseline JPEG images within the limit are copied byte for byte; without a limit, --quality
-    re-encodes every image."""
+    """JPEG quality of re-encoded images, 95 by default; train=90 sets it for one split alone. With a size
+    limit or --crop-square, baseline JPEG images whose size stays the same are copied byte for byte; otherwise
+    --quality re-encodes every image."""
     encoding: Literal["jpeg", "raw"] = "jpeg"
     """raw stores decoded pixels: the pack is larger, and reading it needs no decoding."""
     damaged: Literal["repair", "quarantine"] = "repair"
@@ -75,7 +75,8 @@ class Config:
     shard_size_mb: float = 64.0
     """Approximate size of a shard, in 10^6 bytes."""
     executor: Literal["processes", "ray"] = "processes"
-    """ray packs on the cluster at RAY_ADDRESS, or on a new one on this machine; the pack is the same."""
+    """Where packing runs. processes: on this machine; ray: on the cluster at RAY_ADDRESS, or on a new one on
+    this machine. The pack is the same."""
     staging: Path | None = None
     """Local folder in which a remote pack is prepared; with Ray, a folder that all machines share."""
     workers: int = 0
@@ -144,7 +145,7 @@ def options_of(config: Config) -> PackOptions:
     """Return the packing options of the command line.
 
     Raises:
-        UserError: two options exclude each other, or an option has no effect.
+        UserError: an option is malformed, has no effect or contradicts another.
     """
     remote = is_remote(config.out)
     splits = parse_splits(config.splits, config.seed, config.near)

@@ -3,7 +3,7 @@
 Example:
     python tools/plot_bench.py loaders.jsonl --out bench.svg
 
-There is one panel per file, workload, set of images and machine, which shows the latest benchmark. Bars are
+Each combination of file, workload, set of images and machine has a panel with its latest benchmark. Bars are
 medians of runs; whiskers reach from the slowest to the fastest run. Each panel has its own scale.
 """
 
@@ -113,7 +113,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def last_benchmarks(file: str, records: Sequence[Record]) -> list[Panel]:
-    """Return a panel with the latest benchmark of each workload in which a contender ran."""
+    """Return a panel per workload, set of images and machine: its latest benchmark, if a contender ran."""
     groups: dict[str, list[Record]] = {}
     for record in records:
         same = [record[name] for name in ("workload", "pack", "epoch_images", "machine")]

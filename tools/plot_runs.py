@@ -31,7 +31,7 @@ class Config:
     """Options that distinguish lines, such as threshold, backbone or labels_per_class."""
 
     def __post_init__(self) -> None:
-        """Refuse an empty list of runs, and a file that cannot be written."""
+        """Refuse an empty list of runs, and an --out that is no PNG file or cannot be written."""
         if not self.runs:
             raise UserError("runs: expected one run folder or more, found none")
         if self.out.suffix.lower() != ".png":
@@ -56,7 +56,7 @@ _IN_PER_CENT = ("top1", "top5", "share", "rate")
 
 
 def name_of(run: Path, by: tuple[str, ...], own: str) -> str:
-    """Return the name of a run's line: the values of the options `by`, or `own` if there are none.
+    """Return the name of a run's line: the values of the options `by`, or `own` if `by` is empty.
 
     Raises:
         UserError: the folder is not a run folder, or the run has no such option.

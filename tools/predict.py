@@ -61,7 +61,7 @@ class Config(ForwardConfig):
     sheet: Count | None = 64
     """Images on the contact sheet; None for no sheet."""
     cycle: Count = 1
-    """Number of this round, kept in labels.parquet."""
+    """Round of pseudo-labels, recorded as `cycle` in labels.parquet."""
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range, and a path where no folder can be made."""
@@ -248,7 +248,7 @@ def numbers_in_pack(config: Config, pack: Pack, classes: Sequence[str]) -> NDArr
 
 
 def label_table(config: Config, pack: Pack, numbers: NDArray[np.int64], guessed: Guessed) -> LabelTable:
-    """Return the guesses that reach the threshold as a label table of the pack.
+    """Return the guesses that reach the threshold, of classes that the pack has, as a label table.
 
     `numbers` has the pack's number of each class of the network, as `numbers_in_pack` returns them.
     """

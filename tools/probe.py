@@ -24,14 +24,14 @@ class Config(FrozenConfig):
     run: Path
     """Start to measure: a run folder, timm:NAME, hf:REPO, or another project's folder or file of weights."""
     results: Path | None = None
-    """Folder for evaluation.json and the features; --run by default, required if that is not a folder."""
+    """Folder for evaluation.json and the features; --run by default, required if --run is not a folder."""
     train_split: str = "train"
     """Labelled split for the bank of neighbours and for fitting the probe."""
     test_split: str = "test"
     """Labelled split to measure on."""
     allow_leak: bool = False
-    """Measure even if test images are also in the bank or among the labels that the run was trained on;
-    evaluation.json lists them under leaks."""
+    """Measure even if test images, or copies of them, are in the bank or among the labels that the run was
+    trained on; evaluation.json describes them under leaks."""
     labels_per_class: int | None = None
     """Number of labelled images per class to use from the training split; all by default."""
     neighbours: Count = 20
@@ -46,7 +46,7 @@ class Config(FrozenConfig):
     """Seed of these random weights."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers out of range, and a run that results cannot be written into."""
+        """Refuse numbers out of range, and a folder that results cannot be written into."""
         check_numbers(self)
         named = str(self.run).startswith(("timm:", "hf:"))  # a missing run folder is refused later
         if self.results is None and (named or self.run.is_file()):

@@ -167,7 +167,7 @@ def least_seconds(run: Callable[[int], Any], passes: int) -> float:
 
 
 def policies(resolution: int) -> dict[str, tuple[ViewPolicy, str | None]]:
-    """Return views to profile by name, each with the view whose time is subtracted to leave one operation."""
+    """Return views to profile by name, each with the name of the view whose time is subtracted, or None."""
     whole = ViewPolicy("copy", resolution, CenterCrop(1.0))
     crop = presets.crop_flip(resolution)
     found: dict[str, tuple[ViewPolicy, str | None]] = {

@@ -1,7 +1,7 @@
 """Write the report of a run, or of several runs side by side: one HTML page that needs no other file.
 
-Every recipe writes such a page at its end. This script writes the page again, with other options, for any
-folder that a recipe wrote. The page needs no network.
+Recipes that train or evaluate write such a page at their end. This script writes the page again, with other
+options. The page needs no network.
 
 Examples:
     python tools/report.py --run runs/barlow --few-labels runs/transfer --out runs/barlow/report.html
@@ -38,7 +38,7 @@ class Config:
     pack: Path | None = None
     """Pack that the run was trained on; by default the one that the run's config.json names."""
     title: str | None = None
-    """Heading; by default the recipe and the run folder."""
+    """Heading; by default one made from the folder, or with --beside the number of runs."""
     lead: str = ""
     """A sentence below the heading."""
     commands: Path | None = None

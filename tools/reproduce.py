@@ -9,8 +9,8 @@ few labels, each row within the same core seconds, pre-training included. ablati
 recipes/pipeline.py. start: frozen features of --init. The rows are in tools/reproduction/tables.py.
 
 The command can be stopped at any time (Ctrl-C, SIGTERM); the same command then continues, within a training
-from its last checkpoint. Finished rows are read from OUT/TABLE-SCALE. A row that takes more than 1.05 of its
-budget is ended and has no accuracy. The test split is read once per row, after all its training.
+from its last checkpoint. Finished rows are read from OUT/TABLE-SCALE. A row that takes more than 1.05 times
+its budget is ended and has no accuracy. Settings are chosen on labels held out of the training split.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Config:
     splits: tuple[str, ...] = ()
     """NAME=PATH of both splits, as for tools/pack_dataset.py; the default at scale tiny is the digits."""
     scale: ScaleName = "full"
-    """tiny: seconds, for tests; short: ten core minutes per row, one seed; full: the tables of the page."""
+    """tiny: seconds, for tests; short: minutes per row; full: the tables of the page."""
     init: str = ""
     """Pre-trained network for the table start, see docs/pretrained.md."""
     peer: str = ""
@@ -58,7 +58,7 @@ class Config:
     """Threads of every command; budgets are in core seconds, so they do not depend on this."""
 
     def __post_init__(self) -> None:
-        """Refuse a wrong --num-threads or --out, and the table start without --init."""
+        """Refuse numbers out of range, a folder that cannot be made, and a missing --init."""
         check_numbers(self)
         check_folder(self.out)
         if self.table == "start" and not self.init and self.scale != "tiny":
@@ -137,7 +137,7 @@ def described_machine(config: Config) -> Record:
 
 
 def label_tables(table: ResultTable, pack: Pack) -> list[Record]:
-    """Return records of the labelled images, by their row in the pack; all rows of the table use the same."""
+    """Return the labelled images, as rows of the pack: a record per seed and number of labels up to 100."""
     split = pack.split("train")
     return [
         {
@@ -202,10 +202,10 @@ def _check_among(option: str, given: Sequence[object], known: Sequence[object]) 
 
 
 def keep_question(config: Config, out: Path, pack: Pack) -> None:
-    """Store the options that decide the figures in a folder, or refuse to add figures with other options.
+    """Store in a folder the options that decide its figures, or refuse options other than those stored.
 
     Raises:
-        UserError: the folder has figures of another pack or start (compared by content), another peer, number
+        UserError: the folder has figures of another pack or start (by path or content), another peer, number
             of threads, or other rows (compared by a hash of their options).
     """
     table = make_table(config.table, config.scale, config.init, config.peer)

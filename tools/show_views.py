@@ -48,7 +48,7 @@ class Config(PackConfig):
     seed: int = 0
     """Seed of the choice of images and of the views."""
     tile: int = 0
-    """Side of a tile in pixels; 0 takes the view's resolution or a whole multiple of it near 192."""
+    """Side of a tile in pixels; 0 takes a whole multiple of the view's resolution near 192, at most 256."""
     out: Path = Path("views.png")
     """PNG file to write."""
 

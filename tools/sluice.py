@@ -6,8 +6,9 @@ Examples:
     sluice train vicreg --help
     sluice bench
 
-`sluice NAME ...` runs tools/NAME.py or recipes/NAME.py with the arguments that follow, `sluice train METHOD`
-runs recipes/METHOD.py, and `sluice bench WHAT` runs tools/bench_WHAT.py. A new file is thus a new command.
+Most commands are named after their files: `sluice NAME ...` runs tools/NAME.py with the arguments that
+follow, `sluice train METHOD` runs recipes/METHOD.py, and `sluice bench WHAT` runs tools/bench_WHAT.py. A new
+file is thus a new command.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ STEPS = (
     *("pack", "verify", "inspect", "show", "labels", "train", "probe", "evaluate"),
     *("predict", "export", "report", "active", "doctor", "bench"),
 )
-"""Commands of the usual steps, in order; a name without a script is skipped."""
+"""Commands and groups of commands for the usual steps, in order."""
 GROUPS = {
     "train": "Train a network by a METHOD; without one, advise which to choose.",
     "bench": "Measure this machine; without an argument, list the benchmarks.",
@@ -78,7 +79,7 @@ def scripts(folder: Path) -> dict[str, Path]:
 
 
 def methods() -> dict[str, Path]:
-    """Return the recipes that train."""
+    """Return the recipes that `sluice train` runs, keyed by name."""
     found = scripts(TOOLS.parent / "recipes")
     return {name: path for name, path in found.items() if name not in STEPS}
 
@@ -104,7 +105,7 @@ def find(known: dict[str, Path], name: str, what: str, lists: str) -> Path:
     """Return the script with this name.
 
     Raises:
-        UserError: there is no such script; the message suggests a similar name.
+        UserError: there is no such script; the message suggests a similar name if there is one.
     """
     if name in known:
         return known[name]

@@ -1,4 +1,4 @@
-"""Check every byte of a pack against its manifest; the exit code is 0 if the pack is intact, else 1.
+"""Check every byte of a pack against its manifest; the exit code is 1 if something differs, else 0.
 
 Example:
     python tools/verify_pack.py packs/mine
@@ -30,7 +30,7 @@ class Config:
     or quarantined, and that copied images have the bytes of their source. If images were appended to a split,
     give all its sources in the order in which they were packed."""
     workers: int = 0
-    """Threads that read and hash, 0 for one per core."""
+    """Threads that read, hash and decode, 0 for one per core."""
 
     def __post_init__(self) -> None:
         """Refuse a negative number of threads, and a pack in a store."""
@@ -63,7 +63,7 @@ _SHOWN_LINES = 20
 
 
 def _sources(folder: Path, texts: tuple[str, ...]) -> dict[str, list[SplitSource]]:
-    """Return the given sources by split; sources that were divided are divided as the manifest records it."""
+    """Return the given sources by split; sources that were divided are divided as the manifest records."""
     found: dict[str, list[SplitSource]] = {}
     if not texts:
         return found

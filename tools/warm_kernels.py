@@ -1,4 +1,4 @@
-"""Compile the kernels that demo, tests and recipes use, so that their first batch need not wait for that.
+"""Compile the kernels that demo, tests and recipes use, so that no first batch waits for the compiler.
 
 Example:
     python tools/warm_kernels.py

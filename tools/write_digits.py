@@ -65,7 +65,7 @@ def write_digits(out: Path) -> dict[str, int]:
 
 
 def _encode(pixels: np.ndarray) -> bytes:
-    """Enlarge float [8, 8] with values 0 to 16 to 32x32 and encode it as RGB JPEG."""
+    """Enlarge a digit, float [8, 8] in [0, 16], to 32x32 pixels and encode it as RGB JPEG."""
     gray = Image.fromarray(np.round(pixels * (255 / _TOP_VALUE)).astype(np.uint8))
     large = np.asarray(gray.resize((RESOLUTION, RESOLUTION), Image.Resampling.BICUBIC))
     rgb = np.repeat(large[:, :, None], 3, axis=2)

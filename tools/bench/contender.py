@@ -62,7 +62,7 @@ def refusal(contender: Contender, workload: Workload) -> str | None:
 
 
 def find_contender(name: str) -> Contender:
-    """Import and return one contender; its libraries are imported only when its batches start.
+    """Import and return one contender; most contenders import their libraries only when the batches start.
 
     Raises:
         ValueError: no contender has this name.

@@ -75,7 +75,7 @@ def pack_images(images: Path, cache: Path, batch_size: int, num_images: int = 0)
     Args:
         images: folder that is searched recursively for JPEG files.
         batch_size: images per batch; with `num_images` 0, an epoch has at least 4 batches.
-        num_images: images per epoch; 0 repeats the files to about 256 MiB.
+        num_images: images per epoch; 0 repeats all files as often as they fit into 256 MiB, at least once.
 
     Returns:
         The folder of the pack, which has one split, "train".

@@ -27,7 +27,7 @@ from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from loaders.views.policy import ViewPolicy
 
-_SAMPLE = 256  # images that are read and decoded at most, which takes a few seconds
+_SAMPLE = 256  # at most this many images are read and decoded, which takes a few seconds
 _CLASSES = 100  # the number of classes hardly matters: the last layer takes almost no time
 
 

@@ -122,7 +122,7 @@ def render(records: Sequence[Record]) -> Table:
 
 
 def notes(records: Sequence[Record]) -> list[str]:
-    """Return a line per contender that did not run or whose pixels differ, and which backend is fastest."""
+    """Return a line per contender that did not run or whose pixels differ, and one on our fastest backend."""
     absent = [f"{r['contender']} {r['status']}: {r['reason']}" for r in records if r["status"] != "ok"]
     ran = [r for r in records if r["status"] == "ok"]
     different = [f"{r['contender']}: {r['differences']}" for r in ran if r["differences"]]

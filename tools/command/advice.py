@@ -17,7 +17,7 @@ class Advice(NamedTuple):
         topic: labels, images, device or time.
         have: what the user has.
         take: methods to choose, by the names of their files in recipes/, or options.
-        why: the reason, such as a measurement or the report.
+        why: the reason, such as a measurement or a result of the 2021 report.
     """
 
     topic: str

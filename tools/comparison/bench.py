@@ -66,7 +66,7 @@ class Bench:
             self.once(record, dict)
 
     def check(self, record: Record, batch_sizes: Mapping[str, int]) -> None:
-        """Refuse a record of another family, budget or pack.
+        """Refuse a record of another budget, and a record of costs of another family or pack.
 
         Raises:
             UserError: see `adopt`.

@@ -1,4 +1,4 @@
-"""CPU time of commands: how to measure it, to predict it, and to find the number of steps that it allows."""
+"""CPU time of commands: measuring it, predicting it, and finding the number of steps within a budget."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PRELOADED = (
 
 
 class CommandFailed(Exception):
-    """A command of a comparison ended with an error; the message names its log.
+    """A command of a comparison ended with an error, or a calibration has no usable result.
 
     Attributes:
         seconds: CPU seconds that the command used.

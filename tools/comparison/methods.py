@@ -1,8 +1,8 @@
 """The methods of both comparisons and their settings at a budget of minutes.
 
-Settings were chosen beforehand. Constants that do not depend on the length of a run are those of the papers.
-Warm-ups, ramps, averages and learning-rate steps are shares of the run. Batch sizes allow hundreds of steps,
-and crops show enough of a small image. Views of 16 pixels cost a quarter of views of 32 pixels.
+Settings were chosen beforehand; constants that are not set here are those of the papers. Warm-ups, ramps,
+averages and learning-rate steps are shares of the run. Batch sizes allow hundreds of steps, and crops show
+enough of a small image. Views of 16 pixels cost a quarter of views of 32 pixels.
 """
 
 from __future__ import annotations
@@ -178,8 +178,8 @@ class Training:
 
 
 BATCH_SIZE = 40
-"""Labelled images per step. 10 classes with 4 labels each fill a batch, so that a step costs the same for any
-number of labels from 4 per class on."""
+"""Labelled images per step; some methods take fewer. With 10 classes, 4 labels of each fill a batch: a step
+costs the same for any number of labels from 4 per class on."""
 
 
 def calibration_labels(num_classes: int) -> int:

@@ -51,7 +51,7 @@ def read(path: Path) -> Record:
     """Read one record.
 
     Raises:
-        UserError: the file is not a record.
+        UserError: the file cannot be read, or is not a record.
     """
     try:
         found = parse_json(path.read_bytes())

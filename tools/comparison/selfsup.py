@@ -47,7 +47,7 @@ def measure_all(
 
 
 def cost_of(bench: Bench, name: str) -> Cost:
-    """Return the CPU time of a method by steps; calibrate the method if that is not known."""
+    """Return the CPU time of a method by steps; the method is calibrated if it has no record."""
     method = PRETRAININGS[name]
     per_epoch = steps_per_epoch(bench.num_train, method.batch_size)
 

@@ -56,7 +56,7 @@ class AccuracyTable:
 
 
 def selfsup_table(records: Sequence[Record]) -> AccuracyTable:
-    """Return the table of self-supervised methods; its last row is the baseline without pre-training."""
+    """Return the table of self-supervised methods; the baseline without pre-training is last."""
     measured = sorted((r for r in records if r["kind"] in _SELFSUP), key=lambda r: r["seed"])
     frozen = [r for r in measured if r["kind"] == "frozen"]
     tuned: dict[tuple[str, int], dict[int, float]] = {}
@@ -84,7 +84,7 @@ def selfsup_table(records: Sequence[Record]) -> AccuracyTable:
 
 
 def semisup_table(records: Sequence[Record]) -> AccuracyTable:
-    """Return the table of semi-supervised methods; its first row is the supervised baseline."""
+    """Return the table of semi-supervised methods; the supervised baseline, if measured, is first."""
     trained = [r for r in records if r["kind"] == "trained"]
     counts = sorted({r["labels_per_class"] for r in trained})
     rows = []

@@ -49,7 +49,7 @@ def images_of(count: int, sides: tuple[int, int] = (24, 120)) -> list[NDArray[np
 
 
 def policies(side: int) -> list[ViewPolicy]:
-    """Return every preset at a resolution, but only one of the tiles and one of the rotations."""
+    """Return the presets at a resolution, with one tile and one rotation, and a rounded evaluation view."""
     return [
         presets.crop_flip(side), presets.weak(side), presets.barlow_a(side), presets.barlow_b(side),
         presets.simclr(side), presets.fixmatch_strong(side), presets.fixmatch_strong_gentle(side),

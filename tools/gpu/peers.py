@@ -38,7 +38,7 @@ class Contender(NamedTuple):
 
 
 def ours(cases: Cases, side: int, device: str) -> tuple[torch.Tensor, Callable[[], Any], str]:
-    """Return the pixels that all contenders read, our function that draws the views, and its `draws` text."""
+    """Return the pixels of all contenders, our function that draws the views, and our `Contender.draws`."""
     first = Engine(cases, f"barlow_a@{side}", device, None, DTYPE, False)
     engines = [first, Engine(cases, f"barlow_b@{side}", device, first.pixels, DTYPE, False)]
     numbers, draws = _numbers(cases, side, first)
@@ -53,7 +53,7 @@ def ours(cases: Cases, side: int, device: str) -> tuple[torch.Tensor, Callable[[
 
 
 def _numbers(cases: Cases, side: int, engine: Engine) -> tuple[Iterator[tuple[Any, ...]], str]:
-    """Return the drawn numbers of each batch, and their `draws` text.
+    """Return the drawn numbers of each batch, and our `Contender.draws`.
 
     Without numba, the numbers stored in the cases are repeated for every batch.
     """

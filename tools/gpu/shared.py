@@ -53,7 +53,7 @@ def installed(pattern: str) -> str | None:
 
 
 def clocked(call: Callable[[], Any], times: int, device: str) -> float:
-    """Return the seconds per call by the host's clock; the device finishes all its work before it is read."""
+    """Return the seconds per call by the host's clock, read when the device has finished all its work."""
 
     def wait() -> None:
         if device == "cuda":
@@ -68,7 +68,7 @@ def clocked(call: Callable[[], Any], times: int, device: str) -> float:
 
 
 def timed(call: Callable[[], Any], times: int, device: str = "cuda") -> float:
-    """Return the seconds per call by the device's clock, after a first call that is not timed."""
+    """Return the seconds per call, by the GPU's clock or on a CPU the host's; a first call is not timed."""
     call()
     if device != "cuda":
         return clocked(call, times, device)

@@ -1,4 +1,4 @@
-"""Run one group of the GPU suite and print each result as a line of JSON; needs only torch, Triton and numpy.
+"""Run one group of the GPU suite and print results as JSON lines; most need only torch, Triton and numpy.
 
 usage: suite.py GROUP CASES.npz      see tools/gpu_suite.sh
 """

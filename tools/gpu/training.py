@@ -28,7 +28,8 @@ End = dict[str, dict[str, torch.Tensor]]
 """Losses, weights and the optimizer's moments after a training: kind -> name -> tensor."""
 
 STALL_STEPS = 50
-NETWORKS = (("wrn_28_2", 32), ("resnet18", 96), ("resnet50", 96), ("resnet50", 224))  # with a goal for speed
+# ResNet-18, and the networks whose stall has a goal in docs/device.md
+NETWORKS = (("wrn_28_2", 32), ("resnet18", 96), ("resnet50", 96), ("resnet50", 224))
 OTHERS = (("resnet18", 32), ("resnet50", 32), ("wrn_28_2", 96), ("resnet18", 224), ("wrn_28_2", 224))
 FEEDS: tuple[BackendName, ...] = ("cpu", "dali", "resident")
 OF_THE_LOADERS = ("tyro", "rich", "numba", "accelerate", "timm", "simplejpeg", "PIL")
@@ -235,7 +236,7 @@ def trained(optimizer: str, pack: Path, out: Path, stops: tuple[int | None, ...]
 
 
 def apart(one: End, other: End) -> dict[str, float]:
-    """Return the largest difference of losses, weights and moments of two trainings; NaN if one has a NaN."""
+    """Return the largest difference of two trainings in each kind of state; NaN where one has a NaN."""
     return {
         kind: float(
             torch.stack([(one[kind][n] - other[kind][n]).abs().max().double() for n in one[kind]]).max()

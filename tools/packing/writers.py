@@ -111,8 +111,8 @@ def _in_processes(write: Callable[[Job], None], job: Job) -> None:
 def _encoded(path: str, job: Job) -> bytes:
     """Return a file's bytes, or those of the image shrunk and encoded by Pillow.
 
-    This is Pillow's fastest way without visible loss: "draft" decodes at a reduced size, at least twice the
-    target.
+    This is Pillow's fastest way without visible loss: "draft" decodes at a reduced size if that is still at
+    least twice the target.
     """
     with open(path, "rb") as file:
         data = file.read()

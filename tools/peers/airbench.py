@@ -100,9 +100,10 @@ def load_peer(source: Path) -> Any:
 
 
 def _autocast(network: Any) -> Any:
-    """Run a network's forward pass under bfloat16 autocast, if the CPU supports bfloat16 in hardware.
+    """Put a network's forward pass under bfloat16 autocast, if the CPU supports bfloat16 in hardware.
 
-    The whitening is computed in float32: in bfloat16, its covariance has negative eigenvalues, without roots.
+    The whitening stays in float32: in bfloat16 its covariance matrix has negative eigenvalues, which have no
+    square root.
     """
     forward, enabled = network.forward, of_hardware() == "bf16"
 

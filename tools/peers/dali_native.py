@@ -1,4 +1,4 @@
-"""Peer: a DALI CPU pipeline as in DALI's documentation, with one decode and one branch per view."""
+"""Peer: a DALI CPU pipeline as in DALI's documentation, with one decode per image and one branch per view."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def _encoded(paths: Sequence[Path]) -> EncodedRows:
 
 
 def copy_batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
-    """Copy the bytes of every view into a batch, in threads, which takes only the time of memory."""
+    """Copy a batch of constant views in threads, so that only the speed of memory limits the rate."""
     shape = (len(workload.view_list), workload.batch_size, 3, workload.side, workload.side)
     dtype = np.uint8 if workload.is_uint8 else np.float32
     source = np.ones(shape, dtype)

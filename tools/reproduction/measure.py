@@ -1,4 +1,4 @@
-"""Measure a table: first choose settings, then train every row within its budget; finished work is kept.
+"""Measure the rows of a table: choose a setting, then train within the budget; finished work is kept.
 
 The folder of a table holds `records/` (one file per finished measurement), `runs/` (ordinary run folders,
 which an interrupted command resumes) and `logs/`.
@@ -31,8 +31,8 @@ PLANNED = 0.95
 forecasts on a shared machine are off by a few per cent."""
 
 CALIBRATED = 0.02
-"""The longer run of a calibration takes at least this part of a stage's budget: from a few steps of a fast
-method, the forecast was 8 % less than the whole run took."""
+"""The longer run of a calibration is extended to this part of a stage's budget if it would be much shorter:
+from a few steps of a fast method, the forecast was 8 % less than the whole run took."""
 
 RunScript = Callable[..., float]
 """(script, arguments, log, limit_s) -> core seconds, such as `cpu_seconds`."""
@@ -47,10 +47,7 @@ class Bench:
     """The measuring of one table.
 
     Attributes:
-        table: the table.
-        pack: folder of the pack.
         out: folder of the table.
-        num_threads: number of threads of every command.
         say: function that prints a line.
         run_script: function that runs one of the project's scripts.
     """
@@ -181,8 +178,8 @@ def train(bench: Bench, row: Row, given: Given, name: str, budget_s: float) -> T
     """Train all stages of a row within a budget, or continue the training that an earlier call began.
 
     A trial runs all steps that the forecast allows and is not ended at its budget: it also validates, which
-    the forecast leaves out, and all settings of a row need the same number of steps. A stage without labels
-    is trained once per seed and shared by all numbers of labels, or by all trials; each counts its seconds.
+    the forecast leaves out, and all settings of a row need the same number of steps. Pre-training without
+    labels runs once per seed for all numbers of labels, or for all trials; each counts its seconds.
 
     Raises:
         Stopped: the training was interrupted.
@@ -280,7 +277,10 @@ def last_validation(run: Path) -> float:
 def measure_row(
     bench: Bench, row: Row, labels_per_class: Sequence[int] = (), seeds: Sequence[int] = ()
 ) -> Iterator[Record]:
-    """Yield the records of a row, for the given numbers of labels and seeds; by default for all."""
+    """Yield the records of a row, for the given numbers of labels and seeds; by default for all.
+
+    A row of `features` has a single record, which covers all of them.
+    """
     table = bench.table
     chosen = choose_setting(bench, row)
     if row.results == "features":
@@ -336,7 +336,7 @@ def _measure(bench: Bench, row: Row, given: Given, name: str) -> Record:
 
 
 def _results(bench: Bench, row: Row, run: Path, name: str) -> list[Record]:
-    """Return the accuracies on the test split, which is read here for the first and only time."""
+    """Return the accuracies on the test split; a classifier is tested here, once."""
     if row.results == "ablation":
         stages = parse_json((run / "ablation.json").read_bytes())["stages"]
         return [{"title": stage["stage"], "top1": stage["top1"]} for stage in stages]

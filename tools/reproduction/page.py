@@ -18,7 +18,7 @@ _METHODS = {"knn": "nearest neighbours", "probe": "linear probe", "pseudo": "pro
 
 
 def accuracy_table(table: ResultTable, records: Sequence[Record]) -> AccuracyTable:
-    """Return the accuracies measured so far, one row per method; rows without accuracies are left out."""
+    """Return the accuracies measured so far, one row per method; methods not measured yet are left out."""
     measured = [r for r in records if r["kind"] == "row"]
     seeds = tuple(sorted({seed for column in table.seeds.values() for seed in column}))
     if any(row.results == "ablation" for row in table.rows):
@@ -73,19 +73,13 @@ def _by_stage(table: ResultTable, measured: Sequence[Record], seeds: tuple[int, 
             if len(differences) > 1:
                 error = f"{statistics.stdev(differences) / math.sqrt(len(differences)):.1f}"
         rows.append(Row(stage.replace("_", " "), (change, error), (tuple(top1[stage]),), stage == "scratch"))
-        before = stage if stage != "scratch" else None  # no other stage goes on from it
+        before = stage if stage != "scratch" else None  # no stage continues that training
     columns = tuple(map(_column_name, table.labels_per_class))
     return AccuracyTable(("change", "its standard error"), columns, tuple(rows), seeds)
 
 
 def write_page(path: Path, table: ResultTable, records: Sequence[Record]) -> str:
-    """Write the records, the page as .md and the picture as .png beside it; return the page.
-
-    Args:
-        path: path of the records, .jsonl.
-        table: what is measured.
-        records: all records so far.
-    """
+    """Write the records to `path` and, beside it, the page (.md) and the picture (.png); return the page."""
     write_lines(path, list(records))
     found = accuracy_table(table, records)
     text = f"# {table.title}\n\n{_said(table, records)}\n\n{markdown(found)}" if found.rows else ""

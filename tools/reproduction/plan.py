@@ -21,7 +21,7 @@ class Stage:
         script: path of the script, relative to the project's root.
         options: options that do not depend on the length of the run.
         share: share of the row's budget; the shares of a row sum to at most 1.
-        labels: whether the command gets --labels-per-class and --label-seed.
+        labels: whether the command gets options that choose the labels.
         lengths: options for the length of the training, each with its value per step that the budget allows;
             empty if the length is fixed.
     """
@@ -93,7 +93,7 @@ class ResultTable:
     budget_of: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse rows that cannot be compared fairly."""
+        """Refuse rows that cannot be compared fairly, and columns without seeds."""
         tried = {len(row.settings) for row in self.rows}
         if len(tried) > 1:
             raise ValueError(

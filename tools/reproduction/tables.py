@@ -13,7 +13,7 @@ TableName = Literal["speed", "budget", "ablation", "start"]
 
 @dataclass(frozen=True)
 class Scale:
-    """The size of a table: seconds on the digits for tests, minutes, or the full size of docs/results.md.
+    """The size of a table: `tiny` for tests on the digits, `short` for minutes, `full` for docs/results.md.
 
     Attributes:
         resolution: side of the views in pixels.
@@ -208,7 +208,7 @@ def _start(size: Scale, init: str) -> ResultTable:
         *("--methods", "knn", "probe", "pseudo", "--resolution", 112 if init else size.resolution),
     )
     stages = [Stage("features", "tools/few_labels.py", options, 0.5, labels=False, lengths=())]
-    if not init:  # without weights of others, a network that saw some labels stands in for one
+    if not init:  # a network trained on some labels stands in for a pre-trained one
         own = (*_network(size), "--flip-p", size.flip_p, "--batch-size", size.batch_size, "--test-split", "")
         own = (*own, "--view", "shift", "--labels-per-class", 20, "--validation-share", 0)
         stages.insert(0, Stage("start", "recipes/supervised.py", own, 0.5, labels=False))

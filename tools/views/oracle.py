@@ -29,8 +29,8 @@ def torchvision_view(image: NDArray[np.uint8], policy: ViewPolicy, drawn: ViewPa
         i: number of the image in the batch.
 
     Returns:
-        float32 [3, R, R] in [0, 1], before normalisation. A box that begins between two pixels is rounded to
-        whole pixels, because torchvision crops at whole pixels. Rounded views are made by Pillow instead.
+        float32 [3, R, R] in [0, 1], before normalisation. The box is rounded to whole pixels, because
+        torchvision crops at whole pixels. If `policy.rounded`, Pillow resizes and crops instead.
     """
     box = drawn.box[i]
     x = _by_pillow(image, policy, box) if policy.rounded else _by_torchvision(image, policy, box)
