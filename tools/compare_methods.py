@@ -1,13 +1,13 @@
-r"""Compare all methods on one pack, with the same small backbone and an equal budget of CPU time each.
+r"""Compare methods on one pack, on small networks and with an equal budget of CPU time each.
 
 Example:
     python tools/compare_methods.py --family selfsup --pack packs/cifar10 --out runs/selfsup --budget-s 150
     python tools/compare_methods.py --family semisup --pack packs/cifar10 --out runs/semisup --budget-s 60
 
-selfsup: every self-supervised recipe trains on the split `train` without its labels. The frozen features are
+selfsup: self-supervised methods train on the split `train` without its labels. The frozen features are
 measured by kNN and a linear probe, and the backbone is fine-tuned on a few labels per class, beside an
-untrained backbone and training from scratch. semisup: every recipe with labels trains on a few labels per
-class. All are tested on the split `test`.
+untrained backbone and training from scratch. semisup: methods with labels train on a few labels per class.
+Both families are tested on the split `test`.
 
 The budget is kept as follows. First, two short runs of each method show how long its steps take. The training
 then takes as many steps as fit into the budget, which excludes the start-up of a run, and its schedule spans

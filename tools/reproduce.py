@@ -10,7 +10,7 @@ recipes/pipeline.py. start: frozen features of --init. The rows are in tools/rep
 
 The command can be stopped at any time (Ctrl-C, SIGTERM); the same command then continues, within a training
 from its last checkpoint. Finished rows are read from OUT/TABLE-SCALE. A row that takes more than 1.05 times
-its budget is ended and has no accuracy. Settings are chosen on labels held out of the training split.
+its budget is ended and has no accuracy. Settings are chosen on held-out labels of the split train.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Comparisons of all methods at an equal budget of CPU time."""
+"""Comparisons of methods at an equal budget of CPU time."""

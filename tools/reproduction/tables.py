@@ -17,7 +17,7 @@ class Scale:
 
     Attributes:
         resolution: side of the views in pixels.
-        budget_s: core seconds of a row.
+        budget_s: core seconds of a row in the tables budget and start; ablation has twice as many.
         trial_s: core seconds of the trial of one setting.
         tried: number of settings tried for each row.
         seeds: seeds for each number of labels per class.
