@@ -7,7 +7,7 @@ Every step is a separate command, which is printed before it runs, so that it ca
 
 The 445 test images influence no gradient, no choice of labels and no end of training. But the settings of
 fine-tuning (learning rates, steps and crops, with and without pre-training) were chosen by hand for accuracy
-on these images, so trust the gain by pre-training more than either accuracy. `recipes/transfer.py --grid
+on these images, so trust the gain from pre-training more than either accuracy. `recipes/transfer.py --grid
 --validation-share 0.2` chooses learning rates without test images: on a fifth of the training labels,
 which is set aside class by class before training.
 """

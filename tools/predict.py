@@ -149,7 +149,7 @@ def is_own(config: Config, pack: Pack) -> bool:
 def open_images(config: Config, classes: tuple[str, ...]) -> Pack:
     """Open the pack; another source is packed first.
 
-    If the source has no class names, the new pack gets the network's.
+    If the source has no class names, the new pack gets the network's, if there are several.
     """
     if is_pack(config.images, config.loader.store):
         return open_pack(config.images, config.loader.store)

@@ -79,7 +79,7 @@ class Images:
     """Decoded and encoded images.
 
     Attributes:
-        planes: uint8 [sum of 3 * H * W, + 64], the channel planes of all images, then zeros.
+        planes: uint8 [sum of 3 * H * W + 64], the channel planes of all images, then zeros.
         starts: int64 [N], where each image begins in `planes`.
         sides: int64 [N], height and width of each image.
         encoded: the JPEG bytes of each image.

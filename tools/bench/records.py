@@ -18,7 +18,7 @@ from loaders.packs.stores.connect import as_url
 
 @dataclass(frozen=True, kw_only=True)
 class RecordConfig:
-    """The options of every benchmark that writes records."""
+    """Options that most benchmarks share; `json` is the file of their records."""
 
     json: Path | None = None
     """Also append records to this file."""

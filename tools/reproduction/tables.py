@@ -54,11 +54,9 @@ NETWORK = "compact_cnn"
 
 
 def make_table(name: TableName, scale: ScaleName, init: str = "", peer: str = "") -> ResultTable:
-    """Return a table.
+    """Return the table with this name at a scale.
 
     Args:
-        name: name of the table.
-        scale: size of the table.
         init: pre-trained start for the table `start`, see docs/pretrained.md.
         peer: path of airbench94.py in a checkout of KellerJordan/cifar10-airbench, for the table `speed`.
     """

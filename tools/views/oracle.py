@@ -1,4 +1,4 @@
-"""Views rendered by torchvision from parameters that we drew, to compare our kernels with."""
+"""Views rendered by torchvision and Pillow from parameters that we drew, to compare our kernels with."""
 
 from __future__ import annotations
 
