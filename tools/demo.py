@@ -194,7 +194,7 @@ def is_own(folder: Path) -> bool:
 
 
 def marker_of(pack: Path) -> Path:
-    """Return the file that marks a pack as the demo's; it lies beside the pack, which has no such file."""
+    """Return the file that marks a pack as the demo's; it lies beside the pack and is no part of it."""
     return pack.with_name(f".{pack.name}.{MARKER}")
 
 

@@ -40,7 +40,7 @@ class Config:
     also shows labels that the nearest neighbours doubt, and unlabelled images that are unlike every class."""
 
     def __post_init__(self) -> None:
-        """Refuse a negative number of threads, and paths where no page can be written."""
+        """Refuse a negative number of threads, and unusable paths."""
         check_numbers(self)
         check_file(self.pack / PAGE_NAME, "pack", writable=False)  # figures are printed even without a page
         if self.page is not None:

@@ -111,7 +111,7 @@ def _watch(process: subprocess.Popen[bytes], deadline: float, sample_s: float, m
         used.peak_rss_bytes = max(used.peak_rss_bytes, rss)
         used.peak_own_bytes = max(used.peak_own_bytes, own)
         with suppress(subprocess.TimeoutExpired):
-            # To count memory, the kernel walks all pages of a process: take at most a tenth of the time.
+            # To count memory, the kernel walks all pages of a process: measure a tenth of the time at most.
             process.wait(max(sample_s, 9 * (time.monotonic() - began)))
     used.cpu_s = sum(cpu_s.values())
     return used

@@ -18,7 +18,7 @@ from loaders.packs.stores.connect import as_url
 
 @dataclass(frozen=True, kw_only=True)
 class RecordConfig:
-    """Options that most benchmarks share; `json` is the file of their records."""
+    """The option --json of most benchmarks, and checks of their options."""
 
     json: Path | None = None
     """Also append records to this file."""
