@@ -87,9 +87,10 @@ def main() -> None:
     config = command_line(Config, __doc__)
     unknown = [name for name in config.writers if name not in WRITERS]
     if unknown:
-        raise UserError(f"--writers {unknown[0]!r}: expected some of {', '.join(WRITERS)}")
+        known = ", ".join(WRITERS)
+        raise UserError(f"writers: expected names among {known}, found {unknown[0]!r}; name some of these")
     if config.max_side is not None and config.short_side is not None:
-        raise UserError("--max-side and --short-side: give one of them")
+        raise UserError("max_side: expected --max-side or --short-side, found both; leave one of them out")
     if not config.source.is_dir():
         raise UserError(f"--source {config.source} is not a folder: make one with tools/draw_images.py")
     loose = next((path for path in sorted(config.source.iterdir()) if not path.is_dir()), None)

@@ -117,7 +117,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         pack = open_images(config, Path(folder))
         rows = chosen_rows(config, pack)
-        options = {"backbone": config.backbone, "resolution": config.resolution}
+        options = {"backbone": config.backbone, "resolution": config.resolution, "loader": config.loader}
         named = zip(names_of(config.starts), config.starts, strict=True)
         seen = [look(name, start, pack, rows, **options) for name, start in named]
     config.out.parent.mkdir(parents=True, exist_ok=True)

@@ -330,7 +330,7 @@ def main() -> None:
     """Parse the command line and run."""
     config = command_line(Config, __doc__)
     run(config)
-    if (Path(config.network) / "config.json").is_file():  # a run folder; an export needs no further export
+    if (Path(config.network) / "metrics.jsonl").is_file():  # a run; an export needs no further export
         say_next("tools/export.py", "--run", config.network, "--form", "onnx", "--out", "network.onnx")
 
 

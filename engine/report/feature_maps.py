@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def look(name: str, start: Path, pack: Pack, rows: Sequence[int], **options: Any
         pack: pack that holds the images.
         rows: rows of the pack, without repetition.
         options: `backbone`, name of the network, for a weights file that does not state it; `resolution`, by
-            default that of its training.
+            default that of its training; `loader`, LoaderOptions, by default those of one thread.
 
     Raises:
         UserError: there is no such start, or its network does not name its stages.
@@ -62,7 +62,8 @@ def look(name: str, start: Path, pack: Pack, rows: Sequence[int], **options: Any
     found = find_start(start, options.get("backbone")).at(options.get("resolution"))
     device = device_of_process()
     order = np.sort(np.array(rows, np.int64))
-    loading = LoaderOptions(num_threads=1, device=device, channels_last=True)
+    given = options.get("loader", LoaderOptions())
+    loading = replace(given, num_threads=given.num_threads or 1, device=device, channels_last=True)
     with build_rows_loader(pack, order, found.view, loading, batch_size=len(order)) as loader:
         (batch,) = loader.epoch(0)
     views = batch.views[0][torch.from_numpy(np.searchsorted(order, np.array(rows)))]

@@ -13,9 +13,10 @@ from tests.in_process import run_script
 from tests.loaders.packs.inputs import pack
 from tools import bench_loaders
 from tools.bench import harness
+from tools.bench import measure as one_run
 from tools.bench.contender import Contender, Views, find_contender
 from tools.bench.corpus import Corpus, open_corpus, pack_images, read_corpus, write_beton, write_tar
-from tools.bench.measure import check_views, measure
+from tools.bench.measure import MISSING, check_views, measure
 from tools.bench.names import BackendName, LimitName, PeerName
 from tools.bench.table import notes
 from tools.bench.workload import Workload
@@ -120,6 +121,19 @@ def test_runs_take_turns_and_failures_drop_out(corpus: Corpus, monkeypatch: pyte
 @pytest.mark.parametrize("name", [*get_args(BackendName), *get_args(PeerName), *get_args(LimitName)])
 def test_every_name_leads_to_its_contender(name: str) -> None:
     assert find_contender(name).name == name
+
+
+def test_a_contender_that_is_not_installed_is_told_by_a_code(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def absent(name: str) -> Contender:
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(one_run, "find_contender", absent)
+    monkeypatch.setattr(one_run, "pin", lambda cores: None)
+    run = one_run.Run("torchvision_pil", corpus.root, tmp_path / "out", WORK, 1.0, 0.0)
+    assert one_run.main(run) == MISSING
+    assert "No module named 'torchvision_pil'; install it" in capsys.readouterr().err
 
 
 def test_there_is_no_other_contender() -> None:

@@ -25,6 +25,7 @@ from loaders.common.errors import UserError
 from loaders.packs import LabelTable, Pack, StoreOptions, open_pack
 from loaders.packs.pack import is_pack
 from loaders.views.evaluation import EvaluationView
+from tools import predict
 from tools.export import Config as ExportConfig
 from tools.export import export
 from tools.predict import Config, numbers_in_pack, run
@@ -45,6 +46,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory, digits_pack: Pack) -> Path
 def lines(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(("file", "told"), [("metrics.jsonl", True), ("model.safetensors", False)])
+def test_only_a_run_is_to_be_exported_next(
+    file: str, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("config.json", file):  # an export in the form of Hugging Face has a config.json too
+        (tmp_path / name).touch()
+    config = Config(network=tmp_path, images="photos", out=tmp_path / "out")
+    monkeypatch.setattr(predict, "command_line", lambda *_: config)
+    monkeypatch.setattr(predict, "run", lambda _: None)
+    predict.main()
+    assert ("next: python tools/export.py --run" in capsys.readouterr().out) == told
 
 
 def test_a_pack_is_predicted_as_the_network_says(trained: Path, digits_pack: Pack, tmp_path: Path) -> None:

@@ -138,9 +138,9 @@ def main(run: Run) -> int:
 
     pin(run.workload.threads)
     start = time.perf_counter()
-    contender = find_contender(run.contender)
     corpus = read_corpus(run.corpus)
     try:
+        contender = find_contender(run.contender)
         if run.prepare:
             contender.prepare(run.workload, corpus)
         else:

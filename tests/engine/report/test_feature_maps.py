@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from engine.nets.backbones import build_backbone
 from engine.report.feature_maps import look, maps_section, montage, some_channels, sparseness_table
 from engine.report.page import Gallery
 from engine.train.run_folder import save_backbone
+from loaders import LoaderOptions
+from loaders.common.errors import UserError
 from loaders.packs import Pack
 
 DESCRIBED = {"backbone": "tiny_resnet", "resolution": "16"}
@@ -49,6 +52,8 @@ def test_images_come_in_the_order_asked_for(digits_pack: Pack, tmp_path: Path) -
     torch.testing.assert_close(there.stages[2].maps, back.stages[2].maps.flip(0))
     at_32 = look("net", run, digits_pack, [4], resolution=32)
     assert at_32.stages[0].maps.shape == (1, 32, 16, 16)
+    with pytest.raises(UserError, match="ffcv"):  # which reads no pack of this format
+        look("net", run, digits_pack, [4], loader=LoaderOptions(backend="ffcv"))
 
 
 def test_a_page_has_a_column_per_image_and_a_row_per_stage(digits_pack: Pack, tmp_path: Path) -> None:
