@@ -39,7 +39,7 @@ class TakingTurns:
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
         """Yield one batch per step; a window may continue into the next epoch."""
-        fresh = self._loader.epoch(epoch)
+        fresh = self._loader.epoch(epoch, start_step)
         for step in range(start_step, self.steps_per_epoch):
             place = epoch * self.steps_per_epoch + step
             if place // self._window % 2 == 0 or self._batch is None:

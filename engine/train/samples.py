@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,16 @@ def save_samples(
 
 
 def normalization_of(out: Path) -> tuple[Channels, Channels]:
-    """Return the mean and standard deviation with which the views from `save_samples` were normalised."""
-    with safe_open(out / SAMPLES_NAME, "pt") as file:
+    """Return the mean and standard deviation with which the views from `save_samples` were normalised.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    with _readable(out) as path, safe_open(path, "pt") as file:
         facts = file.metadata() or {}
-    if not facts.keys() >= {"mean", "std"}:  # no view was given, or an older version wrote the file
-        return IMAGENET.mean, IMAGENET.std
-    return tuple(parse_json(facts["mean"])), tuple(parse_json(facts["std"]))
+        if not facts.keys() >= {"mean", "std"}:  # no view was given, or an older version wrote the file
+            return IMAGENET.mean, IMAGENET.std
+        return tuple(parse_json(facts["mean"])), tuple(parse_json(facts["std"]))
 
 
 def load_samples(out: Path) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -61,14 +66,21 @@ def load_samples(out: Path) -> tuple[tuple[Tensor, ...], Tensor]:
     Raises:
         UserError: the file is missing or damaged.
     """
+    with _readable(out) as path:
+        tensors = safetensors.torch.load_file(path)
+    index = tensors.pop("index", None)
+    if index is None or not len(index) or not tensors:
+        raise UserError(f"sample views: expected views and their rows in {path}, found none; remove it")
+    return tuple(tensors[name] for name in sorted(tensors)), index
+
+
+@contextmanager
+def _readable(out: Path) -> Iterator[Path]:
+    """Yield the path of the file of `save_samples`; an error in the block means that the file is damaged."""
     path = out / SAMPLES_NAME
     if not path.is_file():
         raise UserError(f"sample views: expected {path}, found none; train a run in {out} first")
     try:
-        tensors = safetensors.torch.load_file(path)
-    except SafetensorError as error:
+        yield path
+    except (SafetensorError, ValueError, TypeError) as error:
         raise UserError(f"sample views: {path} cannot be read ({error}); remove it") from error
-    index = tensors.pop("index", None)
-    if index is None or not len(index) or not tensors:
-        raise UserError(f"sample views: expected views and their rows in {path}, found no such; remove it")
-    return tuple(tensors[name] for name in sorted(tensors)), index

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from engine.train.samples import load_samples, normalization_of, save_samples
 from loaders.batch import Batch, PairedBatch
@@ -41,8 +42,25 @@ def test_a_runs_own_normalization_is_kept_beside_them(tmp_path: Path) -> None:
 
 
 def test_a_missing_or_damaged_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="train a run"):
-        load_samples(tmp_path)
-    (tmp_path / "views.safetensors").write_bytes(b"not weights")
+    file = tmp_path / "views.safetensors"
+    for read in (load_samples, normalization_of):
+        with pytest.raises(UserError, match="train a run"):
+            read(tmp_path)
+        file.write_bytes(b"not weights")
+        with pytest.raises(UserError, match="cannot be read"):
+            read(tmp_path)
+        file.unlink()
+
+
+def test_a_damaged_entry_of_the_normalization_is_named(tmp_path: Path) -> None:
+    save_samples(tmp_path, batch(1), view={"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.1)})
+    file = tmp_path / "views.safetensors"
+    file.write_bytes(file.read_bytes().replace(b"[0.5,", b"{0.5,"))
     with pytest.raises(UserError, match="cannot be read"):
+        normalization_of(tmp_path)
+
+
+def test_a_file_without_views_is_named(tmp_path: Path) -> None:
+    save_file({"view_0": torch.zeros(1, 3, 8, 8)}, tmp_path / "views.safetensors")
+    with pytest.raises(UserError, match=r"expected views and their rows in .*, found none; remove it"):
         load_samples(tmp_path)
