@@ -101,7 +101,7 @@ def _check_sampler(sampler: object, mode: Mode) -> None:
         raise UserError(f"sampler: expected 'balanced' or a weight per row, found {sampler!r}; give one")
     if mode != "train":
         raise UserError(
-            "sampler: expected mode='train', found 'eval', which takes every row once; leave it out"
+            "sampler: expected mode='train', found 'eval', which takes every row once; leave the sampler out"
         )
 
 
@@ -174,7 +174,7 @@ def build_paired_loader(
     for name, split, own in zip(("labeled", "unlabeled"), (labeled, unlabeled), views, strict=True):
         _check_split(name, split)
         check_views(f"{name}_views", own)
-    check_whole("mu", mu, 1, remedy="give the unlabelled rows per labelled row")
+    check_whole("mu", mu, 1, remedy="give the number of unlabelled rows per labelled row")
     check_flag("balanced", balanced)
     _check_options(options)
     labeled.pack.checked_labels(labels)
@@ -226,7 +226,7 @@ def check_views(what: str, views: object) -> None:
         if view.shares_draws_of > number:
             raise UserError(
                 f"{what}: expected {view.name!r} to share the draws of a view at most {number} places before "
-                f"it, found {view.shares_draws_of}; put it behind that view"
+                f"it, found {view.shares_draws_of}; put it after that view"
             )
 
 
@@ -258,7 +258,7 @@ def _check_options(options: object) -> None:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"device: expected one that this machine has, found {device} ({reason}); use device='cpu', or "
-            "mend the driver ('nvidia-smi' shows what it sees)"
+            "fix the driver ('nvidia-smi' shows what it sees)"
         ) from None
 
 

@@ -123,8 +123,8 @@ def check_measured(pack: Pack, split: str) -> None:
     """
     if not has_labels(pack, split):
         raise UserError(
-            f"test_split: expected labels in {split!r}, found none; name another, or none where the recipe "
-            'has a choice: --test-split ""'
+            f"test_split: expected labels in {split!r}, found none; give another split, or --test-split "
+            '"" if the recipe can do without one'
         )
 
 
@@ -141,7 +141,7 @@ def fit_to_ranks(rows: Split, batch_size: int, num_ranks: int, pairs: bool = Fal
         The rows, repeated if there are fewer rows than ranks, and the global batch size.
     """
     if len(rows) < num_ranks:
-        tell(f"labels: {len(rows)} for {num_ranks} processes; each is in a batch more than once")
+        tell(f"labels: {len(rows)} for {num_ranks} processes; batches hold each image more than once")
         rows = rows.repeat(-(-num_ranks // len(rows)))
     if len(rows) >= batch_size:
         return rows, batch_size
@@ -352,8 +352,8 @@ def unlabeled_images(
         kept[ranked[max(1, round(share * len(ranked))) :]] = False
     if not kept.any():
         raise UserError(
-            f"unlabelled images: expected some in {', '.join(splits)}, found all labelled or set aside to "
-            "validate on; name other splits"
+            f"unlabelled images: expected some in {', '.join(splits)}, found only images that are labelled "
+            "or set aside for validation; give other splits"
         )
     return pool if kept.all() else pool.take(np.flatnonzero(kept))
 

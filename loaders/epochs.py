@@ -30,8 +30,8 @@ BatchT = TypeVar("BatchT")
 
 MAX_EPOCH = 2**32 - 1  # the counter of the random numbers has 32 bits for the epoch
 _OTHER_PROCESS = (
-    "loader: expected the process that built it, found another, to which its threads do not come along; "
-    "build it in the process that iterates it, and give it to no DataLoader: it has threads of its own"
+    "loader: expected the process that built it, found another, which lacks its threads; build the loader "
+    "in the process that iterates over it, and without a DataLoader, since it has threads of its own"
 )
 
 Draws = Callable[[int, permutation.Positions], tuple[permutation.Positions, permutation.Positions]]
@@ -90,12 +90,12 @@ class _EpochSource(ABC, Generic[BatchT]):
         self._check_open()
         if get_worker_info() is not None:
             raise UserError(
-                "loader: expected to be iterated itself, found a worker of a DataLoader, where every worker "
-                "would yield every batch; iterate the loader without one, it has threads of its own"
+                "loader: expected no DataLoader, found a worker of a DataLoader, each of which would yield "
+                "every batch; iterate over the loader itself, which has threads of its own"
             )
         check_whole("epoch", epoch, 0, MAX_EPOCH)
         check_whole(
-            "start_step", start_step, 0, self.steps_per_epoch, "resume with the pack and batch size of before"
+            "start_step", start_step, 0, self.steps_per_epoch, "resume with the same pack and batch size"
         )
         return self._batches(epoch, start_step)
 

@@ -132,5 +132,5 @@ def usual_backend(url: str | None) -> tuple[BackendName, str]:
         url: URL of a pack in a store; None for a pack on this machine.
     """
     if url is not None:
-        return "stream", f"{url} lies in a store"
+        return "stream", f"{url} is in a store"
     return "cpu", "the fused kernels read every pack and every policy, and are the fastest"

@@ -74,7 +74,7 @@ def _said(value: Any, within: frozenset[int] = frozenset()) -> str:
         if "<lambda>" in name:
             raise UserError(
                 "batch_transform: expected a function with a name, which the fingerprint keeps, found a "
-                "lambda; define it by def"
+                "lambda; define it with def"
             )
         return f"{getattr(value, '__module__', None)}.{name}{_with(_enclosed(value, said))}"
     return _told(value, said)
@@ -112,8 +112,8 @@ def _told(value: Any, said: Callable[[Any], str]) -> str:
     if " at 0x" in text:
         raise UserError(
             "batch_transform: expected parameters that the fingerprint can keep, found "
-            f"{kind.__module__}.{kind.__qualname__} with none that its repr tells; give the class a __repr__ "
-            "with them (a dataclass has one), or write a function"
+            f"{kind.__module__}.{kind.__qualname__}, whose repr shows no parameters; give the class a "
+            "__repr__ with them (a dataclass has one), or write a function"
         )
     text = text if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__} {text}"
     held: list[tuple[str, Any]] = []
@@ -182,8 +182,9 @@ class Transforming:
             )
         if any(_erases_by_mean(view) for view in views):
             raise UserError(
-                "batch_transform: expected no RandomErasing by the mean of a normalisation that comes after "
-                'the transform, found one; take fill="noise", or ImageNet\'s normalisation'
+                "batch_transform: expected RandomErasing by ImageNet's mean, since another normalisation "
+                'follows only after the transform, found another mean; use fill="noise", or ImageNet\'s '
+                "normalisation"
             )
         self._transform, self._takes_generator = transform, takes_generator(transform)
         self._normalizations = [view.normalize for view in views]

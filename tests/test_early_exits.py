@@ -186,5 +186,5 @@ def test_the_command_for_all_is_as_quick(outcomes: dict[tuple[str, ...], Outcome
 def test_ctrl_c_while_libraries_load_is_one_line(when: str, script: str) -> None:
     """This includes light libraries, which a script imports before it reads its command line."""
     done = python("--interrupt", when, script)
-    line = "interrupted: no work was begun; start the same command again\n"
+    line = "interrupted: no work had begun; start the same command again\n"
     assert (done.returncode, done.stdout, done.stderr) == (130, "", line)

@@ -41,7 +41,7 @@ def choose_backend(name: BackendName, *splits: Split) -> tuple[Backend, str]:
         UserError: there is no such backend.
     """
     check_one_of("backend", name, get_args(BackendName))
-    taken, why = name, "asked for"
+    taken, why = name, "requested"
     if name == "auto":
         remote = [split.pack.url for split in splits if isinstance(split.pack, RemotePack)]
         taken, why = usual_backend(remote[0] if remote else None)

@@ -331,7 +331,7 @@ class CpuRenderer(Renderer):
             else:  # evaluation counts each row once, in its own place, so the replacement is marked invalid
                 job.rows[i], job.valid[i] = row, False
             return region
-        raise LoaderError(f"{what}; nor could any of the {MAX_REPLACEMENTS} rows after it be read")
+        raise LoaderError(f"{what}; none of the {MAX_REPLACEMENTS} rows after it can be read either")
 
     def _read_one(
         self, job: Job, i: int, start: NDArray[np.int64], worker: Worker

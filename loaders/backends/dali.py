@@ -143,7 +143,7 @@ class DaliRenderer(Rows):
     CRC-32 when the row is first read, or at every reading with the option `verify`.
     """
 
-    may_hang: str = "DALI, for which backend dali waits, or the storage hangs; take backend='cpu'"
+    may_hang: str = "DALI or the storage hangs; use backend='cpu'"
 
     def __init__(self, work: Work, streams: CudaStreams | None = None) -> None:
         """Prepare the decoder; the first batch builds its pipeline.

@@ -96,7 +96,7 @@ def _lacking(operation: Operation) -> str | None:
     if not isinstance(operation, _OPERATIONS):
         return type(operation).__name__
     if isinstance(operation, RandomErasing) and operation.fill == "noise":
-        return 'RandomErasing with noise (take fill="mean")'
+        return 'RandomErasing with noise (use fill="mean")'
     names = [one.name for one in operation.augments] if isinstance(operation, RandAugment) else []
     return next((f"{name} of RandAugment" for name in names if name not in _AUGMENTS), None)
 

@@ -127,4 +127,4 @@ class FfcvRenderer(Renderer):
             if 0 <= offset < samples.nbytes:
                 request = request_of(steps[offset // samples.itemsize // self._rank_batch])
                 return self._cpu.submit(request).result(self.options.timeout_s)
-        raise LoaderError("FFCV asked for samples of no epoch under way")
+        raise LoaderError("FFCV requested samples that belong to no epoch under way")

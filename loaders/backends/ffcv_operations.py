@@ -247,7 +247,7 @@ def _wait(epoch: Any, timeout_s: float) -> None:
         with batches.not_empty:
             batches.not_empty.wait_for(lambda: len(batches.queue) > 0, timeout=0.1)
         if batches.empty() and not alive:
-            raise LoaderError("FFCV's thread died; the exception that killed it stands on the error output")
+            raise LoaderError("FFCV's thread died; the exception that killed it is on stderr")
         if batches.empty() and time.monotonic() > deadline:
             raise LoaderError(
                 f"a batch took longer than {timeout_s:g} s in FFCV: the storage or a worker hangs; raise "

@@ -92,14 +92,14 @@ class LocalRanks:
                     listener.bind(address)
                 except OSError as error:
                     raise LoaderError(
-                        f"backend resident: rank 0 cannot be met ({error}); start again"
+                        f"backend resident: rank 0 cannot open a socket ({error}); start again"
                     ) from error
                 listener.listen(self.size)
             while missing := expected - set(self._peers.values()):
                 if (left_s := deadline - time.monotonic()) <= 0:
                     raise RankFailed(
                         min(missing),
-                        f"did not come within {limit_s:g} s to load its part of a split; build the same "
+                        f"did not join within {limit_s:g} s to load its part of a split; build the same "
                         "loaders on every rank, or raise timeout_s if it is only slow",
                     )
                 listener.settimeout(left_s)

@@ -55,7 +55,7 @@ def _temporary() -> Path:
     found = folder.lstat()
     if found.st_uid != os.getuid() or folder.is_symlink() or not folder.is_dir() or found.st_mode & 0o022:
         raise UserError(
-            f"cache: expected a folder of this user's own at {folder}, found one that others can write; set "
+            f"cache: expected a private folder at {folder}, found one that others own or can write; set "
             "XDG_CACHE_HOME"
         )
     return folder

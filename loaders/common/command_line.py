@@ -71,7 +71,7 @@ def heed_ctrl_c() -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    os.write(2, b"interrupted: no work was begun; start the same command again\n")
+    os.write(2, b"interrupted: no work had begun; start the same command again\n")
     os._exit(INTERRUPTED)
 
 

@@ -68,7 +68,7 @@ class BadImageError(LoaderError):
             pack: the pack, for the message.
             what: the row and what is wrong with it.
         """
-        super().__init__(f"{what}; restore it in {pack}, or let another row stand in: --bad-images replace")
+        super().__init__(f"{what}; restore it in {pack}, or use another row instead: --bad-images replace")
 
 
 def run_command(main: Callable[[], int | None]) -> None:
@@ -119,7 +119,7 @@ def _outcome(main: Callable[[], int | None]) -> Any:
     except SystemExit as end:
         return end.code
     except KeyboardInterrupt as interrupt:
-        said = interrupt.args or ("interrupted: what is finished is kept; start the same command again",)
+        said = interrupt.args or ("interrupted: finished work is kept; start the same command again",)
         if said[0]:  # empty on all ranks but the first
             print(one_line(str(said[0])), file=sys.stderr)
         return INTERRUPTED

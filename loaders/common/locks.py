@@ -20,7 +20,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     taken = (
-        f"out: expected no other command in {folder}, found one at work; wait for it, or give another --out"
+        f"out: expected no other command in {folder}, found one running; wait for it, or give another --out"
     )
     with locked(folder / "lock", taken):
         yield
@@ -47,6 +47,6 @@ def locked(path: Path, taken: str | None = None) -> Iterator[None]:
         except OSError as error:
             what = f"{path} cannot be locked ({error.strerror})"
             if taken is None:
-                raise UserError(f"{what}: choose a folder on a file system with locks") from None
-            warnings.warn(f"{what}: start no second process", stacklevel=2)
+                raise UserError(f"{what}; choose a folder on a file system with locks") from None
+            warnings.warn(f"{what}; start no second process", stacklevel=2)
         yield

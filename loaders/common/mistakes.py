@@ -59,7 +59,7 @@ def _retell(said: str) -> str | None:
     wrong = " ".join(_WHERE.sub("", unknown[1]).split()) if unknown else ""
     if said.startswith("Missing from"):
         wanted = ", ".join(_MISSING.findall(said[: unknown.start()] if unknown else said))
-        found_instead = f"{wrong} instead" if wrong else "none of it"
+        found_instead = f"{wrong} instead" if wrong else "none"
         return f"command line: expected {wanted} too, found {found_instead}; add what is missing"
     if not wrong:
         return None
@@ -68,5 +68,5 @@ def _retell(said: str) -> str | None:
     found_words = set(wrong.replace(",", " ").split())  # another subcommand may have an option of this name
     others = [names.strip() for names in dict.fromkeys(_NEAR.findall(said))]
     near = ", ".join(names for names in others if found_words.isdisjoint(names.split(", ")))
-    remedy = f"did you mean {near}?" if near else "leave it out, or look its name up"
-    return f"command line: expected options that there are, found {wrong}; {remedy}"
+    remedy = f"did you mean {near}?" if near else "leave it out, or check its name"
+    return f"command line: expected known options, found {wrong}; {remedy}"

@@ -43,7 +43,7 @@ def cumulative_shares(weights: Any, num_rows: int) -> NDArray[np.float64]:
     shares = array.astype(np.float64)
     if not np.isfinite(shares).all() or shares.min() < 0 or shares.sum() <= 0:
         raise UserError(
-            f"sampler: expected finite weights of at least 0, one above it, found {shares.min()} to "
+            f"sampler: expected finite weights of at least 0, and one above 0, found {shares.min()} to "
             f"{shares.max()}; correct them"
         )
     ends: NDArray[np.float64] = np.cumsum(shares / shares.sum())
@@ -61,7 +61,8 @@ def _array(weights: Any, num_rows: int) -> NDArray[Any]:
     except (TypeError, ValueError) as error:
         raise UserError(
             f"sampler: expected 'balanced', or one weight for each of {num_rows} rows of the split, found "
-            f"{type(weights).__name__} that makes no array ({brief(error)}); give an array of numbers"
+            f"{type(weights).__name__} that cannot be converted to an array ({brief(error)}); give an array "
+            "of numbers"
         ) from error
 
 

@@ -54,7 +54,7 @@ def refusal(view: ViewPolicy) -> str | None:
     if isinstance(view.geometry, PaddedCrop) and _reach(view) >= view.resolution:
         return "PaddedCrop by the whole view"
     if view.rounded:
-        return "ResizedCenterCrop in Pillow's bytes (take rounded=False)"
+        return "ResizedCenterCrop in Pillow's bytes (use rounded=False)"
     if isinstance(view.normalize, Standardize):
         return "Standardize"
     for operation in view.operations:

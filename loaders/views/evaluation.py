@@ -64,7 +64,10 @@ class EvaluationView:
         try:
             return cls(**fields)
         except TypeError as error:
-            raise UserError(f"evaluation view: {error}; expected what a run wrote") from None
+            raise UserError(
+                f"evaluation view: expected the fields that a run wrote, found others ({error}); use the "
+                "file as the run wrote it"
+            ) from None
 
     def at(self, resolution: int) -> EvaluationView:
         """Return the same view at another resolution."""

@@ -358,7 +358,7 @@ def _check_flips(where: str, operations: tuple[Operation, ...]) -> None:
         if before is not None and isinstance(operation, HorizontalFlip):
             raise UserError(
                 f"operations {where}: expected flips before turns and warps, found "
-                f"{type(operation).__name__} behind {type(before).__name__}; put the flip first"
+                f"{type(operation).__name__} after {type(before).__name__}; put the flip first"
             )
         before = operation if _differs_mirrored(operation) else before
 

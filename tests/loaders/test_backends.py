@@ -15,7 +15,7 @@ from tests.loaders import every_backend
 
 @pytest.mark.parametrize(
     ("backend", "words"),
-    [("auto", "cpu: the fused kernels"), ("cpu", "cpu: asked for"), ("dali", "dali: asked for")],
+    [("auto", "cpu: the fused kernels"), ("cpu", "cpu: requested"), ("dali", "dali: requested")],
 )
 def test_the_choice_is_explained(backend, words):
     line = explain_backend(LoaderOptions(backend=backend))

@@ -340,8 +340,8 @@ def test_a_dali_that_stops_at_no_image_is_an_error(photo_pack, monkeypatch):
 
 
 HUNG = (
-    r"^a batch \(rows \d+ to \d+\) took longer than 0\.2 s: DALI, for which backend dali waits, or the "
-    r"storage hangs; take backend='cpu'; raise timeout_s if it is only slow$"
+    r"^a batch \(rows \d+ to \d+\) took longer than 0\.2 s: DALI or the storage hangs; "
+    r"use backend='cpu'; raise timeout_s if it is only slow$"
 )
 
 

@@ -262,5 +262,5 @@ def test_a_test_split_without_labels_measures_nothing(noise: Pack, tmp_path: Pat
     write_tree(tmp_path / "in", class_tree(2, 3))
     write_tree(tmp_path / "flat", {"a.jpg": jpeg(4)})
     packed = pack(tmp_path / "p", f"train={tmp_path / 'in'}", f"test={tmp_path / 'flat'}")
-    with pytest.raises(UserError, match=r"test_split: expected labels in 'test', found none; name another"):
+    with pytest.raises(UserError, match=r"test_split: expected labels in 'test', found none; give another"):
         supervised.run(supervised.Config(pack=packed.path, out=tmp_path / "run", **SHORT))

@@ -222,7 +222,7 @@ def test_a_second_command_is_told_at_once_and_may_make_the_table(little_pack: Pa
     options = ("--family", "selfsup", "--calibrate-only")
     with alone_in(tmp_path):
         with pytest.raises(
-            UserError, match=r"^out: expected no other command in .*, found one at work; wait"
+            UserError, match=r"^out: expected no other command in .*, found one running; wait"
         ):
             run_here(tmp_path, little_pack.path, *options)
         run_here(tmp_path, little_pack.path, *options, "--table-only")

@@ -57,7 +57,7 @@ def test_ranks_of_others_are_not_let_in(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     said = together(2, 0.1, lambda ranks: "met")
     assert [line.split(" to load")[0] for line in said] == [
-        f"backend resident: rank {other} of this host did not come within 0.1 s" for other in (1, 0)
+        f"backend resident: rank {other} of this host did not join within 0.1 s" for other in (1, 0)
     ]
 
 
@@ -79,7 +79,7 @@ def test_an_address_that_is_taken_is_told_at_once_and_does_not_blame_a_rank():
     taken = f"\0sluice-test-{os.getpid()}".encode()
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(taken)
-        with pytest.raises(LoaderError, match=r"rank 0 cannot be met \(.* in use\); start again$"):
+        with pytest.raises(LoaderError, match=r"rank 0 cannot open a socket \(.* in use\); start again$"):
             LocalRanks(0, 2).join(taken, 60.0)
 
 

@@ -93,8 +93,8 @@ def test_the_ranks_meet_again_when_the_last_loader_has_gone(two):
         ("0 fails", "OSError: the disk is gone", "rank 0 of this host failed: the disk is gone"),
         ("1 fails", "OSError: the disk is gone", "rank 1 of this host failed: the disk is gone"),
         ("1 is interrupted", "KeyboardInterrupt: ", "rank 1 of this host was interrupted"),
-        ("0 is absent", "", "rank 0 of this host did not come within 0.2 s to load its part of a split; "),
-        ("1 is absent", "", "rank 1 of this host did not come within 0.2 s to load its part of a split; "),
+        ("0 is absent", "", "rank 0 of this host did not join within 0.2 s to load its part of a split; "),
+        ("1 is absent", "", "rank 1 of this host did not join within 0.2 s to load its part of a split; "),
     ],
 )
 def test_what_one_rank_cannot_do_is_one_line_on_the_other(two, name, own, others):

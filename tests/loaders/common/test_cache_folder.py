@@ -57,11 +57,11 @@ def test_a_home_stays_as_it_is(homeless: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_folder_that_others_can_write_is_refused(homeless: Path) -> None:
     cache_folder().parent.chmod(0o777)
-    with pytest.raises(UserError, match="found one that others can write; set XDG_CACHE_HOME"):
+    with pytest.raises(UserError, match="found one that others own or can write; set XDG_CACHE_HOME"):
         cache_folder()
 
 
 def test_a_link_is_refused(homeless: Path) -> None:
     (homeless / f"sluice-{os.getuid()}").symlink_to(homeless)
-    with pytest.raises(UserError, match="found one that others can write"):
+    with pytest.raises(UserError, match="found one that others own or can write"):
         cache_folder()

@@ -115,7 +115,7 @@ def test_a_reader_that_is_gone_ends_a_command_without_a_word(program: str) -> No
 @pytest.mark.parametrize(
     ("interrupt", "line"),
     [
-        (KeyboardInterrupt(), "interrupted: what is finished is kept; start the same command again\n"),
+        (KeyboardInterrupt(), "interrupted: finished work is kept; start the same command again\n"),
         (KeyboardInterrupt("saved\nstep 3"), "saved\\nstep 3\n"),
         (KeyboardInterrupt(""), ""),
     ],

@@ -41,7 +41,7 @@ def test_ctrl_c_while_a_rank_waits_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("time.sleep", interrupted)
     with pytest.raises(SystemExit, match="130"):
         run_command(main)
-    assert capsys.readouterr().err.startswith("interrupted: what is finished is kept")
+    assert capsys.readouterr().err.startswith("interrupted: finished work is kept")
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_what_is_held_is_refused_or_waited_for(tmp_path: Path) -> None:
 def test_one_command_is_at_work_in_a_folder(tmp_path: Path) -> None:
     with alone_in(tmp_path / "deep" / "out"):
         second = pytest.raises(
-            UserError, match=r"^out: expected no other command in .*, found one at work; wait"
+            UserError, match=r"^out: expected no other command in .*, found one running; wait"
         )
         with second, alone_in(tmp_path / "deep" / "out"):
             pass
@@ -56,7 +56,7 @@ def test_a_file_system_without_locks_is_refused_by_who_relies_on_them(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    refused = pytest.raises(UserError, match=r"cannot be locked \(No locks available\): choose a folder")
+    refused = pytest.raises(UserError, match=r"cannot be locked \(No locks available\); choose a folder")
     with refused, locked(tmp_path / "lock"):
         pass
     with pytest.warns(UserWarning, match="start no second process"), locked(tmp_path / "lock", "taken"):

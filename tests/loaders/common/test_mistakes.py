@@ -75,7 +75,7 @@ LONG = "w" * 300
         (
             Config,
             (),
-            "command line: expected --pack PATH, --out PATH too, found none of it; add what is missing",
+            "command line: expected --pack PATH, --out PATH too, found none; add what is missing",
         ),
         (
             Config,
@@ -85,18 +85,17 @@ LONG = "w" * 300
         (
             Config,
             (*WHOLE, "--rat", "1"),
-            "command line: expected options that there are, found --rat, 1; did you mean --rate?",
+            "command line: expected known options, found --rat, 1; did you mean --rate?",
         ),
         (
             Config,
             (*WHOLE, "--no-resum"),
-            "command line: expected options that there are, found --no-resum; did you mean --resume, "
-            "--no-resume?",
+            "command line: expected known options, found --no-resum; did you mean --resume, --no-resume?",
         ),
         (
             Config,
             (*WHOLE, LONG),
-            f"command line: expected options that there are, found {LONG}; leave it out, or look its name up",
+            f"command line: expected known options, found {LONG}; leave it out, or check its name",
         ),
         (Command, (), "command: expected one of divide, compare, found none; name one"),
         (
@@ -107,18 +106,17 @@ LONG = "w" * 300
         (
             Command,
             ("divide", "a"),
-            "command line: expected --share FLOAT too, found none of it; add what is missing",
+            "command line: expected --share FLOAT too, found none; add what is missing",
         ),
         (
             Command,
             ("compare", "--share", "3"),
-            "command line: expected options that there are, found --share 3; leave it out, or look its name "
-            "up",
+            "command line: expected known options, found --share 3; leave it out, or check its name",
         ),
         (
             Command,
             ("compare", "--share", "3", "--to-p", "4"),
-            "command line: expected options that there are, found --share 3 --to-p 4; did you mean --top?",
+            "command line: expected known options, found --share 3 --to-p 4; did you mean --top?",
         ),
         (
             Command,

@@ -65,7 +65,7 @@ def test_a_view_comes_back_from_json(view: EvaluationView) -> None:
         ({"std": [1.0, 1.0]}, "Normalize std: expected three numbers"),
         ({"interpolation": "lanczos"}, "interpolation of view .* expected 'bilinear' or 'bicubic'"),
         ({"resolution": "16"}, "resolution of view"),
-        ({"colours": 3}, "unexpected keyword argument 'colours'; expected what a run wrote"),
+        ({"colours": 3}, r"unexpected keyword argument 'colours'\); use the file as the run"),
     ],
 )
 def test_fields_that_make_no_view_are_one_line(change: dict[str, Any], message: str) -> None:
