@@ -35,10 +35,10 @@ def taken_device(asked: Device = "auto") -> Literal["cpu", "cuda"]:
     if asked != "cpu" and not switched and has_gpu():
         return "cuda"
     if asked == "cuda" and switched:
-        raise UserError(f"device: expected auto or cpu beside {_SWITCH}, found cuda; change one of them")
+        raise UserError(f"device: expected auto or cpu with {_SWITCH}, found cuda; change one of them")
     if asked == "cuda":
         raise UserError(
-            "device: expected a GPU for cuda, found none; give --device cpu, or mend the driver "
+            "device: expected a GPU for cuda, found none; give --device cpu, or fix the driver "
             "('nvidia-smi' shows what it sees)"
         )
     return "cpu"

@@ -91,8 +91,8 @@ class Accumulator:
             )
         if self.num_parts > 1 and recipe.parts == "none":
             raise UserError(
-                f"micro_batch: the loss of recipe {recipe.name!r} is of a whole batch and cannot be had from "
-                f"parts, found {micro}; leave it out"
+                f"micro_batch: expected none, since the loss of recipe {recipe.name!r} needs the whole "
+                f"batch, found {micro}; leave it out"
             )
 
     def __call__(self, batch: Any, step: int) -> StepOutput:

@@ -66,7 +66,7 @@ def one_class(classes: Sequence[str] | None) -> str | None:
     if classes is None or len(classes) > 1:
         return None
     names = ", ".join(classes)
-    return f"classes: expected two or more, found {len(classes)} ({names}); every answer is right"
+    return f"classes: expected two or more, found {len(classes)} ({names}); every prediction is right"
 
 
 def stride_of(backbone: nn.Module | None) -> int | None:
@@ -109,7 +109,7 @@ def at_chance(accuracy: Accuracy | None, classes: Sequence[str] | None) -> str |
         return None
     return (
         f"accuracy: {accuracy.top1:.1%} of {accuracy.num_images:,} test images is no better than guessing "
-        f"among {len(classes)} classes ({chance:.1%}); look at the labels, the learning rate and the length"
+        f"among {len(classes)} classes ({chance:.1%}); check labels, learning rate and length"
     )
 
 
@@ -126,8 +126,8 @@ def no_better_than_start(records: Sequence[Mapping[str, Any]]) -> str | None:
     if best >= start:
         return None
     return (
-        f"training: every state was less accurate on the validation images than the one at which it began "
-        f"({start:.1%}, later at most {best:.1%}); try a lower learning rate"
+        f"training: the accuracy on the validation images was always lower than at the start ({start:.1%}, "
+        f"later at most {best:.1%}); try a lower learning rate"
     )
 
 
@@ -141,6 +141,6 @@ def without_movement(records: Sequence[Mapping[str, Any]]) -> str | None:
     if abs(last - first) > _MOVED * abs(first):
         return None
     return (
-        f"loss: {first:.4g} at the start and {last:.4g} at the end: it did not move; raise --lr, or look at "
-        "what is trained"
+        f"loss: {first:.4g} at the start and {last:.4g} at the end, so it did not change; raise --lr, or "
+        "check what is trained"
     )

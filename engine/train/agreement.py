@@ -54,7 +54,7 @@ def check_same_rules(checkpoint: Path, saved: Mapping[str, str], present: Mappin
             found = saved.get(name, "that of an earlier version")
             raise UserError(
                 f"checkpoint {checkpoint}: expected the rule {present.get(name, 'none')!r} for {name}, found "
-                f"{found!r}; end the run with the version that began it, or give another --out"
+                f"{found!r}; finish the run with the version that started it, or give another --out"
             )
 
 

@@ -79,7 +79,7 @@ def as_begun(config: ConfigT) -> ConfigT:
     if config.precision != "auto" and begun not in ("auto", config.precision):
         raise UserError(
             f"precision: expected {begun}, with which the runs in {config.out} began, found "
-            f"{config.precision}; give that, or another --out"
+            f"{config.precision}; give --precision {begun}, or another --out"
         )
     precision = begun if config.precision == "auto" else config.precision
     loader = replace(config.loader, backend=backend_of(config.loader.backend, config.pack, *runs))

@@ -170,8 +170,8 @@ def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:
         damaged.append(f"checkpoint {candidate.name} is damaged: {fault}")
     if damaged:
         raise UserError(
-            f"resume: expected a whole checkpoint in {folder}, found {len(damaged)} damaged ({damaged[0]}); "
-            "delete the run folder to start again"
+            f"resume: expected an intact checkpoint in {folder}, found {len(damaged)} damaged "
+            f"({damaged[0]}); delete the run folder to start again"
         )
     return None, []
 
@@ -222,11 +222,11 @@ def load_weights(checkpoint: Path, recipe: nn.Module) -> None:
     saved = safetensors.torch.load_file(checkpoint / "model.safetensors")
     present = recipe.state_dict()
     for name in sorted(saved.keys() | present.keys()):
-        shapes = [list(side[name].shape) if name in side else None for side in (present, saved)]
+        shapes = [str(list(side[name].shape)) if name in side else "none" for side in (present, saved)]
         if shapes[0] != shapes[1]:
             raise UserError(
-                f"checkpoint {checkpoint}: expected tensor {name} of shape {shapes[0] or 'absent'}, found "
-                f"{shapes[1] or 'absent'}; it is of another network: give its --backbone or another --out"
+                f"checkpoint {checkpoint}: expected tensor {name} of shape {shapes[0]}, found {shapes[1]}; "
+                "the checkpoint is of another network: give its --backbone or another --out"
             )
     recipe.load_state_dict(saved)
 
@@ -244,7 +244,7 @@ def load_optimizer(checkpoint: Path, optimizer: Optimizer) -> None:
     if sizes[0] != sizes[1]:
         raise UserError(
             f"checkpoint {checkpoint}: expected parameter groups of sizes {sizes[0]}, found {sizes[1]}; "
-            "it is of another recipe or version, give another --out"
+            "the checkpoint is of another recipe or version; give another --out"
         )
     state: dict[int, dict[str, Any]] = {int(i): dict(v) for i, v in structure["scalars"].items()}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]

@@ -86,25 +86,26 @@ class ClassifierConfig(StartConfig, ValidationOptions):
         self.check_validation()
         if self.test_flip and self.flip_p == 0.0:
             raise UserError(
-                "test_flip: expected --flip-p above 0, mirror images are tested only where they are learned "
-                "from, found 0; leave out one"
+                "test_flip: expected --flip-p above 0, since mirror images are tested only if they are "
+                "trained on, found 0; leave out one of them"
             )
         if self.balanced and self.class_weights != "none":
             raise UserError(
-                "class_weights: expected none beside --balanced, which evens the classes out already, found "
-                f"{self.class_weights}; leave out one"
+                "class_weights: expected none with --balanced, which already balances the classes, found "
+                f"{self.class_weights}; leave out one of them"
             )
         if self.classifier_start == "probe" and (self.init is None or self.keep_head):
-            found = "none" if self.init is None else "--keep-head beside it"
+            found = "none" if self.init is None else "both"
             raise UserError(
-                f"classifier_start: expected --init, on whose features a new classifier begins, found {found}"
+                "classifier_start: expected --init without --keep-head, since probe trains a new classifier "
+                f"on the features of --init, found {found}; change one of them"
             )
         if self.freeze_backbone and self.init is None:
-            raise UserError("freeze_backbone: expected --init, whose weights to keep, found none")
+            raise UserError("freeze_backbone: expected --init, whose weights are kept, found none; add it")
         if self.probe_every_epochs:
             raise UserError(
-                "probe_every_epochs: expected 0, a recipe with labels measures its classifier instead, found "
-                f"{self.probe_every_epochs}"
+                "probe_every_epochs: expected 0, since a recipe with labels measures its classifier instead, "
+                f"found {self.probe_every_epochs}; leave it out"
             )
 
     def check_sizes(self) -> None:
@@ -114,7 +115,7 @@ class ClassifierConfig(StartConfig, ValidationOptions):
             found = getattr(self, option)
             if self.mixing != "none" and found is not None and found % 2:
                 raise UserError(
-                    f"{option}: expected an even number beside --mixing {self.mixing}, which mixes images "
+                    f"{option}: expected an even number with --mixing {self.mixing}, which mixes images "
                     f"with their neighbours, found {found}; change it"
                 )
 
@@ -123,7 +124,7 @@ class ClassifierConfig(StartConfig, ValidationOptions):
         options = super().training_options()
         if self.mixing != "none" and self.batch_size // options.num_ranks % 2:
             raise UserError(
-                f"batch_size: expected an even number for each of {options.num_ranks} processes beside "
+                f"batch_size: expected an even number for each of {options.num_ranks} processes with "
                 f"--mixing {self.mixing}, found {self.batch_size // options.num_ranks}; change it"
             )
         return options
@@ -165,7 +166,7 @@ class SemiConfig(ClassifierConfig):
         present = tuple(name for name in self.unlabeled_splits if name in pack.splits)
         if present in ((), self.unlabeled_splits) or not is_usual(self, "unlabeled_splits"):
             return self
-        tell(f"unlabeled_splits: {', '.join(present)}, since {pack.path} lacks the other usual one")
+        tell(f"unlabeled_splits: {', '.join(present)}, since {pack.path} lacks the other default split")
         return replace(self, unlabeled_splits=present)
 
 
@@ -185,16 +186,16 @@ class PhasesConfig(ClassifierConfig):
         super().__post_init__()
         if self.stored_views and not self.freeze_backbone:
             raise UserError(
-                "stored_views: expected --freeze-backbone, whose features stay the same, found none; add it"
+                "stored_views: expected --freeze-backbone, which keeps features the same, found none; add it"
             )
         for name in ("start_resolution", "flips", "classifier_start"):
             if self.stored_views and getattr(self, name) not in (None, "random"):
                 raise UserError(
-                    f"{name}: expected the usual beside --stored-views, whose views are drawn once, found "
-                    f"{getattr(self, name)}; leave out one"
+                    f"{name}: expected the default with --stored-views, whose views are drawn once, found "
+                    f"{getattr(self, name)}; leave out one of them"
                 )
         if self.stored_views and self.mixing != "none":
             raise UserError(
-                f"mixing: expected none beside --stored-views, which are not mixed, found {self.mixing}; "
-                "leave out one"
+                f"mixing: expected none with --stored-views, which are not mixed, found {self.mixing}; "
+                "leave out one of them"
             )

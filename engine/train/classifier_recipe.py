@@ -236,4 +236,4 @@ def read_accuracy(run: Path) -> dict[str, Accuracy]:
     try:
         return {name: Accuracy(**values) for name, values in parse_json(path.read_bytes()).items()}
     except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"accuracy: {path} is not a run's accuracy ({error}); run it again") from error
+        raise UserError(f"accuracy: {path} is not a run's accuracy ({error}); repeat the run") from error

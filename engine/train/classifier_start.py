@@ -148,5 +148,5 @@ class ProbeStart:
         kept = (
             "not better than the probe beyond chance; the probe stays (--validation-share sets images aside)"
         )
-        tell(f"rehearsal: its end is {said if worth_it else kept}")
+        tell(f"rehearsal: the trained classifier is {said if worth_it else kept}")
         return worth_it

@@ -223,8 +223,8 @@ def make_accelerator(
     chosen = taken(precision, out, device)
     if on_cpu and chosen == "fp16":  # accelerate would silently use float32
         raise UserError(
-            "precision: expected bf16 or no on a processor, found fp16; change --precision, or go on with a "
-            "run that a GPU began in float16 on a GPU"
+            "precision: expected bf16 or no on a processor, found fp16; change --precision, or "
+            "continue a run that a GPU began in float16 on a GPU"
         )
     return Accelerator(
         cpu=on_cpu,

@@ -240,7 +240,7 @@ class _Run:
                             log_views(self.accelerator, batch, 0, view)
                     if not self._train_step(batch):
                         note = save_bad_batch(self.config.out, self.step, batch)
-                        shown.say(f"step {self.step} skipped, its loss or gradients are not finite: {note}")
+                        shown.say(f"step {self.step} skipped: its loss or gradients are not finite; {note}")
                     clock.images += _num_images(batch) * world_size()
                     shown.advance(self.step)
                     if self.validator is not None:
@@ -381,8 +381,8 @@ class _Run:
     def _place_before(self) -> str:
         """Return a phrase that names the checkpoint, if any, from which a run that fails now can resume."""
         if self.saved_step < 0:
-            return "no checkpoint is from before it, so give another --out"
-        return f"checkpoint step-{self.saved_step:08d} is from before it"
+            return "there is no earlier checkpoint, so give another --out"
+        return f"the last earlier checkpoint is step-{self.saved_step:08d}"
 
     def _checkpoint(self) -> None:
         self.window.check()

@@ -43,21 +43,21 @@ def choose_optimizer(recipe: Recipe, options: OptimizerOptions) -> Optimizer:
     is_own = options.optimizer in ("paper", kind)
     if not is_own and recipe.own_optimizer:
         raise UserError(
-            f"optimizer: recipe {recipe.name!r} learns with its paper's alone, expected paper, found "
-            f"{options.optimizer}; leave it out"
+            f"optimizer: expected paper, since recipe {recipe.name!r} works only with its paper's optimizer, "
+            f"found {options.optimizer}; leave it out"
         )
     if not is_own and options.optimizer_lr is None:
         raise UserError(
-            f"optimizer: expected --optimizer-lr beside {options.optimizer}, since the recipe's rate is for "
-            "another, found none; give one"
+            f"optimizer: expected --optimizer-lr with {options.optimizer}, since the recipe's rate is for "
+            "another optimizer, found none; give one"
         )
     if options.optimizer_lr is not None:
         _set_rates(paper, options.optimizer_lr, is_own)
     given = options.optimizer_momentum
     if given is not None and recipe.own_optimizer:
         raise UserError(
-            f"optimizer_momentum: recipe {recipe.name!r} learns with its paper's alone, expected none, found "
-            f"{given}; leave it out"
+            f"optimizer_momentum: expected none, since recipe {recipe.name!r} works only with its paper's "
+            f"optimizer, found {given}; leave it out"
         )
     if is_own and options.layer_decay is None:
         for group in paper.param_groups if given is not None else ():
@@ -115,7 +115,7 @@ def choose_schedule(
     if options.schedule == "one_cycle":
         if warmup_steps:
             raise UserError(
-                f"warmup_epochs: expected 0 beside --schedule one_cycle, which rises by itself, found "
+                "warmup_epochs: expected 0 with --schedule one_cycle, which has its own warm-up, found "
                 f"{options.warmup_epochs}; leave it out"
             )
         return one_cycle(total_steps)
@@ -163,7 +163,7 @@ def _by_matrix(groups: list[dict[str, Any]], recipe: Recipe) -> Iterator[dict[st
     if moved and not moved & matrices:
         raise UserError(
             "optimizer: expected a backbone with plain weights of linear layers or convolutions for muon, "
-            f"found {recipe.backbone_name}; take adamw"
+            f"found {recipe.backbone_name}; use adamw"
         )
     for group in groups:
         for orthogonal in (True, False):

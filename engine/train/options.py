@@ -40,7 +40,7 @@ class ValidationOptions:
         """
         if self.validation_split and self.validation_share:
             raise UserError(
-                "validation: expected --validation-split or --validation-share, found both; leave out one"
+                "validation: expected --validation-split or --validation-share, found both; leave one out"
             )
         if self.validation_share is not None and not 0.0 <= self.validation_share < 1.0:
             raise UserError(
@@ -63,8 +63,8 @@ class ValidationOptions:
         """
         if self.patience or self.keep == "best":
             raise UserError(
-                "validation: --patience and --keep best choose by images that are not the test's; expected "
-                f"--validation-split or --validation-share, found {found}"
+                "validation: expected --validation-split or --validation-share with --patience or --keep "
+                f"best, which choose by images outside the test split, found {found}; give one of them"
             )
 
 

@@ -130,9 +130,15 @@ class Phases:
                 the device or the folder cannot be used.
         """
         if config.measure != "training":
-            raise UserError("measure: a command of several phases has none; measure recipes/supervised.py")
+            raise UserError(
+                f"measure: expected training for a command of several phases, found {config.measure}; "
+                "measure recipes/supervised.py"
+            )
         if config.max_steps is not None:
-            raise UserError("max_steps: a command of several phases has none; stop it and use --resume")
+            raise UserError(
+                f"max_steps: expected none for a command of several phases, found {config.max_steps}; "
+                "stop it with Ctrl-C, then continue with --resume"
+            )
         self._frozen: nn.Module | None = None
         if config.init is not None:  # so that an unusable --init fails now, not hours later
             start = build_classifier(

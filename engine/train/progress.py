@@ -44,7 +44,7 @@ class RowsProgress:
         self._done += 1
         left = self._total - self._done
         each = (time.monotonic() - self._start) / self._done
-        about = f"; about {duration(each * left)} for the {left} to come" if left and each * left > 5 else ""
+        about = f"; about {duration(each * left)} for the other {left}" if left and each * left > 5 else ""
         self._console.print(f"[{self._done}/{self._total}] {line}{about}", highlight=False, soft_wrap=True)
 
 
@@ -143,8 +143,8 @@ class TrainingProgress(_WithBar):
             if now - self._start > _LONG_STEP_S and left:
                 took = now - self._start
                 self.say(
-                    f"{self._name}: the first step took {duration(took)} with all that it loads and "
-                    f"compiles; at most {duration(took * left)} for the {left:,} to come"
+                    f"{self._name}: the first step took {duration(took)}, including loading "
+                    f"and compilation; at most {duration(took * left)} for the {left:,} remaining"
                 )
             return
         steps = step - self._done - 1
@@ -153,7 +153,7 @@ class TrainingProgress(_WithBar):
         self._estimated = True
         if left:
             each = (now - self._first_step) / steps
-            about = f"about {duration(each * left)} for the {left:,} steps to come"
+            about = f"about {duration(each * left)} for the {left:,} remaining steps"
             self.say(f"{self._name}: {about}, {each:.2g} s a step")
 
     def report(self, step: int, epoch: int, loss: float, img_per_s: float, wait_share: float) -> None:

@@ -174,9 +174,9 @@ def describe_training(summary: TrainSummary, out: Path) -> str:
     """Return a phrase on the steps, metrics and speed of a training, or on why this process took no step."""
     done, bad_rows = f"{summary.step} of {summary.total_steps} steps", describe_bad_rows(out)
     if summary.step == 0:
-        return f"no step of {summary.total_steps} is worth taking, the linear probe stays{bad_rows}"
+        return f"no step of {summary.total_steps} is worth taking; the linear probe stays{bad_rows}"
     if summary.img_per_s == 0.0:
-        return f"{done}, taken before{bad_rows}"
+        return f"{done}, all taken by an earlier process{bad_rows}"
     figures = {"loss": summary.loss, **summary.metrics}
     shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
     speed = f"{summary.img_per_s:,.0f} images/s, {summary.wait_share:.0%} waiting for data"

@@ -110,12 +110,12 @@ class PackConfig:
             absent = [name for name in given if name not in names and not name.endswith(".parquet")]
             if absent and not (is_usual(self, option) and len(absent) < len(given)):
                 raise UserError(
-                    f"{option}: expected one that {self.pack} has, {', '.join(names)}, found {absent[0]!r}; "
-                    f"give one by --{option.replace('_', '-')}"
+                    f"{option}: expected a split of {self.pack} ({', '.join(names)}), found {absent[0]!r}; "
+                    f"give one with --{option.replace('_', '-')}"
                 )
         for table in getattr(self, "extra_labels", ()):
             if not table.exists():
-                raise UserError(f"no label table at {table}; check the path")
+                raise UserError(f"extra_labels: expected a label table {table}, found none; check the path")
         for option in ("init", "run"):
             classifies = option == "run" and not isinstance(self, FrozenConfig)
             check_start(getattr(self, option, None), option, getattr(self, "backbone", None), classifies)
@@ -241,12 +241,12 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
         self.check_optimizer()
         if self.compares_pixels and self.start_resolution is not None:
             raise UserError(
-                "start_resolution: expected none, since this recipe compares images of one size with its "
-                f"views, found {self.start_resolution}; leave it out"
+                "start_resolution: expected none, since this recipe compares images with its views, whose "
+                f"size must not change, found {self.start_resolution}; leave it out"
             )
         if len(self.probe_splits) not in (1, 2):
             raise UserError(
-                f"probe_splits: expected one split, or two, found {len(self.probe_splits)}; change them"
+                f"probe_splits: expected one or two splits, found {len(self.probe_splits)}; change them"
             )
         for option in ("batch_size", "micro_batch"):
             if getattr(self, option) == 1:
@@ -265,7 +265,7 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
         """
         if self.start_resolution is not None and self.start_resolution >= self.resolution:
             raise UserError(
-                f"start_resolution: expected less than --resolution, {self.resolution}, up to which views "
+                f"start_resolution: expected less than --resolution ({self.resolution}), up to which views "
                 f"grow, found {self.start_resolution}; lower it or leave it out"
             )
 
@@ -289,7 +289,7 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
             check_given(self, RUNTIME_FIELDS)
         else:
             raise UserError(
-                f"run folder: {self.out} already holds a run; add --resume to go on with it, or give another "
+                f"run folder: {self.out} already holds a run; add --resume to continue it, or give another "
                 "--out"
             )
 

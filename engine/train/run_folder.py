@@ -82,7 +82,7 @@ def _claim(
         held.enter_context(
             locked(
                 out / LOCK_NAME,
-                f"run folder: expected no other process in {out}, found one at work; wait for it, end it, or "
+                f"run folder: expected no other process in {out}, found one running; wait for it, end it, or "
                 "give another --out",
             )
         )

@@ -69,17 +69,17 @@ def check_same_run(
     for name in sorted((config.keys() | found_config.keys()) - (_LATER - found_config.keys())):
         if name in config.keys() - found_config.keys() - set(runtime_fields) and config[name] is not None:
             raise UserError(
-                f"run folder: {out} holds a run from before there was {name}; end it with the version that "
-                "began it, or give another --out"
+                f"run folder: {out} holds a run of a version without {name}; finish it with that version, or "
+                "give another --out"
             )
         if name not in runtime_fields and config.get(name) != found_config.get(name):
             raise UserError(
-                f"run folder: {out} holds a run with {name} = {found_config.get(name)!r}, found {name} = "
-                f"{config.get(name)!r} asked for; give another --out, or the same {name} with --resume"
+                f"run folder: {out} holds a run with {name} = {found_config.get(name)!r}, but {name} = "
+                f"{config.get(name)!r} was requested; give another --out, or the same {name} with --resume"
             )
     if not resume:
         raise UserError(
-            f"run folder: {out} already holds this run; add --resume to go on, or give another --out"
+            f"run folder: {out} already holds this run; add --resume to continue, or give another --out"
         )
 
 
@@ -89,10 +89,10 @@ def _damage(out: Path, error: Exception) -> str:
 
     saved = reversed(list_checkpoints(out / "checkpoints"))
     whole = next((checkpoint for checkpoint in saved if find_damage(checkpoint) is None), None)
-    remedy = "restore it" if whole is None else f"copy {whole / 'meta.json'} there, which says the same"
+    remedy = "restore it" if whole is None else f"copy {whole / 'meta.json'} there, which holds the same"
     return (
-        f"run folder: {out / 'config.json'} is not a run's configuration ({error}); {remedy}, to keep the "
-        "run, or give another folder"
+        f"run folder: {out / 'config.json'} is not a run's configuration ({error}); to keep the "
+        f"run, {remedy}; otherwise give another folder"
     )
 
 

@@ -78,7 +78,7 @@ class StopSignal:
 
     def end(self, what: str) -> BaseException:
         """Return the exception to raise for the signal; rank 0 also reports it, and `what` was saved."""
-        line = f"{_SIGNALS[self._told]}: {what}; run the same command with --resume to go on"
+        line = f"{_SIGNALS[self._told]}: {what}; run the same command with --resume to continue"
         if self._told == signal.SIGINT:  # `run_command` prints the exception's argument
             return KeyboardInterrupt(line if rank() == 0 else "")
         if rank() == 0:
@@ -121,8 +121,8 @@ class StopSignal:
             dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
         except RuntimeError as error:
             raise LoaderError(
-                f"ranks: expected all {world_size()} to begin a step, found one gone ({error}); its own last "
-                "line says why"
+                f"ranks: expected all {world_size()} to begin a step, found that one had ended ({error}); "
+                "its own last line says why"
             ) from None
         agreed = int(flag)
         if agreed:  # else keep `_told`: a signal may have come meanwhile

@@ -39,13 +39,11 @@ def check_trackers(names: Iterable[str]) -> None:
     for name in names:
         if name not in (*_NEEDS, "all"):
             raise UserError(
-                f"trackers: expected some of {', '.join(sorted(_NEEDS))}, found {name}; choose among them"
+                f"trackers: expected one or more of {', '.join(sorted(_NEEDS))}, found {name}; change it"
             )
         module, command = _NEEDS.get(name, ("", ""))
         if module and find_spec(module) is None:
-            raise UserError(
-                f"trackers: expected one that is installed, found {name}; {command}, or leave it out"
-            )
+            raise UserError(f"trackers: expected an installed one, found {name}; {command}, or leave it out")
 
 
 def prepare_trackers(names: Iterable[str]) -> None:

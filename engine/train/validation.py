@@ -158,7 +158,7 @@ class Validator:
         best = f"best {self.state.best_top1:.1%} at step {self.state.best_step}"
         said += f", loss {found.loss:.4g}; {best}"
         if self.is_over:
-            said += f"; no rise in {self.state.num_worse} measurements, training ends"
+            said += f"; no improvement in {self.state.num_worse} measurements, so training ends"
         return Measured(record, said, self.is_over)
 
     def _measure(self, network: nn.Module, device: torch.device) -> Accuracy:

@@ -84,5 +84,5 @@ def test_a_run_whose_configuration_is_damaged_is_kept_by_that_of_a_checkpoint(
 
 def test_without_a_checkpoint_a_damaged_configuration_is_to_be_restored(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match="; restore it, to keep the run, or give another folder"):
+    with pytest.raises(UserError, match="; to keep the run, restore it; otherwise give another folder"):
         train_small(tmp_path, resume=True)

@@ -17,8 +17,8 @@ from engine.train.distributed import make_accelerator
 from loaders.common.errors import UserError
 from tests.forked import run_forked
 
-NONE = "device: expected a GPU for cuda, found none; give --device cpu, or mend the driver"
-SWITCHED = "device: expected auto or cpu beside ACCELERATE_USE_CPU, found cuda; change one of them"
+NONE = "device: expected a GPU for cuda, found none; give --device cpu, or fix the driver"
+SWITCHED = "device: expected auto or cpu with ACCELERATE_USE_CPU, found cuda; change one of them"
 
 
 @pytest.fixture

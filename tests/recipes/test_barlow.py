@@ -157,7 +157,7 @@ def test_learns_features_of_digits(data: Data, tmp_path: Path) -> None:
 
 def test_another_configuration_does_not_resume(config: Config) -> None:
     run(replace(config, max_steps=1))
-    with pytest.raises(UserError, match="backbone = 'test_resnet', found backbone = 'resnet18' asked for"):
+    with pytest.raises(UserError, match="backbone = 'test_resnet', but backbone = 'resnet18' was requested"):
         run(replace(config, backbone="resnet18", resume=True))
 
 

@@ -239,7 +239,7 @@ def test_the_usual_splits_are_those_that_the_pack_has(
     for option, value in (("unlabeled_splits", ("train", "more")), ("labeled_split", "more")):
         given = replace(config, **{option: value})
         assert given.on_pack(pack) is given
-        with pytest.raises(UserError, match=rf"{option}: expected one that .* has, .*, found 'more'"):
+        with pytest.raises(UserError, match=rf"{option}: expected a split of .*, found 'more'"):
             given.check_places()
 
 

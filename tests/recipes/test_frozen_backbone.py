@@ -205,7 +205,7 @@ def test_features_are_kept_of_a_frozen_backbone_alone(tmp_path: Path) -> None:
         self_training.Config(pack=tmp_path, out=tmp_path, stored_views=2)
     frozen = {"init": tmp_path, "freeze_backbone": True, "stored_views": 2}
     for name, value in (("start_resolution", 8), ("flips", "in_turns"), ("classifier_start", "probe")):
-        with pytest.raises(UserError, match=f"{name}: expected the usual beside --stored-views"):
+        with pytest.raises(UserError, match=f"{name}: expected the default with --stored-views"):
             self_training.Config(pack=tmp_path, out=tmp_path, **frozen, **{name: value})
     with pytest.raises(UserError, match="expected --mode permanent or local"):
         pseudo_label.Config(pack=tmp_path, out=tmp_path, **frozen)

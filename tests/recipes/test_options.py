@@ -80,7 +80,7 @@ def test_a_benchmark_of_nothing_is_refused() -> None:
 
 
 def test_an_unknown_tracker_is_refused() -> None:
-    with pytest.raises(UserError, match=r"trackers: expected some of .*tensorboard.*, found nope"):
+    with pytest.raises(UserError, match=r"trackers: expected one or more of .*tensorboard.*, found nope"):
         make_accelerator("no", None, ("nope",))
 
 

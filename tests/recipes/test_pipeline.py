@@ -116,7 +116,7 @@ def test_a_folder_of_an_older_version_is_gone_on_with_or_refused(config: Config)
     as_older_versions_wrote(scratch, smoothing=0.1)
     with pytest.raises(UserError) as refused:
         run(small)
-    assert str(refused.value).startswith(f"run folder: {scratch} holds a run with smoothing = 0.1, found")
+    assert str(refused.value).startswith(f"run folder: {scratch} holds a run with smoothing = 0.1, but")
     assert "\n" not in str(refused.value)
 
 

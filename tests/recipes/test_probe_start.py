@@ -198,7 +198,7 @@ def test_supervised_does_not_end_below_the_probe_of_its_start(
             supervised.run(mistaken)
         assert [path.name for path in mistaken.out.iterdir()] == ["lock"], "the folder is free again"
     refused = {"classifier_start": "probe", "init": None}
-    with pytest.raises(UserError, match="classifier_start: expected --init, on whose features"):
+    with pytest.raises(UserError, match="classifier_start: expected --init without --keep-head"):
         replace(config, **refused)
 
 

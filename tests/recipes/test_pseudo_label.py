@@ -122,7 +122,7 @@ def test_an_interrupted_command_goes_on_to_the_same_end(
         patched.setattr(phases, "build_labeled_loader", failing)
         with pytest.raises(KeyboardInterrupt):
             run_cycles(broken, little_pack)
-    with pytest.raises(UserError, match="add --resume to go on"):
+    with pytest.raises(UserError, match="add --resume to continue"):
         run_cycles(broken, little_pack)
     run_cycles(replace(broken, resume=True), little_pack)
     for name in ("classifier.safetensors", "accuracy.json", "labels/cycle-2.parquet"):
@@ -162,7 +162,7 @@ def test_mistakes(config: Config, little_pack: Pack) -> None:
     with pytest.raises(UserError, match=r"threshold: expected at most --threshold-limit, 0\.9, found 0\.95"):
         replace(config, threshold=0.95, threshold_growth=0.01, threshold_limit=0.9)
     replace(config, threshold=0.995)  # the limit is only for a growing threshold
-    with pytest.raises(UserError, match="max_steps: a command of several phases has none"):
+    with pytest.raises(UserError, match="max_steps: expected none for a command of several phases"):
         run_cycles(replace(config, mode="local", max_steps=3), little_pack)
 
 

@@ -167,7 +167,7 @@ def test_a_start_whose_weights_are_others_is_refused(config: Config, tmp_path: P
     file = config.out / "pretrained-2-labels-seed-0" / "config.json"
     seed_everything(2)
     save_backbone(start, build_backbone("test_resnet", 16), described)
-    with pytest.raises(UserError, match=r"holds a run with init_weights = .*, found init_weights"):
+    with pytest.raises(UserError, match=r"holds a run with init_weights = .*, but init_weights"):
         run(config)
     older = json.loads(file.read_text())
     del older["config"]["init_weights"]

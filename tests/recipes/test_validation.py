@@ -185,12 +185,12 @@ def test_images_that_a_start_was_trained_on_are_no_validation_images(
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"validation_share": 0.0}, "validation: --patience and --keep best choose by images"),
+        ({"validation_share": 0.0}, "which choose by images outside the test split"),
         ({"validation_share": 0.0, "keep": "last", "patience": 2}, "expected --validation-split or"),
         ({"validation_split": "test"}, "expected --validation-split or --validation-share, found both"),
         ({"validation_share": 1.5}, "validation_share: expected a share below 1, found 1.5"),
         ({"validate_every": 0}, "validate_every: expected more than 0"),
-        ({"balanced": True, "class_weights": "inverse"}, "class_weights: expected none beside --balanced"),
+        ({"balanced": True, "class_weights": "inverse"}, "class_weights: expected none with --balanced"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_at_once(
@@ -203,7 +203,7 @@ def test_what_cannot_be_measured_is_refused_at_once(
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"validation_share": None}, "--patience and --keep best choose by images"),
+        ({"validation_share": None}, "which choose by images outside the test split"),
         ({"validation_share": 0.9}, "expected to leave a label of each class to train on, found 4 of '0'"),
         ({"validation_share": None, "validation_split": "test"}, "a split other than --test-split"),
         ({"validation_share": None, "validation_split": "train"}, "no image of split 'train', which is"),

@@ -114,7 +114,7 @@ def test_an_estimate_comes_soon_after_the_first_batch(monkeypatch: pytest.Monkey
         shown.advance(step)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "barlow: about 8 min for the 989 steps to come, 0.5 s a step"
+        "barlow: about 8 min for the 989 remaining steps, 0.5 s a step"
     ]  # shown 5 s after the first step
     slow = TrainingProgress("barlow", 1000, 0, visible=True)
     now += 30
@@ -151,8 +151,8 @@ def test_the_time_of_several_trainings_is_told_after_the_first(
         rows.add(name)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "[1/3] a; about 2 min for the 2 to come",
-        "[2/3] b; about 60 s for the 1 to come",
+        "[1/3] a; about 2 min for the other 2",
+        "[2/3] b; about 60 s for the other 1",
         "[3/3] c",
     ]
 

@@ -50,12 +50,12 @@ def test_the_step_and_its_rows_are_named_and_its_batch_is_kept(tmp_path: Path, k
     assert torch.equal(kept["view_1"], batch.views[1])
     assert kept["index"].tolist() == list(range(8))
     assert not list((tmp_path / "run" / "checkpoints").glob("*")), "nothing is saved after a bad step"
-    assert "; no checkpoint is from before it, so give another --out; rows 0, 1" in str(caught.value)
+    assert "; there is no earlier checkpoint, so give another --out; rows 0, 1" in str(caught.value)
 
 
 def test_the_checkpoint_before_a_bad_step_is_named(tmp_path: Path) -> None:
     for number, resume in enumerate((False, True)):  # saved by this process, then by an earlier one
-        with pytest.raises(NonFiniteLossError, match="; checkpoint step-00000002 is from before it; rows"):
+        with pytest.raises(NonFiniteLossError, match="; the last earlier checkpoint is step-00000002; rows"):
             train_small(tmp_path / "run", poisoned(3), checkpoint_every_steps=2, log_every=6, resume=resume)
         assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == [
             "step-00000002"

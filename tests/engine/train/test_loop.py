@@ -178,7 +178,7 @@ def test_the_last_line_of_a_run_has_the_figures_of_its_last_window(tmp_path: Pat
     said = describe_training(summary, tmp_path / "run")
     assert said.startswith(f"6 of 6 steps, loss {last['loss']:.4g}, redundancy {last['redundancy']:.4g}, ")
     _, again = train_small(tmp_path / "run", log_every=4, resume=True)
-    assert describe_training(again, tmp_path / "run") == "6 of 6 steps, taken before"
+    assert describe_training(again, tmp_path / "run") == "6 of 6 steps, all taken by an earlier process"
 
 
 def test_max_steps_then_resume_gives_the_same_bits(tmp_path: Path, whole_run) -> None:
@@ -221,7 +221,7 @@ def test_without_any_whole_checkpoint_nothing_starts_over_silently(tmp_path: Pat
     out = tmp_path / "run"
     train_small(out, max_steps=2)
     (out / "checkpoints" / "step-00000002" / "meta.json").write_text("{")
-    with pytest.raises(UserError, match=r"expected a whole checkpoint.*found 1 damaged"):
+    with pytest.raises(UserError, match=r"expected an intact checkpoint.*found 1 damaged"):
         train_small(out, resume=True)
 
 
@@ -244,7 +244,7 @@ def test_a_run_folder_in_use_is_refused(tmp_path: Path, whole_run) -> None:
     before = (whole_run[0] / "config.json").read_bytes()
     with pytest.raises(UserError, match="already holds this run; add --resume"):
         train_small(whole_run[0])
-    with pytest.raises(UserError, match=r"holds a run with width = 1, found width = 2"):
+    with pytest.raises(UserError, match=r"holds a run with width = 1, but width = 2"):
         train_small(whole_run[0], config={"width": 2}, resume=True)
     assert (whole_run[0] / "config.json").read_bytes() == before
     (tmp_path / "photo.jpg").touch()
@@ -439,7 +439,7 @@ def test_a_run_folder_serves_one_command_at_a_time(tmp_path: Path, whole_run) ->
     train_small(out, max_steps=2)
     with Forked("-c", HOLDER, out) as process:
         process.wait_for_lines(1)
-        with pytest.raises(UserError, match=r"expected no other process in .*, found one at work"):
+        with pytest.raises(UserError, match=r"expected no other process in .*, found one running"):
             train_small(out, resume=True)
     weights, _ = train_small(out, resume=True)  # a killed process leaves no lock
     assert_same_bits(weights, whole_run[1])

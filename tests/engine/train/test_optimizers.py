@@ -98,7 +98,7 @@ def test_a_backbone_without_plain_matrices_is_refused() -> None:
     for module in list(recipe.backbone.modules()):
         if isinstance(module, torch.nn.Conv2d):
             weight_norm(module)
-    with pytest.raises(UserError, match=r"optimizer: expected a backbone with plain weights .* take adamw"):
+    with pytest.raises(UserError, match=r"optimizer: expected a backbone with plain weights .* use adamw"):
         choose_optimizer(recipe, OptimizerOptions(optimizer="muon", optimizer_lr=1e-3))
 
 
@@ -141,9 +141,9 @@ def test_layers_move_less_the_further_they_are_from_the_end() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"optimizer": "adamw"}, "expected --optimizer-lr beside adamw"),
-        ({"optimizer": "lars"}, "expected --optimizer-lr beside lars"),
-        ({"optimizer": "muon"}, "expected --optimizer-lr beside muon"),
+        ({"optimizer": "adamw"}, "expected --optimizer-lr with adamw"),
+        ({"optimizer": "lars"}, "expected --optimizer-lr with lars"),
+        ({"optimizer": "muon"}, "expected --optimizer-lr with muon"),
         (
             {"optimizer": "adamw", "optimizer_lr": 1e-3, "layer_decay": 0.7},
             "expected a backbone of timm, which names its layers, found tiny_resnet",
@@ -161,11 +161,13 @@ def test_recipes_that_need_their_own_refuse_others() -> None:
     clusters = deepcluster.Config(**SMALL, hidden=(8,), num_clusters=4)
     in_order: Any = SyntheticLoader()
     for recipe in (ssl_gan.SslGan(gan, ("a", "b")), deepcluster.DeepCluster(clusters, in_order, 8)):
-        with pytest.raises(UserError, match=f"recipe '{recipe.name}' learns with its paper's alone"):
+        with pytest.raises(UserError, match=f"recipe '{recipe.name}' works only with its"):
             choose_optimizer(recipe, other)
         choose_optimizer(recipe, OptimizerOptions())
     momentum = OptimizerOptions(optimizer="sgd", optimizer_momentum=0.6)
-    with pytest.raises(UserError, match="optimizer_momentum: recipe 'deepcluster' learns"):
+    with pytest.raises(
+        UserError, match="optimizer_momentum: expected none, since recipe 'deepcluster' works"
+    ):
         choose_optimizer(deepcluster.DeepCluster(clusters, in_order, 8), momentum)
 
 
@@ -266,7 +268,7 @@ def test_a_schedule_in_place_of_the_papers() -> None:
     assert noted == [(10, 100)], "a recipe takes the lengths of its other ramps from there"
     expected = [0.2, 0.2 + 0.8 * 5 / 23, 0.2 + 0.8 * 10 / 23, 1 - 0.93 * 32 / 77, 0.07]
     assert factors(OptimizerOptions(schedule="one_cycle")) == pytest.approx(expected)
-    with pytest.raises(UserError, match="warmup_epochs: expected 0 beside --schedule one_cycle"):
+    with pytest.raises(UserError, match="warmup_epochs: expected 0 with --schedule one_cycle"):
         factors(OptimizerOptions(schedule="one_cycle", warmup_epochs=1.0))
 
 

@@ -34,7 +34,7 @@ def test_a_pack_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
 def test_a_folder_in_use_is_told_at_once(digits_pack: Pack, tmp_path: Path) -> None:
     config(digits_pack.path, tmp_path / "run").check_places()
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="already holds a run; add --resume to go on with it, or give"):
+    with pytest.raises(UserError, match="already holds a run; add --resume to continue it, or give"):
         config(digits_pack.path, tmp_path).check_places()
     with pytest.raises(UserError, match="is not a run's configuration"):
         config(digits_pack.path, tmp_path, resume=True).check_places()
@@ -48,11 +48,11 @@ def test_what_no_run_can_begin_with_is_told_at_once(
     barlow.Config(**usual, split="train", batch_size=rows).check_places()
     with pytest.raises(UserError, match=rf"expected at most the {rows} rows of the split, found {rows + 1}"):
         barlow.Config(**usual, split="train", batch_size=rows + 1).check_places()
-    with pytest.raises(UserError, match="no label table at nowhere; check the path"):
+    with pytest.raises(UserError, match="extra_labels: expected a label table nowhere, found none"):
         supervised.Config(**usual, extra_labels=(Path("nowhere"),)).check_places()
     with pytest.raises(UserError, match="resolution: expected at most 4096, found 5000; lower it"):
         supervised.Config(**usual, resolution=5000)
-    with pytest.raises(UserError, match=r"trackers: expected some of aim, .*, found nope; choose among them"):
+    with pytest.raises(UserError, match=r"trackers: expected one or more of aim, .*, found nope; change it"):
         supervised.Config(**usual, trackers=("nope",))
     with pytest.raises(UserError, match="backend ffcv: "):  # FFCV is missing, or the pack has another format
         supervised.Config(**usual, loader=LoaderOptions(backend="ffcv")).check_places()
@@ -103,7 +103,7 @@ def test_on_a_gpu_views_for_the_network_alone_come_in_bfloat16(
     [
         (
             {"split": "nowhere"},
-            "split: expected .*, train, .*, found 'nowhere'; give one by --split",
+            "split: expected a split .*, train, .*, found 'nowhere'; give one with --split",
         ),
         (
             {"init": Path("nowhere")},
@@ -126,7 +126,9 @@ def test_a_split_of_the_probe_that_is_not_there_is_told_where_it_is_measured_on(
     unmeasured = replace(usual, probe_splits=("nowhere",))
     unmeasured.check_places()
     replace(usual, probe_every_epochs=1, probe_splits=("train", "test")).check_places()
-    with pytest.raises(UserError, match=r"^probe_splits: expected one that .* found 'nowhere'; give one by"):
+    with pytest.raises(
+        UserError, match=r"^probe_splits: expected a split of .* found 'nowhere'; give one with"
+    ):
         replace(unmeasured, probe_every_epochs=1).check_places()
 
 
@@ -134,8 +136,8 @@ def test_a_split_of_the_probe_that_is_not_there_is_told_where_it_is_measured_on(
     ("kind", "options", "said"),
     [
         (barlow, {"micro_batch": 1}, "micro_batch: expected 2 or more, since BatchNorm"),
-        (supervised, {"batch_size": 25, "mixing": "mixup"}, "batch_size: expected an even number beside"),
-        (supervised, {"micro_batch": 5, "mixing": "cutmix"}, "micro_batch: expected an even number beside"),
+        (supervised, {"batch_size": 25, "mixing": "mixup"}, "batch_size: expected an even number with"),
+        (supervised, {"micro_batch": 5, "mixing": "cutmix"}, "micro_batch: expected an even number with"),
         (temporal_ensembling, {"mixing": "mixup"}, "--mixing mixup, .*, found 25; change it"),
         (supervised, {"resolution": 32, "start_resolution": 32}, "start_resolution: expected less than .*32"),
     ],
@@ -159,7 +161,7 @@ def test_ranks_that_mix_an_odd_number_of_images_are_told_at_once(
     mixed.training_options()
     monkeypatch.setattr(type(mixed), "loader_options", lambda _: LoaderOptions(num_ranks=2))
     with pytest.raises(
-        UserError, match="an even number for each of 2 processes beside --mixing mixup, found 3"
+        UserError, match="an even number for each of 2 processes with --mixing mixup, found 3"
     ):
         mixed.training_options()
 

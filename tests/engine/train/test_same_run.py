@@ -32,7 +32,9 @@ def test_what_was_given_must_be_what_the_run_has(tmp_path: Path) -> None:
     write(tmp_path)
     check_given(Config(tmp_path, log_every=5), {"log_every", "out"})  # default splits depend on the pack
     check_given(Config(tmp_path, splits=("more",)), {"log_every", "out"})
-    with pytest.raises(UserError, match=r"holds a run with lr = 0.1, found lr = 0.2 asked for; give another"):
+    with pytest.raises(
+        UserError, match=r"holds a run with lr = 0.1, but lr = 0.2 was requested; give another"
+    ):
         check_given(Config(tmp_path, lr=0.2), {"log_every", "out"})
 
 

@@ -31,7 +31,7 @@ def test_ctrl_c_in_the_wait_for_a_batch_ends_it_and_says_so_in_a_line() -> None:
             assert stop.agree()
             raise stop.end("saved step 3")
 
-    line = "interrupted: saved step 3; run the same command with --resume to go on"
+    line = "interrupted: saved step 3; run the same command with --resume to continue"
     with pytest.raises(KeyboardInterrupt, match=line):
         train()
 
@@ -109,7 +109,7 @@ def rank_that_leaves(rank: int, num_ranks: int) -> dict[str, Tensor]:
             stop.agree()
         except LoaderError as error:
             said = str(error)
-    return {"named": torch.tensor("expected all 2 to begin a step, found one gone" in said)}
+    return {"named": torch.tensor("expected all 2 to begin a step, found that one had ended" in said)}
 
 
 def test_a_rank_that_is_gone_is_one_line_on_the_others() -> None:

@@ -183,7 +183,7 @@ def test_a_checkpoint_under_another_rule_or_from_before_is_refused(tmp_path: Pat
     train(SmallRecipe(), SyntheticLoader(), make_accelerator("no"), config)
     with pytest.raises(UserError, match="found 'that of an earlier version'"):
         train_measured(tmp_path / "before", RISES_ONCE, config={})
-    with pytest.raises(UserError, match="from before there was keep; end it with the version that began it"):
+    with pytest.raises(UserError, match="of a version without keep; finish it with that version"):
         train_measured(tmp_path / "before", RISES_ONCE, config={"keep": "last"})
 
 
