@@ -232,7 +232,7 @@ def test_labelled_images_and_a_part_of_the_others_can_be_left_out(pack: Pack) ->
     assert half != rows_of("train", "held", share=0.5, seed=2)
     assert len(rows_of("train", share=1e-9)) == 1
     found = divide(pack, validation_split="held")
-    with pytest.raises(UserError, match="expected some in train, found all labelled or set aside"):
+    with pytest.raises(UserError, match="expected some in train, found only images that are labelled"):
         rows_of("train", with_labeled=False)
 
 
