@@ -67,7 +67,7 @@ def _said(value: Any, within: frozenset[int] = frozenset()) -> str:
         return f"module {value.__name__}"
     if isinstance(value, np.ndarray | Tensor):
         return _digested(value, said)
-    if type(value) in (list, tuple, dict):
+    if type(value) in (list, tuple, dict, set, frozenset):
         return _listed(value, said)
     name = getattr(value, "__qualname__", None)
     if isinstance(name, str):
@@ -81,7 +81,12 @@ def _said(value: Any, within: frozenset[int] = frozenset()) -> str:
 
 
 def _listed(value: Any, said: Callable[[Any], str]) -> str:
-    """Describe a list, tuple or dict in the form of its repr."""
+    """Describe a list, tuple, dict or set in the form of its repr."""
+    if isinstance(value, set | frozenset):
+        if all(isinstance(one, int | float) for one in value):
+            return repr(value)
+        inside = f"{{{', '.join(sorted(map(said, value)))}}}"  # Python hashes strings by a random seed
+        return inside if isinstance(value, set) else f"frozenset({inside})"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{said(key)}: {said(one)}' for key, one in value.items())}}}"
     inside = ", ".join(map(said, value))
@@ -124,8 +129,12 @@ def _told(value: Any, said: Callable[[Any], str]) -> str:
             held += [(f"{path}.{name}".lstrip("."), one) for name, one in arrays]
     elif is_dataclass(value):
         told = [(field.name, getattr(value, field.name, None)) for field in fields(value) if field.repr]
-        # A field with an address is skipped: only a custom __repr__ can have left it out of the text.
-        held += [(name, one) for name, one in told if " at 0x" not in repr(one) and said(one) != repr(one)]
+        for name, one in told:
+            if isinstance(one, set | frozenset):
+                text = text.replace(repr(one), said(one))
+            # A field with an address is skipped: only a custom __repr__ can have left it out of the text.
+            elif " at 0x" not in repr(one) and said(one) != repr(one):
+                held.append((name, one))
     return text + _with([f"{name}={said(one)}" for name, one in held])
 
 

@@ -319,6 +319,16 @@ def test_plain_parameters_are_named_as_they_are_written() -> None:
     assert transform_name(v2.RandomGrayscale(p=0.5)).endswith("RandomGrayscale RandomGrayscale(p=0.5)")
 
 
+def test_sets_are_named_in_one_order_in_every_process() -> None:
+    """Python orders a set of strings anew in each process, as the ranks of a run and its resume are."""
+    letters = frozenset("hgfedcba")
+    sorted_text = "frozenset({'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'})"
+    assert transform_name(Shifting(letters)) == f"{__name__}.Shifting Shifting(by={sorted_text})"
+    assert transform_name(made(letters)).endswith(f" with by={sorted_text}")
+    for value in ({8, 1}, {10}, set(), frozenset(), frozenset({"a"})):  # these were always in one order
+        assert transform_name(made(value)).endswith(f" with by={value!r}")
+
+
 def test_a_gpu_draws_other_numbers_than_the_cpu() -> None:
     """The kind of device counts, not its number; the text for the CPU stays as in older runs."""
     said = [transform_facts(nothing, LoaderOptions(device=d)) for d in ("cpu", "cuda:0", "cuda:1")]
