@@ -85,12 +85,12 @@ class Config(SemiConfig):
         super().__post_init__()
         if self.adaptive_threshold and not is_usual(self, "threshold"):
             raise UserError(
-                f"threshold: expected none beside --adaptive-threshold, which takes its place, found "
+                f"threshold: expected none with --adaptive-threshold, which takes its place, found "
                 f"{self.threshold}; leave out one"
             )
         if self.micro_batch is not None and (self.adaptive_threshold or self.align):
             raise UserError(
-                "micro_batch: expected none beside --adaptive-threshold and --align, which judge a guess by "
+                "micro_batch: expected none with --adaptive-threshold and --align, which judge a guess by "
                 f"all of a step, found {self.micro_batch}; leave out one"
             )
 

@@ -68,7 +68,7 @@ class Config(ClassifierConfig):
         super().__post_init__()
         if self.shift is not None and (self.view != "shift" or self.shift > 0.5):
             raise UserError(
-                f"shift: expected at most 0.5, beside --view shift, found {self.shift} beside {self.view}; "
+                f"shift: expected at most 0.5, with --view shift, found {self.shift} with {self.view}; "
                 "change it"
             )
         if self.label_smoothing >= 1.0:

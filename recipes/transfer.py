@@ -137,10 +137,10 @@ class Config(PackConfig):
                 "batch_size: expected 2 or more, since BatchNorm averages over them, found 1; raise it"
             )
         if self.balanced and self.class_weights != "none":
-            raise UserError("class_weights: expected none beside --balanced; leave out one of them")
+            raise UserError("class_weights: expected none with --balanced, found both; leave one out")
         if self.validation_split and (self.validation_share or self.validation_split == self.test_split):
             beside = "--validation-share" if self.validation_share else "--test-split, the same"
-            raise UserError(f"validation_split: expected a split of its own; found it beside {beside}")
+            raise UserError(f"validation_split: expected a split of its own, found it with {beside}")
         if (self.grid or self.patience or self.keep == "best") and not (
             self.validation_split or self.validation_share
         ):

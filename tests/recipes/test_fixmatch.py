@@ -217,10 +217,10 @@ def test_goes_on_from_another_run(config: Config, tmp_path: Path) -> None:
 
 
 def test_options_that_contradict_each_other_are_refused(config: Config) -> None:
-    with pytest.raises(UserError, match="threshold: expected none beside --adaptive-threshold"):
+    with pytest.raises(UserError, match="threshold: expected none with --adaptive-threshold"):
         replace(config, adaptive_threshold=True, threshold=0.8)
     for option in ("align", "adaptive_threshold"):
-        with pytest.raises(UserError, match="micro_batch: expected none beside"):
+        with pytest.raises(UserError, match="micro_batch: expected none with"):
             replace(config, micro_batch=10, **{option: True})
 
 

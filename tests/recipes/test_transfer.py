@@ -352,9 +352,9 @@ def test_what_cannot_be_chosen_is_refused(config: Config) -> None:
     for change in ({"grid": True}, {"patience": 3}):
         with pytest.raises(UserError, match="not the test's"):
             replace(config, **change)
-    with pytest.raises(UserError, match="beside --validation-share"):
+    with pytest.raises(UserError, match="found it with --validation-share"):
         replace(config, validation_split="val", validation_share=0.1)
-    with pytest.raises(UserError, match="beside --test-split, the same"):
+    with pytest.raises(UserError, match="found it with --test-split, the same"):
         replace(config, validation_split="test")
     with pytest.raises(UserError, match="one number of labels"):
         replace(config, grid=True, validation_share=0.1, labels_per_class=(1, 2))
@@ -401,5 +401,5 @@ def test_classes_of_different_sizes_can_be_evened_out(
     run(replace(plain, balanced=True, batch_size=10, out=config.out / "balanced"))
     assert seen[-1] is None
     assert sum(counted[-2:]).tolist() == [2] * 10
-    with pytest.raises(UserError, match="class_weights: expected none beside --balanced"):
+    with pytest.raises(UserError, match="class_weights: expected none with --balanced"):
         replace(plain, balanced=True, class_weights="inverse")
