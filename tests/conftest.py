@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -91,6 +93,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):  # its results have been sent
         os._exit(0)
     gc.unfreeze()  # so that all objects are freed before extensions exit, as outside of tests
+    faulthandler.dump_traceback_later(60, exit=True, file=sys.__stderr__)  # after all limits of tests
 
 
 @pytest.fixture(scope="session", autouse=True)
