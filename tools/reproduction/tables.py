@@ -144,7 +144,7 @@ def _budget(size: Scale) -> ResultTable:
     both = (pretraining(0.5), fixmatch(*begun, share=0.5))
     rows = (
         Row("supervised", "supervised, strong views", (supervised(*FEW_LABELS),), decays, baseline=True),
-        Row("supervised_short", "supervised, an eighth of the time", (short,), decays, baseline=True),
+        Row("supervised_short", "supervised, 1/8 of the time", (short,), decays, baseline=True),
         Row("pretrained", "own pre-training, fine-tuned", (pretraining(0.8), tuned), decays, True),
         Row("fixmatch", "FixMatch", (fixmatch(*FEW_LABELS),), decays, True),
         Row("pretrained_fixmatch", "pre-training, FixMatch", both, decays, True),
