@@ -88,13 +88,14 @@ def suit_processor(config: Any) -> dict[str, Any]:
         manifest: Manifest | None = read_manifest(Path(config.pack).expanduser().absolute())
     except UserError:  # in a store, or missing, which is reported later
         manifest = None
-    changed = _suit(config, _images(config, manifest))
+    pool = _unlabelled(config, manifest)
+    changed = _suit(config, _images(config, manifest), pool)
     for field in fields(config):
         stage = getattr(config, field.name)
         if is_dataclass(stage) and hasattr(stage, "__module__") and "stage_config" in type(stage).__module__:
             unlabelled = getattr(config, "unlabeled_split", None) if field.name == "pretrain" else None
             images = _images(config, manifest) if unlabelled is None else _rows(manifest, unlabelled)
-            changed[field.name] = replace(_default(field), **_suit(stage, images))
+            changed[field.name] = replace(_default(field), **_suit(stage, images, pool))
     network = _network_of(getattr(config, "init", None))
     if network is not None:
         changed |= network
@@ -103,8 +104,13 @@ def suit_processor(config: Any) -> dict[str, Any]:
     return changed
 
 
-def _suit(config: Any, images: int | None) -> dict[str, Any]:
-    """Return new defaults for those fields that a configuration has."""
+def _suit(config: Any, images: int | None, pool: int | None) -> dict[str, Any]:
+    """Return new defaults for those fields that a configuration has.
+
+    Args:
+        images: see `_images`.
+        pool: see `_unlabelled`.
+    """
     paper = {field.name: _default(field) for field in fields(config)}
     changed: dict[str, Any] = {}
     if "backbone" in paper:
@@ -126,12 +132,14 @@ def _suit(config: Any, images: int | None) -> dict[str, Any]:
         changed["batch_size"] = size - size % 8 if size >= 8 else size
     if "num_clusters" in changed and images is not None:
         changed["num_clusters"] = min(changed["num_clusters"], max(2, images // 10))
-    return changed | _lengths(config, paper, images)
+    return changed | _lengths(config, paper, pool if "mu" in paper else images)
 
 
 def _lengths(config: Any, paper: Mapping[str, Any], images: int | None) -> dict[str, Any]:
     """Return epochs for `CPU_IMAGES` images, at most the paper's, and the lengths that scale with them."""
-    seen = max(1, images or CPU_IMAGES // 20) * (1 + 2 * min(CPU_MOST["mu"], paper.get("mu", 0)))
+    seen = max(1, images or CPU_IMAGES // 20)
+    if "mu" in paper:  # an epoch shows each unlabelled image in two views, beside 1 / mu labelled images
+        seen = round(seen * (2 + 1 / min(CPU_MOST["mu"], paper["mu"])))
     names = [name for name in ("epochs", "first_epochs", "true_epochs") if name in paper]
     if not names:
         return {}
@@ -151,7 +159,10 @@ def _lengths(config: Any, paper: Mapping[str, Any], images: int | None) -> dict[
 
 
 def _images(config: Any, manifest: Manifest | None) -> int | None:
-    """Return the number of images in an epoch of a recipe; None if the pack does not state it."""
+    """Return the number of images that a recipe trains on, the labelled ones for a recipe with labels.
+
+    None if the pack does not state it.
+    """
     split = getattr(config, "split", None)
     if split is not None:
         return _rows(manifest, split)
@@ -159,6 +170,13 @@ def _images(config: Any, manifest: Manifest | None) -> int | None:
     if manifest is not None and per_class is not None:
         return int(per_class) * max(1, len(manifest.classes))
     return _rows(manifest, getattr(config, "labeled_split", ""), labelled=True)
+
+
+def _unlabelled(config: Any, manifest: Manifest | None) -> int | None:
+    """Return the number of images that are used without labels; None if the pack has none of these splits."""
+    both = (getattr(config, "labeled_split", ""), getattr(config, "unlabeled_split", ""))  # of the pipeline
+    splits = getattr(config, "unlabeled_splits", both)
+    return sum(_rows(manifest, split) or 0 for split in splits) or None
 
 
 def _rows(manifest: Manifest | None, split: str, labelled: bool = False) -> int | None:
@@ -184,7 +202,7 @@ def config_of(run: Path) -> dict[str, Any] | None:
     """Return the configuration of the run in a folder; None if it cannot be read."""
     try:
         return dict(parse_json((run / "config.json").read_bytes())["config"])
-    except (OSError, ValueError, KeyError, TypeError):  # a bad file is reported when the folder is claimed
+    except (OSError, ValueError, KeyError, TypeError):  # who needs the folder's run reports a bad file
         return None
 
 
