@@ -5,40 +5,40 @@ from __future__ import annotations
 from typing import Literal
 
 Precision = Literal["auto", "no", "bf16", "fp16"]
-"""Precision of autocast, see `engine.train.distributed.make_accelerator`."""
+"""Precision of autocast; see `engine.train.distributed.make_accelerator`."""
 Device = Literal["auto", "cpu", "cuda"]
-"""Where networks compute, see `engine.device`."""
+"""Where networks compute; see `engine.device`."""
 OnNonFinite = Literal["stop", "skip"]
-"""Handling of a loss or gradient that is NaN or infinite, see `engine.train.finite`."""
+"""Handling of a loss or gradient that is NaN or infinite; see `engine.train.finite`."""
 Measure = Literal["training", "turns", "loader"]
-"""What a run measures, see `engine.train.measured`."""
+"""What a run measures; see `engine.train.measured`."""
 Weights = Literal["ema", "raw"]
 """Weights of a classifier: their moving average ("ema"), or the trained weights themselves ("raw")."""
 OptimizerName = Literal["paper", "sgd", "lars", "adamw", "muon"]
-"""Optimizer of the weights, see `engine.train.optimizers`."""
+"""Optimizer of the weights; see `engine.train.optimizers`."""
 ScheduleName = Literal["paper", "cosine", "one_cycle"]
-"""Schedule of the learning rate, see `engine.train.schedule`."""
+"""Schedule of the learning rate; see `engine.train.schedule`."""
 Flips = Literal["random", "in_turns"]
-"""How images are flipped from epoch to epoch, see `loaders.views.presets.flipped_in_turns`."""
+"""How images are flipped from epoch to epoch; see `loaders.views.presets.flipped_in_turns`."""
 LabeledView = Literal["crop", "shift", "gentle", "strong"]
-"""Training view of labelled images, see `loaders.views.presets`."""
+"""Training view of labelled images; see `loaders.views.presets`."""
 Keep = Literal["last", "best"]
-"""The weights that a run saves for later use, see `engine.train.validation`."""
+"""The weights that a run saves for later use; see `engine.train.validation`."""
 ClassifierStart = Literal["probe", "random"]
-"""How a new classifier is initialised, see `engine.train.probe_start`."""
+"""How a new classifier is initialised; see `engine.train.probe_start`."""
 Preset = Literal["paper", "cpu", "auto"]
-"""Where the defaults of a recipe come from, see `engine.train.presets`."""
+"""Where the defaults of a recipe come from; see `engine.train.presets`."""
 ClassWeights = Literal["none", "inverse", "effective"]
-"""Weights of classes in a loss, see `engine.objectives.cross_entropy`."""
+"""Weights of classes in a loss; see `engine.objectives.cross_entropy`."""
 Distance = Literal["mse", "kl"]
-"""Distance between class probabilities, see `engine.objectives.mean_teacher`."""
+"""Distance between class probabilities; see `engine.objectives.mean_teacher`."""
 Mixing = Literal["none", "mixup", "cutmix"]
-"""Mixing of images, see `engine.objectives.supervised`."""
+"""Mixing of images; see `engine.objectives.supervised`."""
 TripletDistance = Literal["cosine", "euclidean"]
-"""Distance between embeddings, see `engine.objectives.triplet`."""
+"""Distance between embeddings; see `engine.objectives.triplet`."""
 TripletPositive = Literal["crop", "affine"]
-"""The other view of an image in a triplet, see `loaders.views.presets`."""
+"""The other view of an image in a triplet; see `loaders.views.presets`."""
 Reconstruction = Literal["bce", "mse"]
-"""Loss of a decoded image, see `engine.objectives.vae`."""
+"""Loss of a decoded image; see `engine.objectives.vae`."""
 Duplicates = Literal["best", "drop", "all"]
-"""Handling of an image that several classes selected, see `engine.labels.select`."""
+"""Handling of an image that several classes selected; see `engine.labels.select`."""

@@ -33,7 +33,7 @@ class LabelFields(ValidationFields, Protocol):
 
     @property
     def labels_per_class(self) -> int | None:
-        """Number of labels to use of each class, see `training_labels`; None for all."""
+        """Number of labels to use of each class; None for all. See `training_labels`."""
 
     @property
     def extra_labels(self) -> tuple[Path, ...]:

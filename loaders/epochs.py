@@ -356,7 +356,7 @@ class PairedLoader(_EpochSource[PairedBatch]):
         return self._labeled.num_rows
 
     def set_labels(self, table: LabelTable | None) -> None:
-        """Take the labels from another table in every epoch that begins from now on.
+        """Use the labels of another table in every epoch that begins from now on.
 
         An epoch under way keeps the labels with which it began. To repeat or resume an epoch exactly, set
         its table first: the loader keeps only the last table. The fingerprint becomes that of a loader built

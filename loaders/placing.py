@@ -97,11 +97,11 @@ class PinnedPool:
         return self._streams.pinned(size_bytes)
 
     def give_back(self, event: torch.cuda.Event, memory: Tensor) -> None:
-        """Take memory back, for reuse once the event has passed."""
+        """Put memory back into the pool, for reuse once the event has passed."""
         self._used.append((event, memory))
 
     def release(self, memory: Tensor) -> None:
-        """Take memory back that no copy reads, for reuse at once."""
+        """Put memory that no copy reads back into the pool, for reuse at once."""
         self._free.append(memory)
 
 

@@ -59,7 +59,7 @@ class Config(PackConfig, ForwardConfig):
     new_classes: bool = False
     """Append the classes that --filled names and the pack lacks to the pack, permanently."""
     oracle: bool = False
-    """Take the labels from the pack's own table at once, for experiments."""
+    """Read the labels from the pack's own table at once, for experiments."""
     strategy: Strategy = "cluster_margin"
     """cluster_margin: the smallest margins of each cluster (report); margin: the smallest margins of all
     images; k_centre: images farthest from all labelled and chosen ones; random: images at random."""
@@ -161,7 +161,7 @@ class Candidates:
         """Find the images and the networks; nothing is decoded yet.
 
         Raises:
-            UserError: the strategy lacks its network, no image is left to label, or --oracle lacks one.
+            UserError: a network is missing or unfit, no image is left to label, or --oracle lacks a label.
         """
         needs_classifier = config.strategy in ("cluster_margin", "margin")
         if config.run is None and needs_classifier:
@@ -358,7 +358,7 @@ def read_filled(path: Path, pack: Pack, cycle: int, new_classes: bool = False) -
         new_classes: accept classes that the pack does not have.
 
     Raises:
-        UserError: the file is missing, does not fit the pack or has no label, or the pack has no classes.
+        UserError: the file cannot be read, does not fit the pack or has no label; or the pack has no classes.
     """
     lines = list(read_rows(path, short=True))
     found = column_names(lines)

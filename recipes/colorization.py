@@ -5,7 +5,8 @@ Example:
         --resolution 96 --epochs 50 --lr 0.001 --out runs/colorization
 
 Source: Zhang, Isola, Efros 2016, "Colorful Image Colorization" (arXiv 1603.08511), and Larsson et al. 2017,
-"Colorization as a Proxy Task for Visual Understanding" (arXiv 1703.04044), who use it to learn features.
+"Colorization as a Proxy Task for Visual Understanding" (arXiv 1703.04044), who use it to learn features;
+Zhang et al.'s published code for the sizes of images, views and batches.
 
 The backbone sees the lightness of a view, copied to all three channels; the target is the colour of the same
 view at a quarter of its side length. Gray images teach nothing. A finished run contains `colorized.png`: the

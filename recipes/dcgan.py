@@ -5,8 +5,9 @@ Example:
     python recipes/transfer.py --pack packs/mine --init runs/dcgan --labels-per-class 1 10 --out runs/few
 
 Source: Radford et al. 2015, "Unsupervised Representation Learning with Deep Convolutional Generative
-Adversarial Networks" (arXiv 1511.06434), section 5.1 for the features. The report, Zhu, Mananghaya, Rivera
-Ruiz 2019, adds labels to the method: see recipes/ssl_gan.py, which accepts a run of this recipe as --init.
+Adversarial Networks" (arXiv 1511.06434), section 5.1 for the features, and the authors' published code for
+the number of epochs. The report, Zhu, Mananghaya, Rivera Ruiz 2019, adds labels to the method: see
+recipes/ssl_gan.py, which accepts a run of this recipe as --init.
 
 The networks are those of recipes/ssl_gan.py; one backward pass gives the gradients of discriminator and
 generator, which take their steps together. Each epoch writes a sheet of generated images to samples/, and the

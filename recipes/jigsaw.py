@@ -5,7 +5,7 @@ Example:
         --resolution 96 --tile-size 28 --epochs 70 --out runs/jigsaw
 
 Source: Noroozi, Favaro 2016, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles"
-(arXiv 1603.09246), and a published re-implementation for BatchNorm, batch size and epochs.
+(arXiv 1603.09246), and a published re-implementation for BatchNorm and epochs.
 
 The algorithm is in `Jigsaw.training_step`; the permutations come from `engine.objectives.jigsaw`, the tiles
 from `presets.tiles`.
@@ -36,7 +36,8 @@ class Config(TileConfig):
     num_permutations: Count = 1000
     """Number of permutations to tell apart, chosen far from each other in Hamming distance. Paper: 1000."""
     min_crop: float = 0.5
-    """Smallest fraction of the image's area in the crop. This project's choice; paper: always (225/256)^2."""
+    """Smallest fraction of the image's area that the crop shows. This project's choice; paper: always
+    (225/256)^2."""
     gray_p: float = 0.3
     """Probability that an image is shown in gray, where colour gives no cue. Paper: 0.3."""
     tile_features: Count = 1024

@@ -3,8 +3,9 @@ r"""Mean Teacher: a student learns to agree with its own moving average on diffe
 Example:
     python recipes/mean_teacher.py --pack packs/mine --labels-per-class 25 --out runs/mean-teacher
 
-Source: Tarvainen and Valpola 2017, "Mean teachers are better role models" (arXiv 1703.01780); the report is
-Zhu, Mananghaya, Rivera Ruiz 2019 (ResNet-152, 64 labels per class: 30.5 % supervised, 34.4 % Mean Teacher).
+Source: Tarvainen and Valpola 2017, "Mean teachers are better role models" (arXiv 1703.01780), and the
+authors' published code for most constants; the report is Zhu, Mananghaya, Rivera Ruiz 2019 (ResNet-152, 64
+labels per class: 30.5 % supervised, 34.4 % Mean Teacher).
 
 The algorithm is in `MeanTeacher.training_step`, its loss in `engine.objectives.mean_teacher`.
 """

@@ -34,7 +34,7 @@ class Config(TileConfig):
     tile_size: Count = 64
     """Side length in pixels of a patch, placed at random in its cell. Paper: 96, gap of 48, jitter of 7."""
     min_crop: float = 0.5
-    """Smallest fraction of the image's area in the crop. This project's choice."""
+    """Smallest fraction of the image's area that the crop shows. This project's choice."""
     gray_p: float = 0.5
     """Probability that an image is shown in gray, where chromatic aberration gives no cue. This project's
     choice; the paper drops two colour channels of every patch."""

@@ -68,7 +68,7 @@ class Config(PackConfig, PresetOptions):
     skip: tuple[Stage, ...] = ()
     """Stages to leave out; each stage starts from the last one before it that ran, not counting scratch."""
     oracle: bool = False
-    """Take the labels of the active stage from the pack's own table, for experiments."""
+    """Read the labels of the active stage from the pack's own table, for experiments."""
     sizes: tuple[Count, ...] = (96, 144, 192)
     """Side lengths in pixels of the views of the test-time augmentation. Report: 96 144 192."""
     flips: bool = False
@@ -392,10 +392,10 @@ def check(config: Config) -> None:
 
 
 def check_sizes(config: Config, pack: Pack) -> None:
-    """Refuse sizes for which the pack has too few images or labels.
+    """Refuse sizes for which the pack has too few images, and --oracle without a label for each image.
 
     Raises:
-        UserError: a stage needs more labels or images than the pack has, or --oracle lacks a label.
+        UserError: a stage needs more images than the pack has, or labels are missing.
     """
     few = (config.labeled_split, config.labels_per_class, config.seed, config.extra_labels)
     unlabeled, known = pack.split(config.unlabeled_split), training_labels(pack, *few)

@@ -4,7 +4,8 @@ Example:
     python recipes/pseudo_label.py --pack packs/mine --mode local --labels-per-class 15 --out runs/pseudo
 
 Sources: Lee 2013, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep Neural
-Networks"; the modes, thresholds and constants are those of the INF473V report (Bonnet and Ahmad), section 2.
+Networks"; the modes, thresholds and constants are those of the INF473V report (Bonnet and Ahmad), sections 2
+and 3.2.
 
 * classical: each step guesses the labels of its unlabelled images and trains on the confident guesses at
   once, with a weight alpha(t) that grows (section 2.4).
@@ -60,7 +61,8 @@ class Config(PhasesConfig):
     threshold_growth: float = 0.0
     """Increase of the threshold per epoch (classical) or per cycle. Report: 0.02, from 0.9."""
     threshold_limit: float = 0.99
-    """Value at which a growing threshold stops; at 1, no guess would count."""
+    """Value at which a growing threshold stops; at 1, only guesses whose probability rounds to 1
+    would count."""
     unlabeled_weight: float = 1.0
     """classical: peak of alpha(t), the weight of the loss on pseudo-labels. Report: 1; Lee: 3."""
     ramp_start: float = 0.0

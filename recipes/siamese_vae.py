@@ -4,9 +4,9 @@ Example:
     python recipes/siamese_vae.py --pack packs/mine --split unlabeled --backbone resnet18 \
         --resolution 96 --epochs 20 --out runs/siamese_vae
 
-Source: Muaz, Kumar, "Semi-supervised image classification with low-resource labelled data" (the siamese
-regularised VAE), which takes its triplets from Wang, Gupta 2015, "Unsupervised Learning of Visual
-Representations using Videos" (arXiv 1505.00687), and its VAE from Kingma, Welling 2014.
+Source: the report by Muaz and Kumar, "Semi-supervised image classification with low-resource labelled data"
+(the siamese regularised VAE), which takes its triplets from Wang, Gupta 2015, "Unsupervised Learning of
+Visual Representations using Videos" (arXiv 1505.00687), and its VAE from Kingma, Welling 2014.
 
 The algorithm is in `SiameseVae.training_step`, its losses in `engine.objectives.vae` and
 `engine.objectives.triplet`. A finished run contains `reconstructions.png`, see recipes/vae.py.
@@ -45,9 +45,9 @@ class Config(RunConfig):
     epochs: int = 20
     """Passes over the split. Report: 20."""
     batch_size: int = 128
-    """Images per step over all ranks. This project's choice; paper: 100."""
+    """Images per step over all ranks. This project's choice; Kingma and Welling: 100."""
     num_latent: Count = 128
-    """Size of the latent code. This project's choice; paper: 2 to 200."""
+    """Size of the latent code. This project's choice; Kingma and Welling: 2 to 200."""
     decoder_width: Count = 32
     """Channels of the decoder's last hidden feature map. This project's choice."""
     beta: float = 1.0
@@ -59,11 +59,13 @@ class Config(RunConfig):
     """Weight of the triplet loss; large, since the reconstruction is a sum over pixels. This project's
     choice."""
     margin: float = 0.5
-    """Margin by which another image should be farther away than the other view. Paper: 0.5, for cosine."""
+    """Margin by which another image should be farther away than the other view. Wang and Gupta: 0.5, for
+    cosine."""
     reconstruction: Reconstruction = "bce"
-    """Reconstruction loss. bce: cross-entropy of intensities (paper, appendix C.1); mse: squared error."""
+    """Reconstruction loss. bce: cross-entropy of intensities (Kingma and Welling, appendix C.1); mse: squared
+    error."""
     lr: float = 1e-3
-    """Learning rate of Adam. This project's choice; the paper used Adagrad."""
+    """Learning rate of Adam. This project's choice; Kingma and Welling used Adagrad."""
 
 
 if __name__ == "__main__":  # check the options before the slow imports below

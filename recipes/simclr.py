@@ -5,7 +5,7 @@ Example:
         --resolution 96 --epochs 100 --batch-size 512 --out runs/simclr
 
 Source: Chen, Kornblith, Norouzi, Hinton 2020, "A Simple Framework for Contrastive Learning of Visual
-Representations" (arXiv 2002.05709).
+Representations" (arXiv 2002.05709), and the authors' published code for details that the paper leaves open.
 
 The algorithm is in `SimClr.training_step`, its loss in `engine.objectives.simclr`.
 """

@@ -9,7 +9,7 @@ Example, as the last stage of the 2021 report, from the best classifier so far:
         --out runs/smoothed
 
 Source: Laine and Aila 2017, "Temporal Ensembling for Semi-Supervised Learning" (arXiv 1610.02242); the report
-is Zhou, Wan, Li 2021, section 2.2, which names the method for its last stage and gives no constants.
+is Zhou, Wan, Li 2021, section 2.2, which names the method for its last stage without its constants.
 
 One table holds the average prediction of each unlabelled image: 4 bytes per image and class, on the device
 and in every checkpoint. Each image is predicted once per epoch, so its new average serves in the next epoch.

@@ -203,7 +203,7 @@ _DECISIVE = (
     *("layer", "layer_side", "hidden", "head_steps", "together_factor"),
     *("validation_split", "validation_share", "validate_every", "keep", "patience"),
 )
-_VALIDATION_SEED = 0  # the same validation images for every seed, so that seeds differ in training alone
+_VALIDATION_SEED = 0  # one seed for all jobs, so that every job is validated on the same images
 
 
 class Session:
@@ -311,7 +311,7 @@ class Session:
         return recipe
 
     def plan(self, job: Job, steps_per_epoch: int, worth_it: Sequence[bool], ending: str = "") -> list[Stage]:
-        """Return the training stages of a job, see `JobTrainer.plan`."""
+        """Return the training stages of a job; see `JobTrainer.plan`."""
         stages = job.stages(self.config.head_steps, self.config.together_factor)
         return [
             Stage(tuning, frozen, self.loop_config(job, tuning, ending + end, steps_per_epoch), worth)

@@ -1,1 +1,1 @@
-"""Tools for packing, verifying, measuring and reporting; each is a script of its own."""
+"""Tools, such as for packing, measuring, predicting and reporting: scripts, and folders of their modules."""

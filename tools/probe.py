@@ -163,7 +163,7 @@ def account(config: Config, pack: Pack) -> Account:
     """Compare the bank of neighbours, and the labels that the run was trained on, with the test split.
 
     Raises:
-        UserError: a split has no labels, or there is a leak that --allow-leak does not allow.
+        UserError: a split has no labels, or there is a leak and --allow-leak is not given.
     """
     for split in (config.train_split, config.test_split):
         if not has_labels(pack, split):

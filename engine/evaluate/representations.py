@@ -37,7 +37,7 @@ class Features:
         return Features(self.h[kept], self.labels[kept], self.index[kept])
 
     def taken(self, rows: NDArray[np.int64]) -> Features:
-        """Return the features of the given rows of the pack, int64 [K]; rows without features are skipped."""
+        """Return the features of the images with rows in `rows`, int64 [K], in the order of this object."""
         kept = torch.isin(self.index, torch.from_numpy(rows))
         return Features(self.h[kept], self.labels[kept], self.index[kept])
 

@@ -119,7 +119,7 @@ class BalancedSelector:
         self._num_pairs = 0
 
     def update(self, scores: Scores | Tensor, rows: Rows | Tensor) -> None:
-        """Take the scores of some rows; no row may be passed twice.
+        """Add the scores of some rows; no row may be passed twice.
 
         Args:
             scores: float32 [B, C], probabilities or logits; higher is better.

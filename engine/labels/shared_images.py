@@ -89,7 +89,7 @@ def _validation_account(config: ClassifierConfig, division: Division) -> Account
             other, labels = _labels_of(behind)
             rows = not_set_aside(run, labels)
         except (UserError, TypeError, ValueError):
-            continue  # reported by the comparison with the test split
+            continue  # `check_run` notes labels that it cannot read, if there is a test split
         leak = find_leak(other, rows, held)
         if leak is None:
             continue

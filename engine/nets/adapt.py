@@ -40,8 +40,8 @@ TORCHVISION_VIT = (
     (r"^encoder\.ln\.", "norm."),
     (r"^heads\.(?:head|0)\.", "head."),
 )
-# lightly's examples: nn.Sequential(*list(resnet.children())[:-1]) of a torchvision ResNet, whose children are
-# conv1, bn1, relu, maxpool, layer1 to layer4, avgpool.
+# timm's names for the ResNets of lightly's examples: nn.Sequential(*list(resnet.children())[:-1]), which has
+# the children conv1, bn1, relu, maxpool, layer1 to layer4 and avgpool of torchvision's ResNet.
 _SEQUENTIAL_RESNET = tuple(
     (rf"^{number}\.", f"{name}.")
     for number, name in ((0, "conv1"), (1, "bn1"), (4, "layer1"), (5, "layer2"), (6, "layer3"), (7, "layer4"))
@@ -83,8 +83,9 @@ class Fit:
         """Refuse the weights of another network, and broken weights.
 
         Raises:
-            UserError: shapes differ, the checkpoint has parts that the network lacks, or tensors are too few
-                or not finite.
+            UserError: shapes differ, tensors are too few or not finite, or a module of the network has more
+                tensors in the checkpoint, as in a deeper network. Modules that the network lacks, such as a
+                projector, are no error.
         """
         own = {child for child, module in network.named_children() if any(True for _ in module.parameters())}
         strange = [key for key in self.unused if key.split(".")[0] in own]

@@ -181,7 +181,7 @@ def resized(network: nn.Module, name: str, resolution: int) -> nn.Module:
 
 
 def of_whole_images(network: nn.Module, name: str, resolution: int) -> nn.Module:
-    """Return a backbone for whole images, to measure the weights of one for tiles during training.
+    """Return a backbone for whole images with the weights of a backbone for tiles, to measure these weights.
 
     The backbone for tiles does not change, and neither does the random generator.
 

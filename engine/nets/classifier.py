@@ -98,7 +98,7 @@ def build_classifier(
     init: Path | None = None,
     keep_head: bool = False,
 ) -> Classifier:
-    """Build a classifier with random weights or with those of a start, possibly at another resolution.
+    """Build a classifier with random weights or the weights of a start, possibly at another resolution.
 
     Args:
         backbone_name: name of the network, as `build_backbone` takes it; must be that of `init`.
@@ -110,7 +110,7 @@ def build_classifier(
             this, and for classes that `init` does not know, the layer is new.
 
     Raises:
-        UserError: `init` does not exist, or does not fit the backbone, the classes, the resolution or
+        UserError: `init` cannot be read, or does not fit the backbone, the classes, the resolution or
             `keep_head`.
     """
     if init is None:
@@ -227,7 +227,7 @@ def find_classifier(
         backbone: name of the network, for a weights file that does not state it.
 
     Raises:
-        UserError: there is no classifier, or its classes are not known or do not match, see `match_classes`.
+        UserError: no classifier can be read, or its classes are unknown or do not match; see `match_classes`.
     """
     if is_foreign(run):
         network = foreign_classifier(read_foreign(run, backbone))

@@ -207,7 +207,7 @@ def _scheme(source: str) -> str | None:
 
 
 def timm_config(place: Path) -> Mapping[str, Any] | None:
-    """Return timm's configuration in a folder, or in or beside a weights file; None if there is none."""
+    """Return timm's configuration in a folder, or in or beside a weights file; None if none can be read."""
     try:
         text = None if place.is_dir() else timm_metadata(place)
         folder = place if place.is_dir() else place.parent

@@ -121,8 +121,8 @@ def build_start(init: Path | None, backbone: str, resolution: int) -> nn.Module:
         resolution: side of the views in pixels.
 
     Raises:
-        UserError: the start does not exist or is of another network, or the network cannot take the
-            resolution.
+        UserError: the start cannot be read or is of another network, or the network is unknown or cannot take
+            the resolution.
     """
     if init is None:
         return build_backbone(backbone, resolution)

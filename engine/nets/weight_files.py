@@ -89,7 +89,7 @@ def _pickled(path: Path) -> Any:
                 f"weights: {path} holds pickled code ({', '.join(code[:3])}), which is not run; where you "
                 "trust it, save its state dict alone as .safetensors and give that"
             ) from None
-        if zipfile.is_zipfile(path):  # a zip file is only valid with its end, so it is not cut off
+        if zipfile.is_zipfile(path):  # a zip file that is cut off is not valid, so this file is whole
             # Cut torch's advice to run the code in the file.
             said = str(error).rpartition("WeightsUnpickler error:")[2]
             reason = brief(re.split("In PyTorch|Check the doc", said)[0]) or type(error).__name__

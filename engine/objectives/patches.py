@@ -16,7 +16,7 @@ _CENTRE = 4
 
 
 def choose_pairs(tiles: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-    """Take the centre of a 3x3 grid and one of its eight neighbours.
+    """Return the centre of each 3x3 grid and one of its eight neighbours.
 
     Args:
         tiles: [B, 9, ...], row by row.

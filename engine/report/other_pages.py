@@ -1,4 +1,4 @@
-"""Pages other than that of one run: few labels, a pipeline, an evaluation, several runs side by side."""
+"""Pages other than the page of one run: few labels, a pipeline, an evaluation, several runs side by side."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def pack_of(described: dict[str, Any], options: PageOptions) -> Pack:
     """Open the pack that the options name, or else the pack of the run.
 
     Raises:
-        UserError: no pack is named, or the pack is gone.
+        UserError: no pack is named, or it cannot be opened.
     """
     trained_on = options.pack or described["config"].get("pack")
     if not isinstance(trained_on, str | Path):

@@ -58,7 +58,7 @@ class Tested:
 
 
 def look_at_split(run: Path, pack: Pack, split: str, most: int = MOST_TESTED) -> Tested | None:
-    """Run a run's network on labelled images of a split; None if the split has none.
+    """Apply a run's network to labelled images of a split; return None if the split has none.
 
     Args:
         run: run folder with a classifier or a backbone.

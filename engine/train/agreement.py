@@ -44,7 +44,7 @@ def check_same_data(checkpoint: Path, saved: Mapping[str, str], present: Mapping
 
 
 def check_same_rules(checkpoint: Path, saved: Mapping[str, str], present: Mapping[str, str]) -> None:
-    """Compare the rules in a checkpoint, see `Recipe.rules`, with those of this run.
+    """Compare the rules in a checkpoint with the rules of this run; see `Recipe.rules`.
 
     Raises:
         UserError: a rule differs; a run that changed its rules halfway would follow neither set.

@@ -140,11 +140,11 @@ class ClassifierConfig(StartConfig, ValidationOptions):
         return self.asked_start == "probe" and self.init is not None and not self.keep_head
 
     def account(self, division: Division | None = None) -> Account:
-        """Look for test or validation images whose labels are trained on, see `Account`.
+        """Look for leaks of test or validation images; see `engine.labels.shared_images.account`.
 
         Raises:
-            UserError: such images are found and not allowed, or an option needs validation images and there
-                are none.
+            UserError: there is a leak that is not allowed, or an option needs validation images and there are
+                none.
         """
         from engine.labels.shared_images import account
 

@@ -105,7 +105,7 @@ class ClassifierRecipe(Recipe):
 
     @property
     def rules(self) -> Mapping[str, str]:
-        """The rules of this recipe, see `Recipe.rules`."""
+        """The rules of this recipe; see `Recipe.rules`."""
         rules: dict[str, str] = {}
         if self._statistics is not None:
             rules["average of the weights"] = f"warm-up {self._power}, statistics: {self._statistics}"

@@ -1,4 +1,4 @@
-"""Runs whose new classifier starts as the linear probe, see `engine.train.probe_start`."""
+"""Runs whose new classifier starts as the linear probe; see `engine.train.probe_start`."""
 
 from __future__ import annotations
 

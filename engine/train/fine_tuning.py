@@ -151,7 +151,7 @@ class Transfer(Recipe):
 
     @property
     def rules(self) -> Mapping[str, str]:
-        """The rules of this recipe, see `Recipe.rules`."""
+        """The rules of this recipe; see `Recipe.rules`."""
         return NEW_CLASSIFIER if self.probed else {}
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
@@ -265,7 +265,7 @@ def train_job(
     worth_it: Sequence[bool],
     ending: str = "",
 ) -> list[Trained]:
-    """Train the network of a job on the given images, see `train_stages` and `JobTrainer.plan`."""
+    """Train the network of a job on images; see `train_stages` and `JobTrainer.plan`."""
     loader = trainer.augmented(job, images)
     try:
         stages = trainer.plan(job, loader.steps_per_epoch, worth_it, ending)
@@ -276,7 +276,7 @@ def train_job(
 
 
 def rehearse(trainer: JobTrainer, job: Job, images: Split, labels: LabelTable) -> list[bool]:
-    """Rehearse a job, and return for each stage whether to train it, see `engine.train.probe_start`.
+    """Rehearse a job, and return for each stage whether to train it; see `engine.train.probe_start`.
 
     Args:
         trainer: builds networks and loaders.

@@ -328,7 +328,7 @@ class _Run:
                 )
 
     def _train_step(self, batch: Any) -> bool:
-        """Take one step; return False if it was skipped."""
+        """Train on one batch; return False if the update of the weights was skipped."""
         factor = self.schedule(self.step)
         for group, peak_lr in zip(self.optimizer.param_groups, self.peak_lrs, strict=True):
             group["lr"] = peak_lr * factor

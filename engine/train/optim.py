@@ -76,7 +76,7 @@ class LARS(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Take one step, without waiting for the device."""
+        """Update the parameters once, without waiting for the device."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -78,7 +78,7 @@ class PresetOptions:
     the command line take precedence; the first line printed says what was set; config.json has all values."""
 
     def settle(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """Return what the preset changes, see `engine.train.presets.settle`."""
+        """Return what the preset changes; see `engine.train.presets.settle`."""
         from engine.train.presets import settle
 
         return settle(self)

@@ -86,7 +86,7 @@ def suit_processor(config: Any) -> dict[str, Any]:
     """Return the defaults of the preset `cpu` for a configuration of any recipe."""
     try:
         manifest: Manifest | None = read_manifest(Path(config.pack).expanduser().absolute())
-    except UserError:  # in a store, or missing, which is reported later
+    except UserError:  # in a store, or not readable, which opening the pack reports
         manifest = None
     pool = _unlabelled(config, manifest)
     changed = _suit(config, _images(config, manifest), pool)
@@ -202,7 +202,7 @@ def config_of(run: Path) -> dict[str, Any] | None:
     """Return the configuration of the run in a folder; None if it cannot be read."""
     try:
         return dict(parse_json((run / "config.json").read_bytes())["config"])
-    except (OSError, ValueError, KeyError, TypeError):  # who needs the folder's run reports a bad file
+    except (OSError, ValueError, KeyError, TypeError):  # whatever needs the run reports a bad file
         return None
 
 

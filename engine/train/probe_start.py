@@ -29,7 +29,7 @@ is too weak: it costs 3 points on 64 labels of each class of CIFAR-10."""
 HELD_SHARE = 0.2
 """Share of each class's labels that a rehearsal is measured on."""
 NEW_CLASSIFIER = {"new classifier": f"linear probe, C = {PENALTY:g}"}
-"""The rule, see `Recipe.rules`, of trainings that start at the probe."""
+"""The rule of trainings that start at the probe; see `Recipe.rules`."""
 _ABSENT = -1e4  # bias of a class without labels: its probability is 0, and gradients stay finite
 
 

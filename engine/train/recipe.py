@@ -41,8 +41,8 @@ class Recipe(nn.Module, ABC):
 
     name: ClassVar[str]
     parts: ClassVar[Literal["none", "rows", "embeddings"]] = "none"
-    """How a batch can be cut, see `engine.train.accumulation`: not at all; by rows, if the loss is a mean
-    over them; or by embeddings, if `embed` and `embedding_loss` make up the training step."""
+    """How a batch can be cut (see `engine.train.accumulation`): not at all; by rows, if the loss is a mean
+    over rows; or by embeddings, if `embed` and `embedding_loss` make up the training step."""
     own_optimizer: ClassVar[bool] = False
     """Whether the recipe works only with its paper's optimizer."""
     warms_up: ClassVar[bool] = False
@@ -51,7 +51,7 @@ class Recipe(nn.Module, ABC):
     backbone_name: str
 
     def make_backbone(self, name: str, resolution: int, init: Path | None = None) -> int:
-        """Set the backbone to that of `build_start`, and return the size of its representation."""
+        """Set the backbone to the result of `build_start`, and return the size of its representation."""
         self.backbone, self.backbone_name = build_start(init, name, resolution), name
         return int(self.backbone.num_features)  # type: ignore[arg-type]
 

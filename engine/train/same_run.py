@@ -108,7 +108,7 @@ def read_run(out: Path) -> dict[str, Any]:
         return {
             "recipe": str(found["recipe"]),
             "config": dict(found["config"]),
-            "versions": dict(found.get("versions", {})),  # a checkpoint's meta.json in its place has none
+            "versions": dict(found.get("versions", {})),  # a copy of a meta.json has none
         }
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(

@@ -96,7 +96,7 @@ class Validator:
 
     @property
     def rules(self) -> Mapping[str, str]:
-        """The rules of the validation, see `Recipe.rules`."""
+        """The rules of the validation; see `Recipe.rules`."""
         plan, patience = self.plan, self.plan.patience
         start = ", from the start" if plan.from_start else ""
         when = "at the end" if plan.every_steps == AT_THE_END else f"every {self._every_steps} steps"

@@ -1,4 +1,4 @@
-"""The backends, and the choice of one for a loader.
+"""The backends, and the choice of a backend for a loader.
 
 Each backend is one object in its own file. CONTRIBUTING.md, "Add a backend", lists the files that a new
 backend touches. "auto" takes what `usual_backend` of `loaders.options` returns, whatever is listed here.

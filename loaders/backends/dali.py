@@ -72,7 +72,10 @@ class Decoded(NamedTuple):
 
 
 class DaliDecoder:
-    """A DALI pipeline that decodes, for one thread; it remembers the images that DALI cannot decode."""
+    """A DALI pipeline that decodes JPEGs and remembers the images that DALI cannot decode.
+
+    Only one thread may call it.
+    """
 
     def __init__(self, batch_size: int, num_threads: int, device_id: int | None) -> None:
         """Note the settings; the first batch builds the pipeline."""
@@ -150,7 +153,7 @@ class DaliRenderer(Rows):
 
         Args:
             work: what is rendered.
-            streams: those of the `DeviceRenderer` that draws; None where the pixels stay on the host.
+            streams: streams of the `DeviceRenderer` that draws the views; None if pixels stay on the host.
         """
         super().__init__(work)
         self._streams = streams

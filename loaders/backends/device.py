@@ -62,7 +62,7 @@ class DeviceBackend(Backend):
         return super().refusal(work) or refuse_device(self.name, work)
 
     def identity(self, work: Work) -> dict[str, str]:
-        """Name the device kernels as the renderer, unless on a processor; see `Backend`."""
+        """Name the device kernels as the renderer, unless the device is the CPU; see `Backend`."""
         kind = torch.device(work.options.device).type
         return super().identity(work) | ({} if kind == "cpu" else {"renderer": f"device kernels on {kind}"})
 

@@ -71,7 +71,7 @@ class HybridRows(Rows):
     """The cpu backend's renderer, made a source of pixels on a device."""
 
     def __init__(self, work: Work, streams: CudaStreams) -> None:
-        """Take the streams of the `DeviceRenderer` that draws."""
+        """Use the streams of the `DeviceRenderer` that draws the views."""
         super().__init__(work)
         self._streams = streams
         self._memory = PinnedPool(streams)

@@ -54,7 +54,7 @@ class ResidentBackend(DeviceBackend):
         )
 
     def renderer(self, work: Work) -> Renderer:
-        """Return a renderer, see `Backend`; the first renderer of a split decodes the whole split."""
+        """Return a renderer; the first one of a split decodes the whole split. See `Backend`."""
         rows = ResidentRenderer(work)
         if torch.device(work.options.device).type == "cpu":
             return rows

@@ -95,7 +95,7 @@ class StreamRenderer(CpuRenderer):
         shards: NDArray[np.int64],
         rows: NDArray[np.int64],
     ) -> None:
-        """Take the order and the shards; nothing is fetched yet.
+        """Store the order and the shards; nothing is fetched yet.
 
         Args:
             work: work on the split of a remote pack.

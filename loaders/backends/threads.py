@@ -101,7 +101,7 @@ class WorkerPool(Executor):
             )
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more tasks; see `Executor.shutdown`."""
+        """Accept no more tasks; see `Executor.shutdown`."""
         with self._lock:
             self._closed = True
             if cancel_futures:

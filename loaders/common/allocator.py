@@ -14,7 +14,7 @@ def keep_freed_memory() -> None:
     """Make glibc keep freed memory, apart from the largest blocks, for later allocations of this process.
 
     By default, glibc returns large blocks to the system, which then clears every page of the next block. This
-    took a third of a training's processor time at 112 pixels (docs/performance.md). Nothing changes with
+    took a quarter of a training's time at 112 pixels (docs/performance.md). Nothing changes with
     another C library, or if the user has set a MALLOC_* variable, or glibc.malloc in GLIBC_TUNABLES.
     """
     chosen = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")

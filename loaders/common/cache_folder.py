@@ -39,7 +39,7 @@ def share_cache() -> None:
 
 
 def _cache_at_home() -> Path | None:
-    """Return the cache folder in the user's home; None if there is no home or it is not writable."""
+    """Return the cache folder in the user's home; None if there is no home or it cannot be written."""
     try:
         cache = Path.home() / ".cache"
         there = next(place for place in (cache, *cache.parents) if place.exists())

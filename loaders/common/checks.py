@@ -41,7 +41,8 @@ def check_numbers(config: Any) -> None:
         config: a dataclass.
 
     Raises:
-        UserError: a number out of its range, not finite, or too large for an int64 or float32.
+        UserError: a number out of its range, not finite, or too large (whole ones from 2**62 on, others from
+            2**127 on).
     """
     kind: Any = type(config)
     ranges = _ranges(kind)

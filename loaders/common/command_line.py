@@ -1,4 +1,4 @@
-"""What a command line needs before its program runs: encodings, `~`, Ctrl-C, system errors."""
+"""What every command line needs around its program: UTF-8, `~`, Ctrl-C, and a line on a system error."""
 
 from __future__ import annotations
 

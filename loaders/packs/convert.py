@@ -31,7 +31,7 @@ def convert_pack(
         progress: called with (inputs done, total inputs) at the start and after every shard.
 
     Raises:
-        UserError: there is no pack at `folder`, or `pack_dataset` fails.
+        UserError: `folder` holds no readable pack, or `pack_dataset` fails.
     """
     manifest = read_manifest(folder)
     return pack_dataset(

@@ -230,7 +230,7 @@ def dct_factor(height: int, width: int, to_height: int, to_width: int) -> int:
 
     The decoder's inverse DCT gives 1/2, 1/4 or 1/8 of the size for less work, but filters worse than the
     resize that follows. The final JPEG loses less than 0.2 dB if the decoded sides are at least twice those
-    of the target, and several dB otherwise (docs/performance.md). Other fractions decode more slowly than the
+    of the target, and 1 to 6 dB otherwise (docs/performance.md). Other fractions decode more slowly than the
     full size.
     """
     return factor_leaving(height, width, 2 * to_height, 2 * to_width)

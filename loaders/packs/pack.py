@@ -36,7 +36,7 @@ class Split:
     """Some rows of a pack, kept as contiguous ranges, so that a large split opens as fast as a small one."""
 
     def __init__(self, pack: Pack, name: str, row_ranges: tuple[tuple[int, int], ...]) -> None:
-        """Take the ranges (first row, stop row); callers use `Pack.split` instead."""
+        """Store the ranges (first row, stop row); callers use `Pack.split` instead."""
         self.pack = pack
         self.name = name
         self.row_ranges = row_ranges

@@ -35,6 +35,6 @@ class BadImage(Exception):
     """Raised for an input that cannot be packed; its `reason` says why."""
 
     def __init__(self, reason: Reason, text: str) -> None:
-        """Take the reason, and the text for people that the quarantine shows."""
+        """Note the reason, and the text for people that the quarantine shows."""
         super().__init__(text)
         self.reason = reason

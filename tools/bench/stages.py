@@ -181,7 +181,7 @@ class Step:
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=1e-4)
 
     def __call__(self, views: Sequence[torch.Tensor]) -> None:
-        """Take one step."""
+        """Train on one batch of views."""
         self.network.train()
         loss = sum(self.network(view.to(self.device)).square().mean() for view in views)
         assert isinstance(loss, torch.Tensor)

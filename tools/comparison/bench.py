@@ -50,7 +50,7 @@ class Bench:
         return once(self.out / _STAGES, identity, work)
 
     def adopt(self, records: Iterable[Record], batch_sizes: Mapping[str, int]) -> None:
-        """Take over records of another folder; a stage that has a record here keeps it.
+        """Copy records of another folder; a stage that has a record here keeps it.
 
         Args:
             records: records of a comparison with the same budget, on a pack of the same size.

@@ -177,9 +177,10 @@ def _run(bench: Bench, stage: Stage, arguments: list[str], log: str, limit_s: fl
 def train(bench: Bench, row: Row, given: Given, name: str, budget_s: float) -> Trained:
     """Train all stages of a row within a budget, or continue the training that an earlier call began.
 
-    A trial runs all steps that the forecast allows and is not ended at its budget: it also validates, which
-    the forecast leaves out, and all settings of a row need the same number of steps. Pre-training without
-    labels runs once per seed for all numbers of labels, or for all trials; each counts its seconds.
+    Trials, and the row that sets the budget, are not ended at the budget. A trial runs all steps that the
+    forecast allows: it also validates, which the forecast leaves out, and all settings of a row need the same
+    number of steps. Pre-training without labels runs once per seed, shared by all numbers of labels or by all
+    trials; the seconds that it took count in each of them.
 
     Raises:
         Stopped: the training was interrupted.

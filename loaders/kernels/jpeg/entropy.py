@@ -273,7 +273,7 @@ def _value(bits, taken, size):
     """Return the coefficient whose magnitude is the last `size` of the first `taken` bits."""
     rest = bits << (taken - size)
     value = np.int64(rest >> (np.uint64(63) - size) >> np.uint64(1))
-    # If its bits begin with 0, the coefficient is negative.
+    # If the bits of the magnitude begin with 0, the coefficient is negative.
     return value + (~(np.int64(rest) >> 63) & (1 - (1 << np.int64(size))))
 
 

@@ -127,7 +127,7 @@ class Decompressor(_State):
     def decode(
         self, data: bytes | NDArray[np.uint8], factor: int = 1, form: int = RGB, max_pixels: int | None = None
     ) -> NDArray[np.uint8]:
-        """Decode a JPEG. With `is_strict`, the same files count as damaged as in the loaders.
+        """Decode a JPEG. A decompressor made with `is_strict` takes the same files as damaged as the loaders.
 
         Args:
             factor: 1, 2, 4 or 8, by which both sides shrink.

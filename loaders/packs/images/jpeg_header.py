@@ -82,7 +82,7 @@ class _Metadata:
         self._profile_parts: list[tuple[int, int]] = []
 
     def add(self, marker: int, body: bytes) -> None:
-        """Take the facts from one segment."""
+        """Collect the facts that one segment holds."""
         if marker == _APP1 and body.startswith(b"Exif\0\0"):
             self.exif += body[6:]  # a block that is too long for one segment goes on in the next
         elif marker == _APP1 and body.startswith(_XMP):

@@ -1,7 +1,7 @@
 """Shrink a JPEG in its own planes: luma and two chroma planes are decoded, resized and encoded.
 
-Chroma is neither enlarged to full size nor converted to RGB and back, which saves a sixth of the time and
-costs nothing in quality (docs/performance.md).
+Chroma is neither enlarged to full size nor converted to RGB and back, which saves a sixth of the time
+(measured) and costs nothing in quality (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class _Worker(threading.local):
         self.decoder = Decompressor()
 
     def memory(self, name: str, size: int, kind: type[np.generic] = np.uint8) -> NDArray[Any]:
-        """Return scratch for `size` values or more; unless it is large, keep it for this name's next call."""
+        """Return scratch for `size` values or more; unless large, the next call with this name reuses it."""
         if size > _KEPT_VALUES:
             return np.empty(size, kind)
         if name not in self._memory or len(self._memory[name]) < size:

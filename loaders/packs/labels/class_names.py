@@ -75,7 +75,7 @@ def class_names(given: Sequence[str]) -> tuple[str, ...]:
     """Return the class names in `given`: two or more names, or the path of a text file with one per line.
 
     Raises:
-        UserError: no such file, fewer than two names, an empty name, or a name that comes twice.
+        UserError: an unreadable file, fewer than two names, an empty name, or a name that comes twice.
     """
     if len(given) != 1:
         return _checked(tuple(name.strip() for name in given), "classes")

@@ -80,7 +80,8 @@ def few_labels(split: Split, per_class: int | None, seed: int, table: LabelTable
         table: labels to choose from; the true labels by default.
 
     Raises:
-        UserError: the split has no labels, `per_class` is below 1, or the table does not fit the pack.
+        UserError: the split has no labels, its images have several true labels, `per_class` is below 1, or
+            the table does not fit the pack.
     """
     if table is None:
         split.pack.require_one_label()
@@ -104,7 +105,7 @@ def read_label_table(pack: Pack, path: Path) -> LabelTable:
     """Read a label table and check that it fits this pack.
 
     Raises:
-        UserError: there is no table, or its number of classes, its images or its rows do not fit the pack.
+        UserError: no table can be read, or its number of classes, its images or its rows do not fit the pack.
     """
     table = pack.widened(LabelTable.read(path, len(pack)))
     if table.num_classes != len(pack.classes):
@@ -130,7 +131,8 @@ def training_labels(
             table.
 
     Raises:
-        UserError: the pack has no classes, there are no labels, or a table cannot be read or does not fit.
+        UserError: the pack has no classes, labels are missing or cannot be used, or a table cannot be read or
+            does not fit.
     """
     if not pack.classes:
         raise UserError(

@@ -40,7 +40,7 @@ class SplitLabels:
         return self._texts[label]
 
     def end(self, source: Source, folders: FolderClasses | None, name: str) -> None:
-        """Take what is known only after the whole listing: names of classes, and notes."""
+        """Note what is known only after the whole listing: names of classes, and notes."""
         self.numbered = source.class_names()
         if folders is not None:
             self._found, self.notes = folders.classes(), folders.notes(name)

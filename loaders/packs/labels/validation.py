@@ -140,7 +140,7 @@ def _inherited(pack: Pack, labels: LabelTable, fields: ValidationFields) -> Divi
         if _tested(pack, held, fields) is not None:
             return None
         return _without(pack, labels, held, f"the {len(held):,} images that {path} set aside")
-    except UserError:  # no table, or one that leaves a class without labels: no mistake of the user
+    except UserError:  # no table, or no usable one, which is not the user's mistake
         return None
 
 

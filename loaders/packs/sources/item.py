@@ -109,7 +109,7 @@ class UnreadableItem(BadImage):
     """Raised if a single item cannot be read, although its source is in order."""
 
     def __init__(self, text: str, reason: Reason = Reason.UNREADABLE) -> None:
-        """Take the text for people that the quarantine shows, and the reason."""
+        """Note the text for people that the quarantine shows, and the reason."""
         super().__init__(reason, text)
 
 

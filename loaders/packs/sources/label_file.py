@@ -213,7 +213,7 @@ def _holds_names(path: Path, column: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    r"""Return a path as it is compared: without outer blanks and "./", with "/" for "\", in Unicode's NFC."""
+    r"""Return a path to compare: without surrounding blanks and "./", with "/" for "\", in Unicode's NFC."""
     return unicodedata.normalize("NFC", name.strip().replace("\\", "/").removeprefix("./"))
 
 
@@ -233,7 +233,7 @@ def read_label_array(path: Path) -> NDArray[np.int64]:
         int64 [N].
 
     Raises:
-        UserError: no such file, a pickle with code, or anything but one integer per image.
+        UserError: an unreadable file, a pickle with code, or anything but one integer per image.
     """
     values: Any
     if path.suffix.lower() == ".npy":

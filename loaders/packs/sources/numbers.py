@@ -71,7 +71,7 @@ def label_list(text: str) -> list[Any]:
 
 
 class NumberedClasses:
-    """Collects the labels while a source is listed, and tells whether all of them are class numbers."""
+    """Turns the labels of a source into classes one by one, and names the classes if labels are numbers."""
 
     def __init__(self, names: tuple[str, ...] | None = None, multi_label: bool = False) -> None:
         """Start with no labels.
@@ -146,7 +146,7 @@ class NumberedClasses:
         return text if self._names is None else self._names[number]
 
     def names(self) -> tuple[str, ...] | None:
-        """Return the class names in the order of their numbers; None if labels are names or missing."""
+        """Return the class of each number, as `NumberLabels.class_names` does."""
         if self._names is not None:
             return self._names
         if not self._are_numbers or self._highest < 0:
@@ -166,5 +166,8 @@ class NumberLabels(Source):
     _classes: NumberedClasses
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Return the class of each number, by default "0", "1", ...; None if labels are names or missing."""
+        """Return the class of each number: the source's name for it, or else "0", "1", ...
+
+        None if the source names no numbers and a label is a name or all labels are missing.
+        """
         return self._classes.names()

@@ -95,10 +95,10 @@ class PathListSource(NumberLabels):
         )
 
     def _found(self, name: str) -> tuple[str, int]:
-        r"""Return the path of the file that a path in a list means, and the file's size.
+        r"""Return the path of the file to which a path in a list refers, and the file's size.
 
-        If a local path does not exist as written, it is tried without outer blanks and with "/" for the "\"
-        of Windows, and then also with the suffix of an image, which many lists leave out.
+        If a local path does not exist as written, it is tried without surrounding blanks and with "/" for
+        the "\" of Windows, and then also with the suffix of an image, which many lists leave out.
         """
         try:
             return name, self._size(name)

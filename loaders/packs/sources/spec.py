@@ -129,7 +129,7 @@ def with_own_options(
         The splits with their own values; the quality and the short side of all other splits.
 
     Raises:
-        UserError: no number, a split that is not packed, or two values for one split.
+        UserError: no number, a split that is not packed, or two values for one split or for all others.
     """
     own = {split.split: split for split in splits}
     common: list[int | None] = []

@@ -84,7 +84,7 @@ def unzipped_copy(path: str, spool: Path) -> Path:
     """Return an unpacked copy of a .gz file, since gzip can be read only sequentially from the beginning.
 
     Raises:
-        UserError: there is no such file, or it is damaged or cut off.
+        UserError: there is no such file, it cannot be fetched, or it is damaged or cut off.
     """
     source = local_copy(path, spool)
     try:

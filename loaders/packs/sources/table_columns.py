@@ -50,7 +50,7 @@ def column_options(recorded: Mapping[str, Any]) -> ColumnOptions:
 
 
 def find_column(names: Iterable[str], known: Sequence[str]) -> str | None:
-    """Return the first of `known` that is among `names`, ignoring case and outer blanks; None if none is."""
+    """Return the one of `names` that comes first in `known`, or None; ignore case and surrounding blanks."""
     by_lower = {name.strip().lower(): name for name in reversed(list(names))}
     return next((by_lower[name] for name in known if name in by_lower), None)
 

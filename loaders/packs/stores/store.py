@@ -72,7 +72,7 @@ class Store:
             url: URL of the folder, such as "s3://bucket/packs/mine".
 
         Raises:
-            UserError: an unknown scheme, or one whose library is not installed.
+            UserError: see `connect`.
         """
         self.url = without_password(url)
         self.options = options
