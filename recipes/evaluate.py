@@ -236,7 +236,7 @@ def write_report(config: Config, pack: Pack, evaluated: Evaluated, shared: Accou
     write_ranks(config.out, evaluated)
     confusion = draw_confusion(report.confusion, pack.classes)
     save_picture(config.out / "confusion.png", confusion)
-    if confusion.caption:  # it tells of class names that no font can draw, or of pooled cells
+    if confusion.caption:  # names that no font can draw, or pooled cells
         tell(f"confusion.png: {confusion.caption}")
     save_picture(config.out / "calibration.png", draw_reliability(report.reliability))
     return report

@@ -93,7 +93,7 @@ def _above(
             similarities.append(similarity[kept])
             again.append(part[more])
             number += len(keys[-1])
-            if number + k * sum(map(len, again)) > 2 * MOST_PAIRS:  # each pair counts twice so far
+            if number + k * sum(map(len, again)) > 2 * MOST_PAIRS:  # twice: a pair is found from both images
                 raise UserError(
                     f"threshold: expected at most {MOST_PAIRS:,} pairs, found more at {threshold:g}; "
                     "raise --threshold"

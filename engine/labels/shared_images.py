@@ -89,7 +89,7 @@ def _validation_account(config: ClassifierConfig, division: Division) -> Account
             other, labels = _labels_of(behind)
             rows = not_set_aside(run, labels)
         except (UserError, TypeError, ValueError):
-            continue  # `check_run` notes labels that it cannot read, if there is a test split
+            continue  # with a test split, `check_run` notes labels that cannot be read
         leak = find_leak(other, rows, held)
         if leak is None:
             continue

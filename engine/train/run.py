@@ -1,4 +1,4 @@
-"""The one way to run a recipe: seed, build, train, measure, close."""
+"""The one way to run a recipe: build, train, measure, close."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def _compile_file_reader(_manager: Any) -> Any:
     return _file_reader()
 
 
-@cache  # it is the same for every file
+@cache  # the compiled function is the same for every file
 def _file_reader() -> Any:
     from ffcv.pipeline.compiler import Compiler
 

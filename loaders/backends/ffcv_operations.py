@@ -183,7 +183,7 @@ def ffcv_loader(
     return ffcv.loader.Loader(
         str(path),
         batch_size=batch_size,
-        # FFCV sets torch's and numba's numbers of threads to this: keep torch's, up to numba's limit.
+        # FFCV sets the threads of torch and numba to `num_workers`: keep torch's number, up to numba's limit.
         num_workers=min(torch.get_num_threads(), cast(Any, numba.config).NUMBA_NUM_THREADS),
         os_cache=True,
         order=_OrderOfOurs(next_order),

@@ -33,7 +33,7 @@ config: Any = numba.config
 # Kernels are never passed to each other as values, so they need no C wrapper (`no_cfunc_wrapper`).
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 # Kernels with these options allocate nothing, so reference counting is off (`_nrt`, documented in
-# `numba.extending.register_jitable`); in kernels that slice every row, it took a tenth of the time. fastmath
+# `numba.extending.register_jitable`); counting took a tenth of the time of kernels that slice rows. fastmath
 # lets LLVM reorder sums and assume finite values; on one machine the results are still always the same bytes.
 _FAST: dict[str, Any] = {**_OPTIONS, "_nrt": False, "fastmath": True}
 

@@ -1,4 +1,4 @@
-"""Processes that a tool starts: their environment, measurement of their memory and time, and their end."""
+"""Processes that a tool starts: environment, memory, time and end; and facts about the machine."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def prepare(workload: Workload, corpus: Corpus) -> None:
 
     size: int | tuple[int, int] = (
         workload.resolution * 6 // 5
-    )  # larger than the views, as its documentation advises
+    )  # larger than the views, as TurboLoader's documentation advises
     if corpus.uniform:
         with Image.open(corpus.paths[0]) as image:
             size = (image.height, image.width)

@@ -16,7 +16,7 @@ from loaders.kernels.memory import load_be64, store_le64
 
 PEEK_BITS = 10
 ROWS = 1 << PEEK_BITS
-COEFFICIENTS = 72  # int16 values: the 64 of a block, and room for those past its end
+COEFFICIENTS = 72  # int16 values: the 64 of a block, and room for positions past the block's end
 END = 128  # the end-of-block symbol advances by this many coefficients
 # Fields of a table entry from the lowest bit up, with their numbers of bits.
 # In a DC table, and in an AC table if a magnitude does not fit into the look-up: 0 (8), bits taken (8), bits

@@ -121,7 +121,7 @@ def draw_one(seed, epochs, rows, view, operation, p, code, low, high, slot, code
             args[i, slot] = low + u1 * (high - low)
 
 
-# Geometric operations of RandAugment, which become `AFFINE`; its other operations have codes in `codes`.
+# Geometric operations of RandAugment, which become `AFFINE`; RandAugment's others have codes in `codes`.
 ROTATE = 101
 SHEAR_X = 102
 SHEAR_Y = 103

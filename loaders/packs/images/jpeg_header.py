@@ -21,7 +21,7 @@ _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 _RGB_IDS = b"RGB"
 _DHT, _DQT = 0xC4, 0xDB
 _BEGIN, _MARKER, _MAX_JUNK_BYTES = b"\xff\xd8", re.compile(rb"\xff[\xc0-\xfe]"), 256
-# Sampling factors of luma, across and down, that TurboJPEG's API has a name for if those of chroma are 1.
+# Sampling factors of luma, across and down, for which TurboJPEG's API has a name if chroma's factors are 1.
 _USUAL_SAMPLINGS = frozenset({0x11, 0x12, 0x21, 0x22, 0x14, 0x41})
 
 
