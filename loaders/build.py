@@ -61,7 +61,7 @@ def build_loader(
             v2 transforms, draws from torch's global generators, which are seeded likewise during the call.
 
     Returns:
-        A loader, see `loaders.batch.Loader`. Each `for batch in loader` yields the next epoch's `Batch`es,
+        A loader; see `loaders.batch.Loader`. Each `for batch in loader` yields the next epoch's `Batch`es,
         from epoch 0 on; `epoch(epoch, start_step)` any epoch's; `close()` or a `with` block ends the threads.
 
     Raises:

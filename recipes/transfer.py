@@ -258,7 +258,7 @@ class Session:
         return job.tuning.classifier_start == "probe" and not self.config.hidden
 
     def watched(self, job: Job) -> Validation | None:
-        """Return the plan of validation; None without validation images or if the grid needs none."""
+        """Plan the validation; None without validation images, or if a grid keeps the last weights."""
         config, probed = self.config, self.starts_at_probe(job)
         usual: Keep = "best" if config.patience or (probed and not config.grid) else "last"
         keep = "best" if config.patience else config.keep or usual

@@ -5,8 +5,8 @@ Example:
         --resolution 96 --epochs 20 --out runs/vae
 
 Source: Kingma, Welling 2014, "Auto-Encoding Variational Bayes" (arXiv 1312.6114); Higgins et al. 2017,
-"beta-VAE", for the weight of the divergence. The paper is the former; the report is Muaz and Kumar, see
-recipes/siamese_vae.py.
+"beta-VAE", for the weight of the divergence. The paper is the former; the report is Muaz and Kumar (see
+recipes/siamese_vae.py).
 
 The algorithm is in `Vae.training_step`, its loss in `engine.objectives.vae`. A finished run contains
 `reconstructions.png`: images, their reconstructions, and samples from the prior.

@@ -136,7 +136,7 @@ def account_of_probe(config: RunConfig) -> Account:
     """
     pack = open_pack(config.pack, config.loader.store)
     if len(config.probe_splits) == 1:
-        return Account()  # the parts of one split share nothing, see `probe_images`
+        return Account()  # the parts of one split share nothing; see `probe_images`
     bank, measured = (pack.split(name) for name in config.probe_splits)
     rows = bank.rows(np.arange(len(bank)))
     leaks = check_leak(pack, rows, measured, config.allow_leak, "probe_splits")

@@ -1,6 +1,6 @@
 """Checkpoints to start training from: their backbone and its description.
 
-A checkpoint holds all networks of a recipe, see `engine.train.checkpoint`. If the run averages weights, the
+A checkpoint holds all networks of a recipe; see `engine.train.checkpoint`. If the run averages weights, the
 averaged backbone is taken, as from a finished run.
 """
 

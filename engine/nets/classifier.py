@@ -3,7 +3,7 @@
 classifier.safetensors       the weights as trained
 classifier-ema.safetensors   the moving average of the weights, if the recipe keeps one
 
-Each file holds the names of its classes and its evaluation view, see `engine.nets.description`.
+Each file holds the names of its classes and its evaluation view; see `engine.nets.description`.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def build_classifier(
         view: evaluation view.
         classes: names of the C classes.
         init: run folder to start from (its averaged classifier, else its classifier, else its backbone), one
-            of its checkpoints or weights files, or third-party weights, see `engine.nets.foreign`.
+            of its checkpoints or weights files, or third-party weights (see `engine.nets.foreign`).
         keep_head: also start with the classifier layer of `init`, matched by the names of classes. Without
             this, and for classes that `init` does not know, the layer is new.
 

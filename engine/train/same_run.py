@@ -108,7 +108,8 @@ def read_run(out: Path) -> dict[str, Any]:
         return {
             "recipe": str(found["recipe"]),
             "config": dict(found["config"]),
-            "versions": dict(found.get("versions", {})),  # a copy of a meta.json has none
+            # none if config.json was restored from a checkpoint's meta.json, see `_damage`
+            "versions": dict(found.get("versions", {})),
         }
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(

@@ -44,7 +44,7 @@ CHUNK_BYTES = 8 << 20  # decoded pixels of a chunk; each chunk costs up to 0.3 m
 MAX_REPLACEMENTS = 64  # rows tried in place of a damaged one before giving up
 _LARGE_BYTES = 64 << 20  # size of a batch's view from which threads wait for used memory; see `_buffer`
 
-FIELDS = ("box", "window", "shift", "flip", "codes", "args")  # of ViewParameters, in their order
+FIELDS = ("box", "window", "shift", "flip", "codes", "args")  # fields of ViewParameters, in their order
 
 # Numba has no half-precision types, so the kernels write their bits to arrays of 16-bit integers.
 _CARRIERS: dict[DTypeName, str] = {

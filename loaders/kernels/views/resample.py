@@ -133,9 +133,9 @@ def fill_taps(start, length, low, high, resolution, shift, flip, cubic, first, w
 
 @inlined
 def block_columns(first, padded, left, base):
-    """Fill `base` for looking up, and rewrite `first` relative to each block's smallest index.
+    """Make `first` relative to the smallest index of each block, and describe the blocks in `base`.
 
-    `base` gets that index less `left`, and the number of windows that the block spans.
+    For each block, `base` gets the smallest index less `left`, and the number of windows that a block spans.
     """
     for block in range(padded // LANES):
         lowest = first[block * LANES]
