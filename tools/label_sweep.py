@@ -222,7 +222,7 @@ def collect(job: Job, folder: Path) -> list[FewLabelResult]:
     """Read the accuracies that a job wrote, and name them after its method.
 
     Raises:
-        UserError: the recipe wrote no accuracy.
+        UserError: the recipe wrote no accuracy that can be read.
     """
     name = job.method.name
     if job.method.recipe == TRANSFER:

@@ -200,7 +200,7 @@ def _labels_of(config: Mapping[str, Any] | None) -> tuple[Pack, LabelTable]:
     In configurations of recipes/transfer.py, the field of the split is `train_split`.
 
     Raises:
-        UserError: the run, the pack, the split or a label table is gone.
+        UserError: the run, the pack, the split or a label table is missing or cannot be used.
     """
     if config is None:
         raise UserError("no run is there")

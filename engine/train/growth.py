@@ -30,7 +30,7 @@ class Growth:
         """Check that the recipe's backbone takes the smallest views.
 
         Raises:
-            UserError: the backbone does not take them.
+            UserError: the backbone cannot take them.
         """
         self._first, self._steps = options.start_resolution, options.grown_at * total_steps
         if self._first is None:

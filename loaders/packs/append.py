@@ -60,8 +60,8 @@ def append_to_pack(options: PackOptions, progress: Progress | None = None) -> Ma
         The new manifest of the whole pack.
 
     Raises:
-        UserError: no finished pack, an option that differs, an image that the pack already has, bad input, a
-            changed source, another process at work, or a full disk.
+        UserError: no finished pack, an option that differs, an image whose key the pack has already, bad
+            input, a changed source, another process at work, or a full disk.
     """
     out, build = options.out, options.build
     before = read_manifest(out)

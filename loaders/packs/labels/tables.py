@@ -205,7 +205,7 @@ class LabelTable:
 
         Raises:
             UserError: no such file, not a label table, a newer version, more rows than the pack has or the
-                file can hold, or values out of range.
+                file can hold, empty cells, or values out of range.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
