@@ -45,7 +45,7 @@ class Series:
     Attributes:
         name: name in the legend.
         places: increasing, such as labels per class or steps.
-        mean: values, one per place, such as accuracies in [0, 1].
+        mean: values, one per place, such as accuracies in [0, 1]; NaN leaves a gap in the line.
         spread: standard deviations over seeds, one per place.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from engine.report.figures import Series
 from engine.train.metrics import read_metrics
 from loaders.common.errors import UserError
 from loaders.common.files import to_json
@@ -22,7 +24,7 @@ from tests.tools.peers.test_airbench import STAND_IN
 from tools.comparison.cpu_budget import CommandFailed, CommandStopped
 from tools.comparison.results import Record
 from tools.reproduce import Config, keep_question, prepare_pack, run
-from tools.reproduction import tables
+from tools.reproduction import page, tables
 from tools.reproduction.measure import Bench, Given, Stopped, _results, arguments_of, costs_of, measure_row
 from tools.reproduction.page import accuracy_table, write_page
 from tools.reproduction.plan import ResultTable, Row, Stage
@@ -274,6 +276,26 @@ def test_stages_are_compared_in_pairs_over_seeds() -> None:
     rows = accuracy_table(table, [of(0, 0.3, 0.4, 0.5), of(1, 0.3, 0.5, 0.54)]).rows
     assert [row.facts for row in rows] == [("", ""), ("", ""), ("+7.0", "3.0")]
     assert rows[2].shares == ((0.5, 0.54),)
+
+
+def test_no_line_passes_over_a_column_that_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Series] = []
+    monkeypatch.setattr(page, "draw_label_efficiency", drawn.extend)
+    monkeypatch.setattr(page, "save_picture", lambda path, picture: None)
+    records = [
+        {
+            "kind": "row", "row": "fixmatch", "cpu_s": 9.0, "over_budget": False, "labels_per_class": count,
+            "seed": seed, "results": [{"title": "FixMatch", "top1": top1}],
+        }
+        for count, seed, top1 in ((4, 0, 0.2), (4, 1, 0.4), (50, 0, 0.7), (400, 0, 0.8))
+    ]  # fmt: skip
+    write_page(tmp_path / "records.jsonl", make_table("budget", "full"), records)
+    (line,) = drawn
+    assert line.places == [4, 25, 50, 400]
+    assert line.mean == pytest.approx([0.3, math.nan, 0.7, 0.8], nan_ok=True)
+    assert line.spread == pytest.approx([0.1 * math.sqrt(2), 0, 0, 0])
 
 
 def test_every_table_has_a_plan_at_every_scale() -> None:

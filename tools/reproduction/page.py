@@ -92,12 +92,11 @@ def write_page(path: Path, table: ResultTable, records: Sequence[Record]) -> str
         return text
     series = []
     for row in found.rows:
-        pairs = [(count, shares) for count, shares in zip(counts, row.shares, strict=True) if shares]
-        if not pairs:
+        if not any(row.shares):
             continue
-        spread = [statistics.stdev(s) if len(s) > 1 else 0.0 for _, s in pairs]
-        means = [statistics.fmean(s) for _, s in pairs]
-        series.append(Series(row.title, [count for count, _ in pairs], means, spread))
+        spread = [statistics.stdev(s) if len(s) > 1 else 0.0 for s in row.shares]
+        means = [statistics.fmean(s) if s else math.nan for s in row.shares]  # no line passes over a gap
+        series.append(Series(row.title, counts, means, spread))
     if series:
         save_picture(path.with_suffix(".png"), draw_label_efficiency(series))
     return text
