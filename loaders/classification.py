@@ -25,7 +25,7 @@ from loaders.views import presets
 from loaders.views.evaluation import EvaluationView
 from loaders.views.policy import Augmentation, ViewPolicy
 
-_ROWS_IN_ORDER = 256  # rows of an evaluation batch on each rank; the result does not depend on it
+_ROWS_IN_ORDER = 256  # most rows of an evaluation batch on each rank; the result does not depend on it
 
 
 class LabelFields(ValidationFields, Protocol):
@@ -314,9 +314,11 @@ def views_in_order(
         views: see `build_loader`.
         options: see `build_loader`.
         labels: label table of the images; the true labels by default.
-        batch_size: global; by default `_ROWS_IN_ORDER` per rank.
+        batch_size: global, `_ROWS_IN_ORDER` per rank by default; at most what all images need.
     """
     size = batch_size or _ROWS_IN_ORDER * options.num_ranks
+    # A batch that the images do not fill is padded, and the network would compute the padding too.
+    size = min(size, -(-len(images) // options.num_ranks) * options.num_ranks)
     return build_loader(images, views, size, options=options, mode="eval", labels=labels)
 
 

@@ -37,8 +37,8 @@ def test_the_training_loop_of_the_readme_runs(tmp_path: Path, monkeypatch: pytes
         exec(code, names)
         assert len(names["view_a"]) == len(names["view_b"]) == 64
         assert bool((names["labels"] >= 0).all())
-        assert len(names["x"]) == 16
-        assert len(names["weak"]) == len(names["strong"]) == 112
+        assert len(names["x"]) == 8
+        assert len(names["weak"]) == len(names["strong"]) == 56
     finally:
         for loader in ("loader", "test", "pairs"):
             if loader in names:

@@ -85,6 +85,7 @@ if __name__ == "__main__":  # check the options before the slow imports below
 
 
 import io
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -112,6 +113,7 @@ from loaders.common.files import csv_text, write_atomic
 from loaders.common.next_step import say_next
 from loaders.common.notice import tell
 from loaders.packs import LabelTable, Pack, Split
+from loaders.packs.audit import compare_with_source
 from loaders.packs.labels.class_names import write_class_names
 from loaders.packs.listing import listed
 from loaders.packs.manifest import QUARANTINE_NAME
@@ -147,25 +149,37 @@ def is_own(config: Config, pack: Pack) -> bool:
 
 
 def open_images(config: Config, classes: tuple[str, ...]) -> Pack:
-    """Open the pack; another source is packed first.
+    """Open the pack; another source is packed first, and again if its images have changed since.
 
     If the source has no class names, the new pack gets the network's, if there are several.
     """
     if is_pack(config.images, config.loader.store):
         return open_pack(config.images, config.loader.store)
     out = config.out / "pack"
+    given = PackOptions(parse_splits([f"{_SPLIT}={config.images}"]), out)
 
     def pack() -> None:
-        if (out / "manifest.json").is_file():
-            tell(f"images: taken from {out}, packed by an earlier run; remove it to pack them again")
-        given = PackOptions(parse_splits([f"{_SPLIT}={config.images}"]), out)
+        is_old = (out / "manifest.json").is_file()
         with CountProgress("packing", 0, 0, rank() == 0) as shown:
             pack_dataset(given, shown.show)  # raises if the existing pack was made of another source
+            if is_old and (changes := _changes(open_pack(out), given.splits[0])):
+                tell(f"images: packed again, since they have changed after {out} was made: {changes[0]}")
+                shutil.rmtree(out)
+                pack_dataset(given, shown.show)
         if not open_pack(out).classes and len(classes) > 1:
             write_class_names(out, classes)
 
     on_main(pack)
     return open_pack(out)
+
+
+def _changes(pack: Pack, source: SplitSource) -> list[str]:
+    """Return lines on how a source differs from the pack that was made of it; none if it cannot be read."""
+    try:
+        return compare_with_source(pack, source)
+    except (UserError, OSError) as error:
+        tell(f"images: taken from {pack.path}, since the source cannot be read again: {error}")
+        return []
 
 
 def guess(config: Config, network: Exported, split: Split) -> Guessed:

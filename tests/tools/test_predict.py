@@ -48,6 +48,27 @@ def lines(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_images_that_come_later_are_predicted_too(
+    trained: Path, digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, found = tmp_path / "photos", sorted((digits_folder / "test").rglob("*.jpg"))[:3]
+    photos.mkdir()
+    config = Config(network=trained, images=str(photos), out=tmp_path / "out", loader=ONE)
+    for count, packed_again in ((2, False), (2, False), (3, True)):
+        for path in found[:count]:
+            (photos / path.name).write_bytes(path.read_bytes())
+        assert len(lines(run(config))) == count
+        assert ("images: packed again, since they have changed" in capsys.readouterr().err) == packed_again
+    (photos / found[0].name).write_bytes(found[2].read_bytes())  # another image with the old name
+    run(config)
+    assert "images: packed again" in capsys.readouterr().err
+    for path in photos.iterdir():
+        path.unlink()
+    photos.rmdir()
+    assert len(lines(run(config))) == 3, "the pack serves if its source is gone"
+    assert "since the source cannot be read again" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("file", "told"), [("metrics.jsonl", True), ("model.safetensors", False)])
 def test_only_a_run_is_to_be_exported_next(
     file: str, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
