@@ -76,16 +76,22 @@ def test_the_tour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> No
         small = [SMALLER.get(text, text) for text in arguments] + SHORTER.get(name, [])
         module = importlib.import_module(script[:-3].replace("/", "."))
         if "--filled" in arguments:
-            label(tmp_path / "runs/ask/request.csv")
+            label(tmp_path / "runs/tour/ask/request.csv")
         monkeypatch.setattr(sys, "argv", [script, *small])
         assert not module.main(), " ".join([script, *small])
-    for name in ("runs/first", "runs/barlow", "runs/second", "runs/third", "packs/photos"):
+    for name in (
+        "runs/tour/first",
+        "runs/tour/barlow",
+        "runs/tour/second",
+        "runs/tour/third",
+        "packs/photos",
+    ):
         assert (tmp_path / name / "report.html").is_file(), name
     assert (
         "python recipes/supervised.py --pack packs/photos"
-        in (tmp_path / "runs/first/report.html").read_text()
+        in (tmp_path / "runs/tour/first/report.html").read_text()
     )
-    assert len((tmp_path / "runs/predictions/predictions.csv").read_text().splitlines()) == 7
-    assert (tmp_path / "runs/compared.html").is_file()
-    assert (tmp_path / "runs/ask/request.html").is_file()
+    assert len((tmp_path / "runs/tour/predictions/predictions.csv").read_text().splitlines()) == 7
+    assert (tmp_path / "runs/tour/compared.html").is_file()
+    assert (tmp_path / "runs/tour/ask/request.html").is_file()
     assert "bottleneck: " in capsys.readouterr().out

@@ -70,7 +70,7 @@ def test_a_run_whose_configuration_is_damaged_is_kept_by_that_of_a_checkpoint(
     (out / "config.json").write_text(content)
     saved = sorted((out / "checkpoints").iterdir())
     (saved[-1] / "rng.safetensors").write_bytes(b"cut")
-    copied = rf"config.json is not a run.* \(.*\); copy {saved[-2] / 'meta.json'} there, .* to keep the run"
+    copied = rf"config.json is not a run.* \(.*\); to keep the run, copy {saved[-2] / 'meta.json'} there"
     with pytest.raises(UserError, match=copied):
         train_small(out, resume=True)
     with pytest.raises(UserError, match=copied):

@@ -124,7 +124,7 @@ def test_k_centre_spreads_over_the_features_of_any_start(
 
 def test_what_a_strategy_needs_is_said(config: Config) -> None:
     for strategy in ("margin", "cluster_margin"):
-        with pytest.raises(UserError, match=r"expected --run, .*--strategy k_centre and random"):
+        with pytest.raises(UserError, match=r"expected --run, .*--strategy k_centre or random"):
             active.run(replace(config, strategy=strategy))
     with pytest.raises(UserError, match="k_centre: expected --init or --run"):
         active.run(replace(config, strategy="k_centre"))

@@ -213,7 +213,7 @@ def test_another_question_wants_another_folder(
     run_here(tmp_path, little_pack.path, *options)
     written = (tmp_path / "comparison.json").read_bytes()
     run_here(tmp_path, little_pack.path, *options)
-    with pytest.raises(UserError, match=rf"^{name}: expected .*, by which .*, found .*; give another"):
+    with pytest.raises(UserError, match=rf"^{name}: expected .*, with which .*, found .*; give another"):
         run_here(tmp_path, little_pack.path, *options, *change)
     assert (tmp_path / "comparison.json").read_bytes() == written
 
@@ -231,7 +231,7 @@ def test_a_second_command_is_told_at_once_and_may_make_the_table(little_pack: Pa
 def test_another_pack_wants_another_folder(little_pack: Pack, digits_pack: Pack, tmp_path: Path) -> None:
     options = ("--family", "selfsup", *NOTHING)
     run_here(tmp_path, little_pack.path, *options)
-    with pytest.raises(UserError, match=r"^pack: expected 'of .*, by which .*, found .*; give another"):
+    with pytest.raises(UserError, match=r"^pack: expected 'of .*, with which .*, found .*; give another"):
         run_here(tmp_path, digits_pack.path, *options)
 
 

@@ -343,7 +343,7 @@ def test_another_question_wants_another_folder(little_pack: Pack, tmp_path: Path
     config = Config(table="start", scale="tiny", out=tmp_path, pack=little_pack.path, init="timm:a")
     keep_question(config, tmp_path / "start-tiny", little_pack)
     keep_question(config, tmp_path / "start-tiny", little_pack)
-    with pytest.raises(UserError, match=r"init: expected 'timm:a', by which .*, found 'timm:b'"):
+    with pytest.raises(UserError, match=r"init: expected 'timm:a', with which .*, found 'timm:b'"):
         keep_question(replace(config, init="timm:b"), tmp_path / "start-tiny", little_pack)
 
 
@@ -381,7 +381,7 @@ def test_other_options_of_a_row_want_another_folder(
     config = Config(table="speed", scale="tiny", out=tmp_path, pack=little_pack.path)
     keep_question(config, tmp_path / "speed-tiny", little_pack)
     monkeypatch.setattr(tables, "SPEED_RUN", ("--lr", 0.4))
-    with pytest.raises(UserError, match=r"rows: expected .*, by which .*, found .*; give another --out"):
+    with pytest.raises(UserError, match=r"rows: expected .*, with which .*, found .*; give another --out"):
         keep_question(config, tmp_path / "speed-tiny", little_pack)
 
 

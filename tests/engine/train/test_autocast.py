@@ -145,6 +145,6 @@ def test_a_command_of_several_runs_goes_on_as_they_began(processor, tmp_path):
     expected = _Command(tmp_path, "bf16", loader=LoaderOptions(backend="dali"))
     assert autocast.as_begun(new) == expected
     assert autocast.as_begun(expected) == expected
-    with pytest.raises(UserError, match=r"expected bf16, with which the runs in .*, found no; give that"):
+    with pytest.raises(UserError, match=r"expected bf16, with which the runs in .*; give --precision bf16"):
         autocast.as_begun(_Command(tmp_path, "no"))
     assert autocast.as_begun(_Command(tmp_path / "other", "no")).precision == "no"
