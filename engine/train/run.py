@@ -21,7 +21,7 @@ from engine.train.classifier_config import ClassifierConfig
 from engine.train.classifier_recipe import ClassifierRecipe
 from engine.train.classifier_start import ProbeStart
 from engine.train.distributed import make_accelerator, seed_everything
-from engine.train.loop import TrainSummary, train
+from engine.train.loop import LAST_FOLDER, TrainSummary, train
 from engine.train.measured import Idle, TakingTurns
 from engine.train.options import ValidationOptions
 from engine.train.recipe import Recipe
@@ -190,11 +190,10 @@ def print_summary(name: str, summary: RunSummary) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     found, held = summary.accuracy, summary.validation
-    best = (
-        ""
-        if held is None or held.best_step < 0
-        else f"best validation {held.best_top1:.1%} at step {held.best_step}, "
-    )
+    best = ""
+    if held is not None and held.best_step >= 0:
+        used = "its weights are used" if (summary.out / LAST_FOLDER).is_dir() else "the last weights are used"
+        best = f"best validation {held.best_top1:.1%} at step {held.best_step} ({used}), "
     shown = "" if found is None else f"top-1 {found.top1:.1%} of {found.num_images:,} test images, "
     print(f"{name}: {shown}{best}{describe_training(summary, summary.out)} -> {summary.out}")
     leave_page(summary.out)

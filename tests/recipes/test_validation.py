@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from engine.train.checkpoint import list_checkpoints, load_best
 from engine.train.classifier_recipe import read_accuracy
 from engine.train.metrics import read_metrics
+from engine.train.run import print_summary
 from loaders import open_pack
 from loaders.common.errors import UserError
 from loaders.packs import LabelTable, Pack
@@ -57,6 +59,16 @@ def test_training_and_validation_stand_side_by_side(measured: Path) -> None:
     assert all(0.0 <= record["validation_raw_top1"] <= 1.0 for record in held)
     trained = [record for record in records if "top1" in record]
     assert [record["step"] for record in trained] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_summary_says_which_weights_are_used(
+    keep: str, digits_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(supervised, digits_pack, tmp_path / "run", max_steps=2, keep=keep)
+    print_summary("supervised", supervised.run(config))
+    used = "its weights are used" if keep == "best" else "the last weights are used"
+    assert re.search(rf"best validation [\d.]+% at step \d \({used}\), 2 of", capsys.readouterr().out)
 
 
 def test_labels_set_aside_are_left_as_a_table(measured: Path, digits_pack: Pack) -> None:
