@@ -186,7 +186,8 @@ def test_rounds_show_an_image_to_a_frozen_backbone_once(
     left = recipe.run(config) if name == "self_training" else recipe.run_cycles(config, little_pack)
     pool, measured = (len(little_pack.split(split)) for split in ("unlabeled", "test"))
     few = FEW["labels_per_class"] * 10
-    padded = [-(-n // 256) * 256 for n in (pool, measured, pool + few)]  # padded to whole batches
+    # Padded to whole batches, of at most 256 images.
+    padded = [-(-n // min(n, 256)) * min(n, 256) for n in (pool, measured, pool + few)]
     once = padded[0] + padded[1] + stored_views * padded[2]
     seen = sum(Noisy.seen)
     assert seen == once if stored_views else seen > once
