@@ -164,8 +164,11 @@ def open_images(config: Config, classes: tuple[str, ...]) -> Pack:
             pack_dataset(given, shown.show)  # raises if the existing pack was made of another source
             if is_old and (changes := _changes(open_pack(out), given.splits[0])):
                 tell(f"images: packed again, since they have changed after {out} was made: {changes[0]}")
+                fresh = replace(given, out=out.with_name("pack-new"))  # if it fails, the old one stays
+                shutil.rmtree(fresh.out, ignore_errors=True)
+                pack_dataset(fresh, shown.show)
                 shutil.rmtree(out)
-                pack_dataset(given, shown.show)
+                fresh.out.rename(out)
         if not open_pack(out).classes and len(classes) > 1:
             write_class_names(out, classes)
 

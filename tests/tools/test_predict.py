@@ -64,6 +64,10 @@ def test_images_that_come_later_are_predicted_too(
     assert "images: packed again" in capsys.readouterr().err
     for path in photos.iterdir():
         path.unlink()
+    (photos / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError):  # nothing to pack, so the old pack stays
+        run(config)
+    (photos / "a.jpg").unlink()
     photos.rmdir()
     assert len(lines(run(config))) == 3, "the pack serves if its source is gone"
     assert "since the source cannot be read again" in capsys.readouterr().err
