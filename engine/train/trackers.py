@@ -47,8 +47,11 @@ def check_trackers(names: Iterable[str]) -> None:
 
 
 def prepare_trackers(names: Iterable[str]) -> None:
-    """Set W&B to offline mode if this user has no API key, so that W&B does not prompt for one."""
-    if "wandb" in names and "WANDB_API_KEY" not in os.environ and not _has_login():
+    """Set W&B, if it is among `names`, to offline mode for a user without API key, so that it asks for none.
+
+    A WANDB_MODE that is set stays.
+    """
+    if {"wandb", "all"} & set(names) and "WANDB_API_KEY" not in os.environ and not _has_login():
         os.environ.setdefault("WANDB_MODE", "offline")
 
 
