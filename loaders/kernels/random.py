@@ -50,8 +50,8 @@ def uniform4(seed, epoch, row, view, operation, block):
             whole batch, 0 for MixUp, 1 for CutMix.
         block: int in [0, 2^16); an operation that needs more than four numbers counts it up.
 
-    `loaders.order.weighted` passes a view and an operation above these ranges. All bits of such numbers count
-    up to 2^48, but c1 and c3 then exceed 32 bits, so the results are not those of the published Philox.
+    `loaders.order.weighted` passes a view and an operation above these ranges. Their low 48 bits count, but
+    c1 and c3 of `philox` then exceed 32 bits, so the results are not those of the published Philox.
     """
     row64 = np.uint64(row)
     s = np.uint64(seed)

@@ -52,9 +52,9 @@ _RESAMPLE, _AGAIN = -1, -2
 
 
 class Scratch(NamedTuple):
-    """Work space of one thread; every row that vectors write is followed by `LANES` elements of slack."""
+    """Work space of one thread, with room where vectors reach past the elements in use."""
 
-    first: NDArray[np.int32]  # [2, P] first taps of rows and columns; P as in `resample`
+    first: NDArray[np.int32]  # [2, P] first taps of rows and columns; P as in `resample`, for T taps
     weights: NDArray[np.float32]  # [2, T * P] tap weights of rows and columns
     rounded: NDArray[np.int32]  # [2, P * T] the same by Pillow's arithmetic
     base: NDArray[np.int32]  # [2 * P / LANES] see `block_columns` and `narrow_blocks`

@@ -134,7 +134,7 @@ def fill_taps(start, length, low, high, resolution, shift, flip, cubic, first, w
 def block_columns(first, padded, left, base):
     """Make `first` relative to the smallest index of each block, and describe the blocks in `base`.
 
-    For each block, `base` gets the smallest index minus `left`, and how many windows of `LANES` it spans.
+    For each block, `base` gets the smallest index minus `left`, and the number of windows of `LANES` spanned.
     """
     for block in range(padded // LANES):
         lowest = first[block * LANES]

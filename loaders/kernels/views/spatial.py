@@ -1,4 +1,4 @@
-"""Operations that depend on the position of a pixel: affine warp, sharpness, cutout, noise in a box."""
+"""Operations in which a pixel's place or neighbours count: affine warp, sharpness, cutout, noise in a box."""
 
 from __future__ import annotations
 
