@@ -1,8 +1,8 @@
 """Decorators that compile kernels with numba, and the folder that caches the machine code.
 
 Numba recompiles a kernel if the file that defines it has changed, but does not notice changes of functions
-that are inlined from other files. So each version of the kernels has its own cache folder, whose name is a
-hash of the kernels' sources, the versions of the software that compiles them, and the processor.
+that are inlined from other files. So each version of the kernels has its own cache folder, named by a hash
+of the kernels' sources, their folder, the versions of the software that compiles them, and the processor.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from loaders.common.errors import UserError
 from loaders.common.locks import locked
 
 _SOURCES = Path(__file__).parent
-_UNUSED_S = 30 * 86_400.0  # folders that have been unused for longer are removed
+_UNUSED_S = 30 * 86_400.0  # cache folders that have been unused for longer are removed
 _DAY_S = 86_400.0
 config: Any = numba.config
 # Kernels are never passed to each other as values, so they need no C wrapper (`no_cfunc_wrapper`).
@@ -43,7 +43,7 @@ def _state() -> str:
     digest = hashlib.blake2b(digest_size=12)
     for path in sorted(
         set(_SOURCES.rglob("*.py")) - set(_SOURCES.glob("device/*.py"))
-    ):  # Triton caches its own
+    ):  # Triton caches device kernels by itself
         digest.update(path.read_bytes())
     versions = sys.version, *(version(name) for name in ("numba", "llvmlite", "numpy"))
     processor = binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
@@ -52,8 +52,8 @@ def _state() -> str:
 
 
 def _open_folder() -> Path | None:
-    """Return the cache folder of this state, created if missing; None if it cannot be written."""
-    with suppress(UserError, OSError):  # no home; a file system that is full or read-only
+    """Return the cache folder named after `_state`, created if missing; None if it cannot be written."""
+    with suppress(UserError, OSError):  # no folder of the user's own; a file system that is full or read-only
         base = Path(config.CACHE_DIR) if config.CACHE_DIR else cache_folder().parent
         folder = base / "sluice" / "kernels" / _state()
         is_new = not folder.exists()
@@ -68,7 +68,7 @@ def _open_folder() -> Path | None:
 
 
 def _remove_unused(folder: Path) -> None:
-    """Remove the cache folders of states that no process has used for a month."""
+    """Remove the cache folders in `folder` that no process has opened for a month."""
     for old in folder.iterdir():
         if time.time() - old.stat().st_mtime > _UNUSED_S:
             shutil.rmtree(old, ignore_errors=True)
@@ -78,7 +78,7 @@ FOLDER = _open_folder()
 
 
 def _kept(**options: Any) -> Callable[[Any], Any]:
-    """Return a decorator that compiles a kernel and caches it in `FOLDER`."""
+    """Return a decorator that compiles a kernel and caches it in `FOLDER`, unless that is None."""
 
     def decorate(function: Any) -> Any:
         others = config.CACHE_DIR  # restored below: other code that uses numba keeps its own cache folder
@@ -105,8 +105,8 @@ exact_inlined = register_jitable(**_OPTIONS)
 def first_use(*names: str) -> Iterator[None]:
     """Return a context manager for a block that calls kernels for the first time in this process.
 
-    The calls load the kernels from the cache or compile them. One line on stderr says what has to be
-    compiled. Of several processes, one compiles and the others wait, if the file system has locks.
+    The calls load the kernels from the cache; if some must be compiled first, a line on stderr says so. Of
+    several processes, one compiles and the others wait, if there is a cache folder that can be locked.
 
     Args:
         names: what the block loads, in words for that line.

@@ -27,7 +27,7 @@ def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a read-only view of an array, since numba compiles kernels anew for writeable arrays."""
+    """Return a read-only view: numba compiles a kernel twice if it gets read-only and writeable arrays."""
     array = array.view()
     array.flags.writeable = False
     return array

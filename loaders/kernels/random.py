@@ -22,7 +22,7 @@ _UNIT = 1.0 / 4294967296.0
 
 @exact_kernel
 def philox(c0, c1, c2, c3, k0, k1):
-    """Return Philox4x32-10 of counter c0 .. c3 and key k0, k1; all words are uint64 below 2^32."""
+    """Return Philox4x32-10 of counter c0 .. c3 and key k0, k1, uint64 below 2^32 (but see `uniform4`)."""
     for _ in range(10):
         p0 = _M0 * c0
         p1 = _M1 * c2
@@ -44,10 +44,14 @@ def uniform4(seed, epoch, row, view, operation, block):
     Args:
         seed: any int64; all 64 bits count.
         epoch: int in [0, 2^32).
-        row: int in [0, 2^48).
-        view: int in [0, 2^16).
-        operation: int in [0, 2^16): 0 for the geometry, then the operations of the policy from 1 on.
+        row: int in [0, 2^48): a row of the pack; for operations on a whole batch, the step.
+        view: int in [0, 2^16); 0xFFFF for operations on a whole batch (`loaders.views.batchwise`).
+        operation: int in [0, 2^16): 0 for the geometry, then the operations of the policy from 1 on; for a
+            whole batch, 0 for MixUp, 1 for CutMix.
         block: int in [0, 2^16); an operation that needs more than four numbers counts it up.
+
+    `loaders.order.weighted` passes a view and an operation above these ranges. Their low 48 bits count, but
+    c1 and c3 of `philox` then exceed 32 bits, so the results are not those of the published Philox.
     """
     row64 = np.uint64(row)
     s = np.uint64(seed)

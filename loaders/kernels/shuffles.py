@@ -1,4 +1,4 @@
-"""Vector operations that move values between lanes: table look-ups, and blocks of rows that become columns.
+"""Vector operations that move values between lanes: table look-ups, and transposing blocks of values.
 
 LLVM does not recognise these in plain loops. Indices are not checked, as in `loaders.kernels.simd`.
 """
@@ -31,8 +31,8 @@ from loaders.kernels.simd import (
 def lookup_bytes(context, builder, kinds, array, at, order, place):
     """Return array[at + order[place + lane]] as float32 per lane.
 
-    Both arrays are uint8, and the values of `order` are below 16. With SSSE3 the table is loaded once and
-    permuted; elsewhere this takes sixteen scalar loads.
+    Both arrays are uint8, and the values of `order` are below 16. With SSSE3, array[at : at + 16] is loaded
+    once and permuted; elsewhere this takes sixteen scalar loads.
     """
     byte, bytes16 = ir.IntType(8), ir.VectorType(ir.IntType(8), LANES)
     table = pointer_to(context, builder, kinds[0], array, at, byte)
@@ -133,7 +133,7 @@ def columns_to_rows(context, builder, kinds, sums, at, rows, to, pitch, count):
 
     For column x, sums[at + 16 * x :] holds two vectors of eight partial sums, one element per row. The totals
     are clamped to [0, 255] and go to rows[to + k * pitch + x] for k < `count`. Each row is given eight
-    values, even if it is shorter. `sums` may be overwritten.
+    values, even if it is shorter. If `count` is below 8, sums[at : at + 8] is overwritten.
     """
     sums_type, rows_type = kinds[0], kinds[2]
     eight = ir.VectorType(F32, 8)

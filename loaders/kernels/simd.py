@@ -138,7 +138,7 @@ def _to_element(builder: Any, value: Any, element: Any) -> Any:
 def _write(
     context: Any, builder: Any, array_type: Any, array: Any, at: Any, value: Any, past_caches: bool
 ) -> None:
-    """Store all lanes at array[at :], an address aligned to the size of LANES elements (64 bytes at most)."""
+    """Store all lanes at array[at :], whose address must be a multiple of the size of LANES elements."""
     vector = _to_element(builder, value, array_type.dtype)
     pointer = pointer_to(context, builder, array_type, array, at, vector.type.element)
     instruction = builder.store(vector, builder.bitcast(pointer, vector.type.as_pointer()))
@@ -151,11 +151,11 @@ def _write(
 def _write_some(
     context: Any, builder: Any, array_type: Any, array: Any, at: Any, value: Any, count: Any
 ) -> None:
-    """Store the first `count` lanes at array[at :], which needs no alignment."""
+    """Store the first `count` lanes, at most all, at array[at :], which needs no alignment."""
     vector = _to_element(builder, value, array_type.dtype)
     pointer = pointer_to(context, builder, array_type, array, at, vector.type.element)
     pointer = builder.bitcast(pointer, vector.type.as_pointer())
-    # Copied by way of the stack, since LLVM takes minutes to compile a masked store of this many lanes.
+    # The lanes go by way of the stack, since LLVM takes minutes to compile a masked store of so many.
     with builder.goto_entry_block():
         held = builder.alloca(vector.type)
     builder.store(vector, held)
@@ -177,8 +177,8 @@ def _splat(builder: Any, scalar: Any, vector: Any) -> Any:
 def stream(context, builder, kinds, array, at, value):
     """Write a vector to array[at : at + LANES], bypassing the caches.
 
-    Elements are float32, float16 (as int16), bfloat16 (as uint16) or uint8. The address must be aligned to
-    the size of LANES elements (64 bytes at most).
+    Elements are float32, float16 (as int16), bfloat16 (as uint16) or uint8. The address must be a multiple
+    of the size of LANES elements.
     """
     _write(context, builder, kinds[0], array, at, value, past_caches=True)
 
@@ -191,7 +191,7 @@ def put(context, builder, kinds, array, at, value):
 
 @operation(types.void, None, types.intp, FLOATS, types.intp)
 def store_some(context, builder, kinds, array, at, value, count):
-    """Write the first `count` lanes, at most LANES, to array[at :], unaligned; types as in `stream`."""
+    """Write the first `count` lanes, at most LANES, to array[at :], at any address; types as in `stream`."""
     _write_some(context, builder, kinds[0], array, at, value, count)
 
 
@@ -248,7 +248,7 @@ def clamp_byte(context, builder, kinds, value):
 
 
 def choose(builder: Any, comparison: str, a: Any, b: Any) -> Any:
-    """Return a where the comparison of a with b holds, else b."""
+    """Return `a` where `a comparison b` holds, such as a < b, else `b`."""
     return builder.select(builder.fcmp_ordered(comparison, a, b), a, b)
 
 

@@ -76,8 +76,8 @@ def plan(codes: NDArray[np.int32]) -> NDArray[np.int32]:
         codes: int32 [B, P], in the order of application.
 
     Returns:
-        int32 [S, B, 2]: for each launch the slot of the operation that it begins with, and the slot before
-        which it stops. The first launch (`down`) begins with no operation (-1). A blur takes two launches;
+        int32 [S, B, 2]: for `down` and each launch after it, the slot of the operation with which it begins,
+        and the slot before which it stops. `down` begins with no operation (-1). A blur takes two launches;
         the first of them has the blur's slot in both places. A finished view has -1 in both places.
     """
     batch, slots = codes.shape
@@ -128,7 +128,7 @@ def parameters_of(
     """
     rows = rows_needed(drawn.box, drawn.window, resolution, cubic)
     sizes = rows[:, 1].astype(np.int64) * 3 * resolution
-    slots = max(1, drawn.codes.shape[1])  # kernels may read the first slot
+    slots = max(1, drawn.codes.shape[1])  # kernels may read the first slot of a view without operations
     codes, args = np.zeros((len(address), slots), np.int32), np.zeros((len(address), slots), np.float32)
     codes[:, : drawn.codes.shape[1]], args[:, : drawn.args.shape[1]] = drawn.codes, drawn.args
     arrays: tuple[NDArray[Any], ...] = (
@@ -194,7 +194,7 @@ def draw_views(
         gain, bias: float32 [3], the normalisation: out = value * gain + bias.
         out: [B * 3 * R * R], the finished views: float32, float16, bfloat16 or uint8 (truncated).
         kernels: the module that `import_kernels` returns.
-        allocate: takes the arguments of `torch.empty`.
+        allocate: makes the buffers between launches; takes the arguments of `torch.empty`.
 
     Returns:
         The number of kernels launched.

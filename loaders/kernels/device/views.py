@@ -1,4 +1,4 @@
-"""Draw views on a device: two launches that resample, and one for each operation that needs the whole view.
+"""Draw views on a device: two launches resample, and one or two run for each operation on a whole view.
 
 This is the counterpart of `loaders.kernels.views`, with the same arithmetic but without `NOISE`. `across`
 resamples the image horizontally. `down` resamples the result vertically and applies the pointwise operations
@@ -181,7 +181,7 @@ def _go_on(
     v, i, m, y, x, r, g, b, codes, args, P, begin, end, view, partial, counts, out, gain, bias,
     R, pixel_step, channel_step, EQUALIZES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Apply slots begin .. end - 1; write finished pixels, or unfinished ones and statistics for `end`."""
+    """Apply slots begin .. end - 1; write finished pixels, or unfinished ones and slot `end`'s statistics."""
     for k in range(begin, end):
         r, g, b = _pointwise(tl.load(codes + v * P + k), args + v * P + k, y, x, r, g, b)
     first = v.to(tl.int64) * 3 * R * R

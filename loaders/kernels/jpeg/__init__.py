@@ -1,1 +1,1 @@
-"""The baseline JPEG decoder, the check of whole files, and calls of libjpeg-turbo from compiled code."""
+"""Our decoder of baseline JPEGs, the check that JPEG files are complete, and access to libjpeg-turbo."""

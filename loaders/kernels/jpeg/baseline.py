@@ -96,7 +96,7 @@ def scan_bytes(size: int) -> int:
 
 
 def sample_bytes(height: Any, width: Any) -> Any:
-    """Return the most bytes of scratch that the samples of an image can need."""
+    """Return the largest number of bytes that the samples of an image can need."""
     return 3 * (height + 15) * (width + 15) + LANES
 
 
@@ -105,7 +105,7 @@ def decode_baseline(data, height, width, region, base, scan, samples, planes):
     """Decode a region of one image; return whether that was possible.
 
     Args:
-        data: uint8, the file, which must end with the end-of-image marker.
+        data: uint8, the file; refused unless it ends with the end-of-image marker.
         height, width: expected size; an image of another size is refused.
         region: int64 [4], top, left, height and width of the wanted part.
         base: a record of `BASELINE`.
@@ -171,7 +171,7 @@ def decode_samples(data, height, width, region, base, scan, samples, places):
 
 @inlined
 def _bring_tables(data, base):
-    """Copy the quantisation tables and build new Huffman tables; return whether all are legal."""
+    """Copy the quantisation tables, build those Huffman tables that are new; return whether all are legal."""
     for slot in range(4):
         at = base.tables_at[slot]
         if at:

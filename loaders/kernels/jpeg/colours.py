@@ -129,7 +129,7 @@ def _convert(context, builder, kinds, luma, y, blue, cb, red, cr, planes, to, pl
 
 @inlined
 def enlarge_row(samples, first, stride, height, width, y, left, count, h, v, sums, out):
-    """Write one chroma channel of `count` pixels of row y from column `left` on; return where it begins.
+    """Write one chroma channel of `count` pixels of row y from column `left` on; return its index in `out`.
 
     Args:
         samples: uint8, the stored channel: row r, column c is at first + r * stride + c. It must hold the
@@ -138,7 +138,7 @@ def enlarge_row(samples, first, stride, height, width, y, left, count, h, v, sum
         height, width: size of the stored channel of the whole image.
         h, v: pixels per stored value across and down, 1 or 2, not both 1.
         sums: int16 [>= count + 2 LANES], scratch.
-        out: uint8 [>= count + 2 LANES]; the pixels begin at the returned index.
+        out: uint8 [>= count + 2 LANES], out; the pixels begin at the returned index.
     """
     near = first + (y >> (v - 1)) * stride
     far = near

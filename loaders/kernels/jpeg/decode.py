@@ -43,7 +43,7 @@ def split_channels(pixels, count, planes):
 
 @inlined
 def _decode_jpeg(jpeg, data, height, width, region, copy, pixels, found):
-    """Decode one image to `pixels` by libjpeg-turbo; write its bounds to `region`, a failure to `found`."""
+    """Decode an image to `pixels` by libjpeg-turbo; write the part decoded to `region`, errors to `found`."""
     address, size = np.uintp(data.ctypes.data), len(data)
     if read_header(jpeg, address, np.uintp(size)) != 0:
         found[0] = FOUND_DAMAGE

@@ -19,16 +19,16 @@ ROWS = 1 << PEEK_BITS
 COEFFICIENTS = 72  # int16 values: the 64 of a block, and room for positions past the block's end
 END = 128  # the end-of-block symbol advances by this many coefficients
 # Fields of a table entry from the lowest bit up, with their numbers of bits.
-# In a DC table, and in an AC table if a magnitude does not fit into the look-up: 0 (8), bits taken (8), bits
-# of the magnitude (8), advance (8).
+# In a DC table, and in an AC table if the first magnitude does not fit into the look-up: 0 (8), bits taken
+# (8), bits of the magnitude (8), advance (8).
 # Otherwise in an AC table: bits taken by both symbols (8), by the first (8), advance by the first (8), by
-# both (8), value of the first (16), of the second (16); if only one symbol fits, the fields of both hold it.
+# both (8), value of the first (16), of the second (16); if only one fits, the other fields repeat its own.
 # An entry of 0 stands for a code that is longer than the look-up, or for no code.
-# Offsets in `codes`, for code lengths 1 to 16: the last code (-1: none); what to add to a code to get the
-# index of its symbol.
+# For code lengths 1 to 16, codes[_LAST + length] is the largest code of that length (-1: none), and
+# codes[_PLACE + length] is what to add to a code of that length to get the index of the code's symbol.
 _LAST, _PLACE = 0, 17
-# Largest size of a dequantised DC coefficient. Only damage exceeds it, and libjpeg-turbo's sums then
-# overflow differently.
+# Largest absolute value of a dequantised DC coefficient. Only damage exceeds it, and our sums would then
+# overflow differently from libjpeg-turbo's.
 _MOST = 8191
 _BEHIND = 2 * END  # positions past the end of a block that an advance can reach
 # Row-major position in a block of each coefficient of the zigzag order; coefficients past the block's end
@@ -187,7 +187,7 @@ def decode_units(
 
     Returns:
         False if a code does not exist, a block has too many coefficients or an impossible DC coefficient, or
-        the scan ends too early.
+        the units go on well past the end of the scan; else True. `bits_left` tells the exact end.
     """
     bits, count, at = state[0], state[1], np.int64(state[2])
     for unit in range(num_units):
@@ -195,7 +195,7 @@ def decode_units(
             # Unsigned indices spare numba's test for negative ones.
             block = blocks[np.uint64(b)]
             slot = np.uint64(block[BLOCK_DC])
-            # Load until there are at least 56 bits. Some are loaded twice, but are equal, so `|=` is safe.
+            # Load until there are at least 56 bits. Bits loaded twice are equal, so `|=` is safe.
             bits |= load_be64(data, at) >> count
             at += np.int64((np.uint64(63) - count) >> np.uint64(3))
             count |= np.uint64(56)

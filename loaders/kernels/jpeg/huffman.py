@@ -1,7 +1,7 @@
 """Check the Huffman codes of a baseline JPEG without decoding pixels.
 
-The next thirteen bits index a table, whose entry tells how many of them are whole symbols with their
-magnitudes and how many coefficients these symbols cover. Most blocks take a few look-ups. A file in doubt is
+The next thirteen bits index a table, whose entry tells how many of the bits are whole symbols with their
+magnitudes, and how many coefficients the symbols cover. Most blocks take a few look-ups. A file in doubt is
 refused here and then checked by libjpeg-turbo, so a refusal costs time but never an image.
 """
 
@@ -20,8 +20,8 @@ SLACK = 288
 # A table entry: bits taken (4 bits), coefficients covered (8 bits from bit 4), end of block (bit 15). It is 0
 # if the index begins with no whole symbol, or with an illegal one.
 END = 1 << 11  # the end-of-block bit, in an entry shifted right by 4
-# Offsets in `codes`, for code lengths 1 to 16: the last code (-1: none); what to add to a code to get the
-# index of its symbol.
+# For code lengths 1 to 16, codes[LAST + length] is the largest code of that length (-1: none), and
+# codes[PLACE + length] is what to add to a code of that length to get the index of the code's symbol.
 LAST, PLACE = 0, 17
 
 
@@ -66,7 +66,7 @@ def build_table(raw, is_ac, table, codes, scratch):
 
 @inlined
 def _fill(raw, code, length, place, is_ac, table):
-    """Write a symbol's entry to all rows that begin with its code, unless it is illegal or does not fit."""
+    """Write the entry of a legal symbol that fits to all rows whose index begins with the symbol's code."""
     symbol = np.int64(raw[16 + place])
     run, size = (symbol >> 4, symbol & 15) if is_ac else (0, symbol)
     entry = length + size | (run + 1) << 4
@@ -94,7 +94,7 @@ def _joined(single, peek):
 
 @inlined
 def find_symbol(raw, codes, bits):
-    """Return the symbol whose code the 16 bits begin with, and the length of the code; 0, 0 for no code."""
+    """Return the symbol with whose code the 16 `bits` begin, and the code's length; 0, 0 for no code."""
     for length in range(1, 17):
         code = bits >> (16 - length)
         if codes[LAST + length] >= 0 and code <= codes[LAST + length]:
@@ -150,8 +150,7 @@ def walk_scan(data, size, num_units, blocks, num_blocks, raws, tables, codes):
         data: uint8 [size + SLACK], a scan as `unstuff` writes it.
         size: bytes of the scan.
         num_units: minimum coded units of the image.
-        blocks: int64 [num_blocks, 3], the blocks of a unit; the first columns are the slots of the DC and the
-            AC table.
+        blocks: int64 [num_blocks, 3], blocks of a unit: slot of the DC table, of the AC table, and component.
         raws: uint8 [4, 272], the Huffman tables.
         tables: uint16 [4 * ROWS].
         codes: int32 [4, 34].
@@ -163,8 +162,7 @@ def walk_scan(data, size, num_units, blocks, num_blocks, raws, tables, codes):
             table = np.uint64(blocks[np.uint64(block), 0]) << np.uint64(PEEK_BITS)
             k = 0
             while k < 64:
-                # Load until there are at least 56 bits. Some are loaded twice, but are equal, so
-                # `|=` is safe.
+                # Load until there are at least 56 bits. Bits loaded twice are equal, so `|=` is safe.
                 bits |= load_be64(data, at) >> count
                 at += np.int64((np.uint64(63) - count) >> np.uint64(3))
                 count |= np.uint64(56)
@@ -190,7 +188,7 @@ def walk_scan(data, size, num_units, blocks, num_blocks, raws, tables, codes):
 def _one_symbol(raw, codes, bits, k):
     """Return the number of bits of a symbol and its magnitude, and the next k; 0, 0 if the symbol is illegal.
 
-    The next k is END + k if the symbol ends the block.
+    `k` counts the coefficients of the block so far; the next k is END + k if the symbol ends the block.
     """
     symbol, length = find_symbol(raw, codes, np.int64(bits >> np.uint64(48)))
     if length == 0:

@@ -65,7 +65,7 @@ def _saturated(builder: Any, value: Any, low: int, high: int) -> Any:
 
 
 def _one_pass(builder: Any, rows: list[Any], shift: int) -> list[Any]:
-    """Transform across a list of eight int16 vectors, lane by lane, and round off the low `shift` bits."""
+    """Apply a 1-D inverse DCT across eight int16 vectors, lane by lane; round off `shift` bits, saturate."""
     middle = _paired(builder, rows[2], rows[6])
     point, half = ir.Constant(_INTS, [_POINT_BITS] * 8), ir.Constant(_INTS, [1 << (shift - 1)] * 8)
     ends = builder.add(rows[0], rows[4]), builder.sub(rows[0], rows[4])

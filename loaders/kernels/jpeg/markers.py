@@ -13,10 +13,10 @@ import numpy as np
 from loaders.kernels.cache import inlined
 
 HEIGHT, WIDTH, CLEAN, HAS_EXIF = 0, 1, 2, 3  # indices into the facts of a file
-RAW_BYTES = 16 + 256  # most of a Huffman table: the number of codes of each length, then the symbols
+RAW_BYTES = 16 + 256  # largest Huffman table: the number of codes of each length, then the symbols
 NUM_TABLES = 8  # number per file: four quantisation tables, four Huffman tables
-MAX_BLOCKS = 10  # most blocks of a minimum coded unit by the standard; 6 in the usual kind
-NUM_CODES = 34  # length of an array of codes; see `huffman.LAST`
+MAX_BLOCKS = 10  # largest number of blocks in a minimum coded unit by the standard; 6 in the usual kind
+NUM_CODES = 34  # length of the array `codes` of one Huffman table; see `huffman.LAST`
 # Columns of the frame, which has a row per component: id, horizontal and vertical sampling factor,
 # quantisation table.
 _ID, H, V, QUANT = 0, 1, 2, 3

@@ -37,7 +37,8 @@ _LARGE_BYTES = 131_072
 class ScanTables:
     """The Huffman tables built last, so that the next files with the same tables need not build them again.
 
-    Each thread needs an instance of its own. The four tables are DC 0, DC 1, AC 0 and AC 1.
+    Each thread needs an instance of its own. The four tables are DC 0, DC 1, AC 0 and AC 1; `tables` and
+    `codes` hold them as built, `raws` as in their file. `seen` holds the last tables that were not in `raws`.
     """
 
     raws: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((4, RAW_BYTES), np.uint8))

@@ -1,7 +1,7 @@
 """libjpeg-turbo: the library, its state for one thread, and decoding from Python.
 
 The library comes with the wheel `turbojpeg`. Other wheels hide their copy of the library, or offer only the
-interface of libjpeg, whose error handler must not return to its caller; compiled Python cannot provide one.
+interface of libjpeg, whose error handler must not return; compiled Python cannot provide such a handler.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ IMAGE_WIDTH, IMAGE_HEIGHT = 5, 6  # parameters that reading a header sets
 SUBSAMPLING, HALF_COLOURS = 4, 2  # parameter for chroma subsampling, and its value for 4:2:0
 RGB, GRAY, CMYK = 0, 6, 11  # pixel formats
 _CHANNELS = {RGB: 3, GRAY: 1, CMYK: 4}
-# libjpeg-turbo decodes the last bytes of its input more slowly: 512 for each of up to ten blocks of a unit,
-# which is most of a small image. So this many bytes, which are never decoded, are appended to the image.
+# libjpeg-turbo decodes the last bytes of its input more slowly: 512 bytes for each block of a unit, which has
+# up to ten. That is much of a small image, so this many bytes, which are never decoded, are appended to it.
 AHEAD = 5120
-SMALL_BYTES = 64 << 10  # a JPEG of at most this size is copied, with `AHEAD` bytes appended
+SMALL_BYTES = 64 << 10  # a JPEG of at most this size, not cut short, is copied, with `AHEAD` bytes appended
 _MARK_OF_THE_END = b"\xff\xd9"
 
 
 class ScalingFactor(Structure):
-    """The struct of the library for a fraction of the image size."""
+    """The library's struct for the fraction to which decoding shrinks the sides of an image."""
 
     _fields_ = (("numerator", c_int), ("denominator", c_int))
 
@@ -127,12 +127,12 @@ class Decompressor(_State):
     def decode(
         self, data: bytes | NDArray[np.uint8], factor: int = 1, form: int = RGB, max_pixels: int | None = None
     ) -> NDArray[np.uint8]:
-        """Decode a JPEG. A decompressor made with `is_strict` takes the same files as damaged as the loaders.
+        """Decode a JPEG. A decompressor with `is_strict` finds the same files damaged as the loaders do.
 
         Args:
             factor: 1, 2, 4 or 8, by which both sides shrink.
             form: RGB, GRAY or CMYK.
-            max_pixels: limit for height x width before shrinking.
+            max_pixels: limit for height x width before shrinking; None for no limit.
 
         Returns:
             uint8 [H, W, channels of `form`].
@@ -163,7 +163,7 @@ class Decompressor(_State):
 
 
 class Checker(Decompressor):
-    """State for checking JPEGs. It finds the same errors as `Decompressor.decode`.
+    """State for checking JPEGs. It finds the same damage as `Decompressor.decode` does by default.
 
     It reads all entropy-coded data, but computes only the gray component at 1/8 size.
     """
@@ -227,7 +227,7 @@ def check_jpeg(data: bytes) -> None:
 
 
 def factor_leaving(height: int, width: int, to_height: int, to_width: int) -> int:
-    """Return the largest `factor` of `Decompressor.decode` that leaves to_height x to_width or more."""
+    """Return the largest `factor` of `Decompressor.decode` that leaves to_height x to_width or more, or 1."""
     factor = 8
     while factor > 1 and (height < factor * to_height or width < factor * to_width):
         factor //= 2

@@ -25,9 +25,8 @@ def read_files(
         sizes: int64 [N], the expected size of each file in bytes.
 
     Returns:
-        uint8 [total], the bytes; int64 [N + 1], where each file begins; bool [N], whether the file could be
-        read and has the expected size. Where it is False, the bytes are undefined; the caller must find out
-        why.
+        uint8 [total], the bytes; int64 [N + 1], where each file begins, and the end; bool [N], whether each
+        was read and has its expected size; if not, its bytes are undefined, and the caller must find out why.
     """
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
     data = np.empty(int(starts[-1]) + 1, np.uint8)  # one more byte, to notice if a file has grown

@@ -81,8 +81,8 @@ class ShrinkPlan(NamedTuple):
         facts: int64 [P, 11], a row per plane, with the columns `PLANE_...`.
         first: int64, all tables of first source pixels.
         weights: float32, all tables of weights.
-        num_floats: size of the float32 scratch, enough for eight rows of the widest plane.
-        num_bytes: size of the uint8 scratch, likewise.
+        num_floats: size of the float32 scratch, enough for eight rows of the widest source.
+        num_bytes: size of the uint8 scratch, enough for eight rows of the widest result.
         ends: where the result of each plane ends.
     """
 
@@ -245,8 +245,8 @@ def _folded(builder: Any, count: Any, start: Any, step: Callable[[Any, Any], Any
 def _blend(source: Any, lanes: int, rounds: bool) -> Any:
     """Return an operation that writes a weighted sum of vectors to out[to : to + lanes].
 
-    The sum is that of weights[first + k] * source[at + k * step :] over k < count. The arguments of the
-    operation are out, to, source, at, step, weights, first and count.
+    The sum is that of weights[first + k] * data[at + k * step :] over k < count, as bytes if `rounds`. The
+    operation takes out, to, data (elements of LLVM type `source`), at, step, weights, first and count.
     """
     vector = ir.VectorType(_F32, lanes)
     ints = ir.VectorType(ir.IntType(32), lanes)
@@ -287,7 +287,7 @@ _blend_columns = _blend(_F32, _ROWS, rounds=True)  # blends eight float32 of a c
 
 @operation(types.void, None, types.intp, None, types.intp, types.intp)
 def _bytes_to_rows(context, builder, kinds, columns, at, out, to, pitch):
-    """Copy eight bytes of eight columns, columns[at + 8 * x + k], to out[to + k * pitch + x]."""
+    """Copy eight columns of eight bytes, columns[at + 8 * x + k], to eight rows, out[to + k * pitch + x]."""
     byte, word = ir.IntType(8), ir.IntType(32)
     whole, half, words = ir.VectorType(byte, 16), ir.VectorType(byte, 8), ir.VectorType(word, 4)
 

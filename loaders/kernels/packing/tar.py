@@ -1,4 +1,4 @@
-"""Write the tar members of many images in one call, with the bytes of `loaders.packs.shards.tar_shard`."""
+"""Write the tar members of many images in one call, with the same bytes as `TarShardWriter.add`."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def add_members(
     Args:
         out: uint8 [>= members_bound()], receives the members.
         data: uint8 [total], the images one after the other.
-        starts: int64 [N + 1], where each begins in `data`.
-        keys: uint8 [total], the keys in UTF-8.
-        key_starts: int64 [N + 1], where each begins in `keys`.
+        starts: int64 [N + 1], where each image begins in `data`, and the end.
+        keys: uint8 [total], the keys in UTF-8, one after the other.
+        key_starts: int64 [N + 1], where each key begins in `keys`, and the end.
         labels: int64 [N], -1 for none.
-        headers: uint8 [2, 512], headers of a file, without its name, and of a long name; both without size
-            and checksum.
+        headers: uint8 [2, 512], the header of a file, without the file's name, and the header of a member
+            that holds a long name; both without size and checksum.
 
     Returns:
-        The bytes written, and int64 [N, 3]: offset of each image in `out`, offset of its label, and bytes of
-        the label (0 for none).
+        The number of bytes written, and int64 [N, 3]: offset of each image in `out`, offset of its label, and
+        size of the label in bytes (0 for none).
     """
     places = np.zeros((len(labels), 3), np.int64)
     name = np.empty(int(np.diff(key_starts).max(initial=0)) + 5, np.uint8)  # with suffix and zero byte
@@ -94,7 +94,7 @@ def _write_digits(digits, value):
 
 @inlined
 def _add_header(out, at, name, name_size, size, headers, sums):
-    """Write a member's header, after a further member for the name if it is long; return the header's end."""
+    """Write a member's header, after a further member for the name if that is long; return where they end."""
     if name_size > _NAME_BYTES:
         at = _one_header(out, at, headers[1], sums[1], headers[1], 0, name_size + 1)
         name[name_size] = 0

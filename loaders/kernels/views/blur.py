@@ -95,7 +95,7 @@ def blur_along_rows(source, step, start, resolution, radius, weights, padded, to
 
 @inlined
 def blur_across_rows(source, plane, resolution, radius, weights, top, rows, out, step, start):
-    """Blur the view `source` vertically: write `rows` rows from row `top` on to a tile of `out`."""
+    """Blur the view `source` vertically; write rows top .. top + rows - 1 to a tile at out[start :]."""
     for k in range(rows):
         y, to = top + k, start + k * resolution
         if radius <= y < resolution - radius:

@@ -1,7 +1,6 @@
 """Codes of the pixel operations in `ViewParameters`, with their arguments.
 
-An operation with several arguments takes one slot per argument. Its code is in the first slot, `NONE` in the
-others.
+An operation with several arguments takes a slot for each; its code is in the first, `NONE` in the others.
 """
 
 NONE = 0

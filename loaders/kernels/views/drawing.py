@@ -66,8 +66,8 @@ def draw_centered(seed, epochs, rows, view, heights, widths, fraction, reach, bo
 def draw_tile(seed, epochs, rows, view, cell_row, cell_column, grid, cell, side, box):
     """Reduce boxes to a tile of `side` x `side` pixels at a random place in one cell of a grid.
 
-    The box is divided into `grid` x `grid` cells of `cell` x `cell` pixels; tiles begin at whole pixels. The
-    window stays, so the taps of the filter may still reach over the whole crop.
+    The box has `grid` x `grid` cells, each of `cell` x `cell` pixels once resized; a tile begins at a whole
+    one of these pixels. The window stays, so the taps of the filter may still reach over the whole crop.
     """
     number = cell_row * grid + cell_column
     for i in range(len(rows)):
@@ -91,7 +91,7 @@ def draw_flip(seed, epochs, rows, view, operation, p, flip):
 def draw_jitter(seed, epochs, rows, view, operation, p, low, high, slot, codes, args):
     """With probability p, write the four operations of colour jitter in random order, from `slot` on.
 
-    Their factors are uniform in [low, high], float64 [4]; an operation whose range is empty is left out.
+    Their arguments are uniform in [low, high], float64 [4] each; an operation with low = high is left out.
     """
     for i in range(len(rows)):
         u0, u1, u2, u3 = uniform4(seed, epochs[i], rows[i], view, operation, _FIRST)
@@ -204,7 +204,7 @@ def draw_randaugment(
 
 @exact_kernel
 def draw_cutout(seed, epochs, rows, view, operation, p, low, high, resolution, fill, slot, codes, args):
-    """With probability p, draw a square, clipped to the view, with low to high times the view's side."""
+    """With probability p, draw a square of `low` to `high` times the view's side, and clip it to the view."""
     for i in range(len(rows)):
         u0, u1, u2, u3 = uniform4(seed, epochs[i], rows[i], view, operation, _FIRST)
         if u0 >= p:

@@ -3,8 +3,8 @@
 The view is computed in tiles of rows that fit the first-level cache. A traverse makes each tile (by
 resampling, by a spatial operation on the view of the last traverse, or from that view itself) and applies all
 pointwise operations that follow. It ends with the final write, or where an operation needs the whole view:
-statistics, a blur, another spatial operation. A Barlow view takes one to three traverses; one pass for each
-of its operations would make ten.
+statistics, a blur, another spatial operation. A view of Barlow Twins takes one to three traverses; one pass
+for each of its operations would make ten.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ _RESAMPLE, _AGAIN = -1, -2
 
 
 class Scratch(NamedTuple):
-    """Work space of one thread; every row that vectors write is followed by `LANES` elements of slack."""
+    """Work space of one thread, with room where vectors reach past the elements in use."""
 
-    first: NDArray[np.int32]  # [2, P] first taps of rows and columns; P as in `resample`
+    first: NDArray[np.int32]  # [2, P] first taps of rows and columns; P as in `resample`, for T taps
     weights: NDArray[np.float32]  # [2, T * P] tap weights of rows and columns
     rounded: NDArray[np.int32]  # [2, P * T] the same by Pillow's arithmetic
     base: NDArray[np.int32]  # [2 * P / LANES] see `block_columns` and `narrow_blocks`
     order: NDArray[np.uint8]  # [P] source columns relative to the smallest of their block
-    ring: NDArray[np.float32]  # [S * 3 * P] widened rows
+    ring: NDArray[np.float32]  # [S * 3 * P] S rows after the horizontal pass
     held: NDArray[np.int32]  # [S] numbers of the rows in `ring`
     axis: NDArray[np.float64]  # [3, P]
-    line: NDArray[np.float32]  # [LINES * 3 * (widest crop + slack)], finite, so that weight 0 gives 0
-    columns: NDArray[np.float32]  # [LINES * 3 * (widest crop + slack)], the same transposed
+    line: NDArray[np.float32]  # [LINES * 3 * `line_pitch`] blended rows; finite, so that weight 0 gives 0
+    columns: NDArray[np.float32]  # [LINES * 3 * `line_pitch`], the same transposed
     sums: NDArray[np.float32]  # [3 * LINES * LANES]
     sums_of_bytes: NDArray[np.int32]  # [R] or more
     tile: NDArray[np.float32]  # [3 * (tile + slack)]
@@ -83,7 +83,7 @@ def rows_of_tile(resolution):
 
 
 def make_scratch(resolution: int, taps: int, width: int) -> Scratch:
-    """Allocate work space for views of `resolution` from crops of up to `taps` taps and `width` columns."""
+    """Allocate work space for tables of up to `taps` taps (`table_taps`) and regions up to `width` wide."""
     padded = -(-resolution // LANES) * LANES
     rows, slots = rows_of_tile(resolution), max(SLOTS, rows_kept(taps))
     tile = 3 * (rows * resolution + LANES)

@@ -9,18 +9,18 @@ Tables of one axis, where P is the number of output pixels rounded up to a multi
     weights  float32 [T*P]  weight of tap t for output r at t * P + r; one tap of weight zero follows the
                             last tap in use
 
-Output pixels are computed in blocks of `LANES`, for `LINES` rows of the view at a time, in one of four ways:
+Output pixels are computed in blocks of `LANES`, for `LINES` rows at a time except by Copy, in four ways:
 
 - Copy: every pixel of the view is a pixel of the box, as when the image is only cropped and mirrored.
-- Widen: the view is about as wide as its box, or wider. For each tap, a block needs at most `LANES`
-  neighbouring bytes of a source row, which one instruction permutes. So the horizontal pass comes first. A
-  ring buffer keeps its rows for the vertical pass, which reads each of them several times.
-- Look up: the view is narrower, and one instruction can permute a whole vector of floats (AVX-512). The
-  vertical pass comes first, and the horizontal pass looks its taps up in the blended rows. `base` int32
+- Widen: the view is about as wide as its box, or wider, and at least about 0.4 times as high. For each tap, a
+  block needs at most `LANES` neighbouring bytes of a source row, which one instruction permutes. So the
+  horizontal pass is first. A ring keeps its rows for the vertical pass, which reads each several times.
+- Look up: in other cases, if one instruction can permute a whole vector of floats (AVX-512). The vertical
+  pass comes first, and the horizontal pass looks its taps up in the blended rows. `base` int32
   [2 * P / LANES] holds the smallest source index of each block and the number of windows of `LANES` that the
   block spans; `first` is rewritten relative to that index.
-- Transpose: the view is narrower, and there is no AVX-512. The blended rows are transposed, so that the
-  values of a column are adjacent and a tap is a plain load; the sums are transposed back.
+- Transpose: in other cases, without AVX-512. The blended rows are transposed, so that the values of a column
+  are adjacent and a tap is a plain load; the sums are transposed back.
 
 A fifth way, for evaluation, is Pillow's own arithmetic: `loaders.kernels.views.rounded`.
 """
@@ -88,8 +88,7 @@ def fill_taps(start, length, low, high, resolution, shift, flip, cubic, first, w
     support = (2.0 if cubic else 1.0) * max(scale, 1.0)
     nearest, counts, totals = axis[0], axis[1], axis[2]
     taps = 1
-    # True if every output pixel is a source pixel: all other pixels within the filter's reach have weight
-    # zero.
+    # True if every output pixel is a source pixel: its neighbours, in the filter's reach, have weight zero.
     copies = scale == 1.0 and start == int(start) and low <= start and start + length <= high
     for place in range(resolution):
         moved = abs((resolution - 1 - place if flip else place) + (-shift if flip else shift))
@@ -135,7 +134,7 @@ def fill_taps(start, length, low, high, resolution, shift, flip, cubic, first, w
 def block_columns(first, padded, left, base):
     """Make `first` relative to the smallest index of each block, and describe the blocks in `base`.
 
-    For each block, `base` gets the smallest index less `left`, and the number of windows that a block spans.
+    For each block, `base` gets the smallest index minus `left`, and the number of windows of `LANES` spanned.
     """
     for block in range(padded // LANES):
         lowest = first[block * LANES]
@@ -154,7 +153,7 @@ def block_columns(first, padded, left, base):
 def narrow_blocks(first, padded, left, base, order):
     """Return whether the first taps of every block span no more than `LANES` source columns.
 
-    Write each block's smallest first tap, less `left`, to `base` int32 [P / LANES], and the distances of the
+    Write each block's smallest first tap, minus `left`, to `base` int32 [P / LANES], and the distances of the
     first taps from the smallest to `order` uint8 [P].
     """
     for block in range(padded // LANES):
@@ -189,7 +188,7 @@ def widen_row(planes, plane, start, base, order, weights, padded, taps, ring, to
 
 @inlined
 def blend_widened(ring, padded, height, first, weights, taps, y, resolution, out, step, to):
-    """Run the vertical pass for output row y, from the widened rows in the ring to `out`, in [0, 255]."""
+    """Run the vertical pass for output row y, from widened rows in the ring to `out`, clamped to [0, 255]."""
     for place in range(0, resolution, LANES):
         r, g, b = zeros(), zeros(), zeros()
         for t in range(taps):
@@ -238,7 +237,7 @@ def _tap(line, at, index, windows):
 
 @inlined
 def gather_columns(line, pitch, start, first, base, weights, padded, taps, out, plane, at):
-    """Run the horizontal pass over a row, from line[start :] to out[c * plane + at :], in [0, 255]."""
+    """Run the horizontal pass over a row, line[start :]; write out[c * plane + at :], clamped to [0, 255]."""
     for block in range(padded // LANES):
         place = block * LANES
         index = load_ints(first, place)
@@ -390,9 +389,9 @@ def resample_rows(planes, height, width, extent, scratch, resolution, top, rows,
 def prepare_tables(region, box, window, shift, flip, cubic, rounded, resolution, scratch):
     """Fill the tables of both axes and return (left, count, row_taps, col_taps, way).
 
-    `region` (top, left, height, width) is the decoded part of the image; the view needs `count` of its
-    columns from column `left` on. Weights are computed in the image's coordinates, so they do not depend on
-    the region.
+    `region` (top, left, height, width) is the decoded part of the image; the view needs `count`
+    columns of the region, from column `left` on. Weights are computed in the image's coordinates, so they do
+    not depend on the region.
     """
     rows_first, columns_first = scratch.first[0], scratch.first[1]
     row_taps = fill_taps(

@@ -72,7 +72,7 @@ def _byte(total):
 
 @inlined
 def _turn_bytes(planes, start, width, rows, left, count, columns):
-    """Copy `GROUP` rows of a channel transposed; if only `rows` are left, repeat the last one."""
+    """Copy `GROUP` rows of a channel transposed; if only `rows` rows are left, repeat the last of them."""
     for k in range(GROUP):
         row, column = planes[start + min(k, rows - 1) * width + left :], columns[k:]
         for x in range(count):

@@ -1,4 +1,4 @@
-"""Operations that depend on the position of a pixel: affine warp, sharpness, cutout, noise in a box."""
+"""Operations in which a pixel's place or neighbours count: affine warp, sharpness, cutout, noise in a box."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def warp_rows(source, plane, resolution, args, top, rows, places, out, step, sta
 
 @inlined
 def sharpen_rows(source, plane, resolution, factor, top, rows, out, step, start):
-    """Blend inner pixels with the mean of their 3 x 3 blocks, in which the pixel itself counts 5 of 13."""
+    """Blend inner pixels with the mean of their 3 x 3 block, where the centre counts 5 of 13; copy others."""
     rest = (np.float32(1.0) - factor) / np.float32(13.0)
     for channel in range(3):
         for k in range(rows):

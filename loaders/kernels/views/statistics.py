@@ -20,7 +20,7 @@ class Stats(NamedTuple):
     mean: NDArray[np.float32]  # [1] mean luma, for CONTRAST
     low: NDArray[np.float32]  # [3], for AUTOCONTRAST
     high: NDArray[np.float32]  # [3]
-    moments: NDArray[np.float64]  # [3, 3] rows: number, mean, sum of squared deviations; for STANDARDIZE
+    moments: NDArray[np.float64]  # [3, 3] rows: count, mean, sum of squared deviations; for STANDARDIZE
     center: NDArray[np.float32]  # [3] mean, for STANDARDIZE
     spread: NDArray[np.float32]  # [3] standard deviation
     counts: NDArray[np.int64]  # [3, _PARTS, 256], for EQUALIZE; the parts are summed at the end
@@ -43,7 +43,7 @@ def make_stats() -> Stats:
 
 @inlined
 def needs_statistics(code):
-    """Return whether an operation must see the whole view before it changes a pixel."""
+    """Return whether an operation needs statistics of the whole view."""
     return code in (CONTRAST, AUTOCONTRAST, EQUALIZE, STANDARDIZE)
 
 

@@ -1,4 +1,4 @@
-"""Measure whether finished views should bypass the caches on this machine."""
+"""Measure whether the writing of finished views should bypass the caches on this machine."""
 
 from __future__ import annotations
 
