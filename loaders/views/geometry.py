@@ -100,7 +100,7 @@ class Tile:
     Attributes:
         row: row of the cell in the grid, from 0.
         column: column of the cell in the grid, from 0.
-        grid: cells per side.
+        grid: cells per side, at most 255: each cell has its own random numbers, a block of 16 bits.
         cell: side of a cell in pixels of the resized crop; the view's resolution is the tile's side.
         crop: box under the grid.
     """
@@ -112,7 +112,7 @@ class Tile:
     crop: RandomResizedCrop = RandomResizedCrop()
 
     def __post_init__(self) -> None:
-        require_whole("Tile grid", self.grid, 1, MAX_RESOLUTION)
+        require_whole("Tile grid", self.grid, 1, 255)
         for name in ("row", "column"):
             require_whole(f"Tile {name}", getattr(self, name), 0, self.grid - 1)
         require_whole("Tile cell", self.cell, 1, MAX_RESOLUTION)

@@ -37,6 +37,7 @@ WRONG = {
     "a share of NaN": lambda: CenterCrop(nan),
     "padding of the whole view": lambda: PaddedCrop(1.0),
     "a cell outside the grid": lambda: Tile(3, 0),
+    "more cells than blocks of random numbers": lambda: Tile(0, 0, grid=256, cell=1),
     "half a cell": lambda: Tile(0.5, 0),
     "a probability of None": lambda: HorizontalFlip(None),
     "a probability of True": lambda: HorizontalFlip(True),
