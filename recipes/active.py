@@ -6,7 +6,7 @@ Example:
 Open request.html, which works offline, give each image a class by a click or a key, and save the table.
 Or fill in the column `label` of request.csv with class names. Then
 
-    python recipes/active.py --pack packs/mine --filled runs/ask/request.csv --out runs/bought
+    python recipes/active.py --pack packs/mine --filled runs/ask/request.csv --out runs/ask
 
 writes bought.parquet, a label table for the `--extra-labels` of recipes with labels. In experiments
 `--oracle` takes the labels from the pack's own table instead and writes bought.parquet at once.
@@ -437,12 +437,13 @@ def main() -> None:
     path = run(config)
     print(f"active: {path}{describe_bad_rows(path.parent)}")
     if path.suffix == ".parquet":
-        begun = ("--pack", config.pack, "--extra-labels", path, "--out", "runs/more-labels")
+        out = path.parent.parent / "more-labels"
+        begun = ("--pack", config.pack, "--extra-labels", path, "--out", out)
         say_next("recipes/supervised.py", *begun)
     else:
-        filled = ("--pack", config.pack, "--filled", "request.csv", "--out", config.out)
-        print(f"open {path} and save the table")
-        say_next("recipes/active.py", *filled)
+        filled = path.with_name("request.csv")
+        print(f"open {path}, and save the table in the place of {filled}")
+        say_next("recipes/active.py", "--pack", config.pack, "--filled", filled, "--out", config.out)
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from engine.evaluate.feature_store import FOLDER, features_of
-from engine.evaluate.few_labels import SCRATCH, FewLabelResult, next_step, results_table, write_results
+from engine.evaluate.few_labels import SCRATCH, FewLabelResult, results_table, say_next_step, write_results
 from engine.evaluate.grid import Cell, Setting, print_grid, settings, sum_up_all, write_grid
 from engine.evaluate.predict import measure_accuracy
 from engine.evaluate.representations import Features
@@ -443,7 +443,7 @@ def main() -> None:
         print(f"transfer: results{describe_bad_rows(config.out)} -> {config.out}")
         if not config.grid:
             leave_page(config.out, lambda: build_page(PageOptions(config.out)))
-            print(next_step(config.out, results))
+            say_next_step(config.out, results)
 
 
 if __name__ == "__main__":

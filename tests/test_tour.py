@@ -83,7 +83,7 @@ def test_the_tour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> No
         "runs/tour/first",
         "runs/tour/barlow",
         "runs/tour/second",
-        "runs/tour/third",
+        "runs/tour/more-labels",
         "packs/photos",
     ):
         assert (tmp_path / name / "report.html").is_file(), name
@@ -94,4 +94,9 @@ def test_the_tour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> No
     assert len((tmp_path / "runs/tour/predictions/predictions.csv").read_text().splitlines()) == 7
     assert (tmp_path / "runs/tour/compared.html").is_file()
     assert (tmp_path / "runs/tour/ask/request.html").is_file()
-    assert "bottleneck: " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "bottleneck: " in out
+    *_, filled, more = COMMANDS
+    assert f"next: {shlex.join(filled)}\n" in out
+    table, folder = (more[more.index(option) + 1] for option in ("--extra-labels", "--out"))
+    assert f" --extra-labels {table} --out {folder}\n" in out

@@ -72,6 +72,7 @@ from rich.table import Table
 
 from engine.evaluate.few_labels import SCRATCH, by_start, read_results, summarise
 from engine.evaluate.results import read_evaluation
+from loaders.common.next_step import IS_A_STEP, say_next
 from loaders.common.tables import print_table
 from loaders.packs.manifest import MANIFEST_NAME
 from tools.bench.process import environment
@@ -225,7 +226,7 @@ def run_step(console: Console, number: int, step: Step, num_threads: int = 2) ->
 def _environment(num_threads: int) -> dict[str, str]:
     """Return the environment of the steps: PATH begins with the folder of the Python that runs now."""
     search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return {**environment(), "PATH": search, "OMP_NUM_THREADS": str(num_threads)}
+    return {**environment(), "PATH": search, "OMP_NUM_THREADS": str(num_threads), IS_A_STEP: "1"}
 
 
 def print_outcome(console: Console, config: Config) -> None:
@@ -274,6 +275,7 @@ def main() -> None:
     console.print(
         f"\n{config.out / 'report.html'}  ({time.perf_counter() - start:.0f} s in all)", highlight=False
     )
+    say_next("tools/pack_dataset.py", "--splits", "train,val,test=PHOTOS:0.7,0.1,0.2", "--out", "packs/own")
 
 
 if __name__ == "__main__":

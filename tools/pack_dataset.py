@@ -104,7 +104,7 @@ from loaders.common.next_step import say_next
 from loaders.packs import open_pack
 from loaders.packs.append import append_to_pack
 from loaders.packs.image import ImagePolicy
-from loaders.packs.manifest import QUARANTINE_NAME, Manifest
+from loaders.packs.manifest import QUARANTINE_NAME, Manifest, read_manifest
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits, with_own_options
 from loaders.packs.sources.table_columns import ColumnOptions
@@ -119,6 +119,7 @@ def main() -> int:
     options, fail_on = options_of(config), parse_faults(config.fail_on)
     console = Console(soft_wrap=True)
     columns = (TextColumn("packing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    before = read_manifest(Path(config.out)).num_inputs if config.append else 0
     start = time.perf_counter()
     try:
         with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as bar:
@@ -129,7 +130,7 @@ def main() -> int:
         console.print("interrupted: start the same command again, it resumes")
         return 130
     begun = bar.tasks[0].total is not None  # for a pack that was finished before, no progress is reported
-    print_summary(console, config.out, manifest, time.perf_counter() - start if begun else None)
+    print_summary(console, config.out, manifest, time.perf_counter() - start if begun else None, before)
     if options.upload is not None:
         return 0
     pack = open_pack(config.out)
@@ -179,10 +180,13 @@ def options_of(config: Config) -> PackOptions:
     )
 
 
-def print_summary(console: Console, out: str, manifest: Manifest, seconds: float | None) -> None:
+def print_summary(
+    console: Console, out: str, manifest: Manifest, seconds: float | None, before: int = 0
+) -> None:
     """Print the splits of a pack, what was done to its images, and how long packing took.
 
-    `seconds` is None if the pack was finished by an earlier run.
+    `seconds` is None if the pack was finished by an earlier run. `before` is the number of inputs that the
+    pack had before others were appended.
     """
     table = Table("split", "images", "labelled", "quarantined", "source")
     for split in manifest.splits:
@@ -196,9 +200,10 @@ def print_summary(console: Console, out: str, manifest: Manifest, seconds: float
     if seconds is None:
         console.print(f"{what}\nnothing to do: this command has finished {out} before")
     else:
-        rate = manifest.num_inputs / seconds
+        added = manifest.num_inputs - before
+        inputs = f"{added:,} inputs added to {before:,}" if before else f"{added:,} inputs"
         console.print(f"{what}; {actions}")
-        console.print(f"{manifest.num_inputs:,} inputs in {seconds:.1f} s, {rate:,.0f} images/s -> {out}")
+        console.print(f"{inputs} in {seconds:.1f} s, {added / seconds:,.0f} images/s -> {out}")
     notes = [*manifest.notes]
     if number == 1:
         notes.append(f"only one class, {manifest.classes[0]!r}: no recipe can learn to tell it from others")

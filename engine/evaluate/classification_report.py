@@ -18,6 +18,7 @@ from engine.report.page import Picture
 from engine.report.theme import Palette
 
 MOST_NAMED = 40  # classes; the names of more classes would overlap
+MOST_COUNTED = 12  # classes; the counts of more would be too small to read
 _MOST_CELLS = 500  # rows of a picture; with more classes, several share a cell
 _MOST_ORDERED = 300
 NUM_BINS = 15  # bins of the calibration, as in Guo et al. 2017
@@ -161,10 +162,12 @@ def cluster_order(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
 def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str], caption: str = "") -> Picture:
     """Draw the share of each class's images (rows) that were predicted as each class (columns).
 
-    With more than 500 classes, each cell shows the largest share among a few neighbouring classes.
+    With up to 12 classes, each cell also states its number of images. With more than 500, it shows the
+    largest share among a few neighbouring classes.
     """
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     names = drawn_names(classes if len(classes) <= MOST_NAMED else ())
+    counted = confusion if len(classes) <= MOST_COUNTED else confusion[:0]
     pool = -(-len(classes) // _MOST_CELLS)
     if pool > 1:
         side = -(-len(classes) // pool) * pool
@@ -186,6 +189,9 @@ def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str], caption
         if names.texts:
             axes.set_xticks(range(len(classes)), names.texts, rotation=90, fontsize=7)
             axes.set_yticks(range(len(classes)), names.texts, fontsize=7)
+        for (row, column), number in np.ndenumerate(counted):
+            color = palette.card if shares[row, column] > 0.25 else palette.ink
+            axes.text(column, row, f"{number:,}", ha="center", va="center", fontsize=8, color=color)
         axes.set_xlabel("taken for", fontsize=8, color=palette.muted)
         axes.set_ylabel("class", fontsize=8, color=palette.muted)
         dress(axes, palette)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from loaders.common.errors import UserError
 from loaders.common.files import to_json, write_atomic
 from loaders.common.json_text import parse_json
-from loaders.common.next_step import next_line
+from loaders.common.next_step import say_next
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -152,22 +152,23 @@ def read_results(out: Path) -> tuple[list[FewLabelResult], dict[str, Any]]:
         raise UserError(f"few-label results: {path} is not a list of results ({error}); remove it") from error
 
 
-def next_step(out: Path, results: Sequence[FewLabelResult]) -> str:
-    """Return a text that says where the classifiers are, and a command that uses one of them.
+def say_next_step(out: Path, results: Sequence[FewLabelResult]) -> None:
+    """Print where the classifiers are, and a command that uses one of them.
 
     The command uses a classifier trained with the most labels: of several, the one with the highest
     validation accuracy, or the first if none was measured. Test accuracy plays no part. If no classifier was
-    kept, the text is only the command that writes the report.
+    kept, only the command that writes the report is printed.
     """
     left = [result for result in results if result.folder]
     if not left:
-        return next_line("tools/report.py", "--run", out)
+        say_next("tools/report.py", "--run", out)
+        return
     most = max(result.labels_per_class for result in left)
     few = [result for result in left if result.labels_per_class == most]
     best = max(few, key=lambda result: -1.0 if result.validation_top1 is None else result.validation_top1)
     options = ("--network", out / best.folder, "--images", "FOLDER", "--out", "predictions")
-    said = f"classifiers: {len(left)}, each in its folder of {out}"
-    return f"{said}\n{next_line('tools/predict.py', *options)}"
+    print(f"classifiers: {len(left)}, each in its folder of {out}")
+    say_next("tools/predict.py", *options)
 
 
 def results_table(results: Sequence[FewLabelResult], heading: str = "start") -> Table:

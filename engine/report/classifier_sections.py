@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.evaluate.classification_report import (
+    MOST_COUNTED,
     MOST_NAMED,
     ClassificationReport,
     classification_report,
@@ -44,7 +45,7 @@ def headline(top1: float, count: int, top5: float | None, mean_class: float | No
     tiles = [Tile(percent(top1), f"accuracy on {count:,} test images", interval_text(top1, count))]
     if top5 is not None and top5 < 1.0:  # with five classes or fewer it is always 1
         tiles.append(Tile(percent(top5), "among the five most probable", ""))
-    if mean_class is not None:
+    if mean_class is not None and percent(mean_class) != percent(top1):
         tiles.append(Tile(percent(mean_class), "mean accuracy of the classes", ""))
     return Section("Accuracy", [Tiles(tiles)])
 
@@ -77,8 +78,10 @@ class ClassifierPages:
         matrix = report.confusion[np.ix_(order, order)]
         caption = (
             f"Share of each class's images by the class they are taken for; {self.of}. Classes that are "
+            "taken for each other stand together."
         )
-        picture = draw_confusion(matrix, names, caption + "taken for each other stand together.")
+        caption += " The numbers count images." if len(names) <= MOST_COUNTED else ""
+        picture = draw_confusion(matrix, names, caption)
         counts = report.confusion.sum(1)
         wrong = report.confusion.copy()
         np.fill_diagonal(wrong, 0)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.report.figures import draw_picture, dress
-from engine.report.names import drawn_names
+from engine.report.names import drawn_names, natural
 from engine.report.page import Picture, Section
 from engine.report.tested import Tested
 from engine.report.theme import Palette
@@ -52,6 +52,7 @@ def place(features: NDArray[np.float32]) -> NDArray[np.float32]:
 def _draw(places: NDArray[np.float32], labels: NDArray[np.int64], classes: tuple[str, ...]) -> Picture:
     present, counts = np.unique(labels, return_counts=True)
     named = present[np.argsort(-counts, kind="stable")][:_NAMED].tolist()
+    named.sort(key=lambda number: natural(classes[number]))
     names = drawn_names([classes[number] for number in named])
 
     def draw(figure: Any, palette: Palette) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ class Curve:
         steps: increasing.
         values: one per step.
         from_zero: whether the vertical axis of the curve's panel starts at zero.
-        label: name of the curve in the legend, which only a panel with several curves has.
+        label: name of the curve in the legend, which the picture has if a panel has several curves.
         run: name of the curve's run if there are several; a run has one colour in all panels.
     """
 
@@ -60,23 +60,30 @@ def draw_curves(curves: Sequence[Curve], caption: str = "", x_name: str = "step"
     panels: dict[str, list[Curve]] = {}
     for curve in curves:
         panels.setdefault(curve.name, []).append(curve)
-    labels = drawn_names(list(dict.fromkeys(curve.label for curve in curves if curve.label)))
-    texts = dict(zip(dict.fromkeys(c.label for c in curves if c.label), labels.texts, strict=True))
-    runs = list(dict.fromkeys(curve.run for curve in curves))
+    names = list(dict.fromkeys(curve.label for curve in curves if curve.label))
+    labels = drawn_names(names)
+    # A legend omits texts such as "_x".
+    texts = dict(zip(names, (f" {t}" if t[:1] == "_" else t for t in labels.texts), strict=True))
+    runs, kinds = list(dict.fromkeys(curve.run for curve in curves)), _kinds(panels.values())
+    # The legend stands above the panels, which are too small for it. A line of a run alone has its colour.
+    explained = [n for n in names if n not in runs] or names
+    num_columns = 2 if len(runs) == 2 else 3
+    has_legend = any(len(drawn) > 1 for drawn in panels.values())
+    legend_inches = 0.17 * -(-len(explained) // num_columns) + 0.1 if has_legend else 0.0
 
     def draw(figure: Any, palette: Palette) -> None:
         num_rows = (len(panels) + 1) // 2
+        lines: dict[str, Any] = {}
         for place, (name, drawn) in enumerate(panels.items()):
             axes = figure.add_subplot(num_rows, 2, place + 1)
-            for number, curve in enumerate(drawn):
-                text = texts.get(curve.label)
-                text = f" {text}" if text and text[0] == "_" else text  # a legend omits names such as "_x"
-                kind = sum(other.run == curve.run for other in drawn[:number])
+            for curve in drawn:
+                kind = kinds[curve.label]
                 # If there are several runs, each further line of a run in a panel is thinner.
-                look = line_look(runs.index(curve.run) if len(runs) > 1 else number, palette)
-                look["linewidth"] = 1.6 / (1 + kind) if len(runs) > 1 else 1.4
-                marker = "o" if len(curve.steps) == 1 else None  # a line of one point is invisible
-                axes.plot(curve.steps, curve.values, label=text, marker=marker, markersize=4, **look)
+                look = line_look(runs.index(curve.run) if len(runs) > 1 else kind, palette)
+                look |= {"linewidth": 1.6 / (1 + kind) if len(runs) > 1 else 1.4, "markersize": 4}
+                look["marker"] = "o" if len(curve.steps) == 1 else None  # a line of one point is invisible
+                (line,) = axes.plot(curve.steps, curve.values, label=texts.get(curve.label), **look)
+                lines.setdefault(curve.label, line)
             axes.set_title(name, loc="left", fontsize=9, color=palette.ink)
             axes.margins(x=0)
             axes.locator_params(axis="x", nbins=5, integer=True)
@@ -86,12 +93,13 @@ def draw_curves(curves: Sequence[Curve], caption: str = "", x_name: str = "step"
             if place >= len(panels) - 2:
                 axes.set_xlabel(x_name, fontsize=8, color=palette.muted)
             dress(axes, palette)
-            if len(drawn) > 1:
-                behind = {"facecolor": palette.paper, "edgecolor": "none", "framealpha": 0.6}
-                axes.legend(fontsize=7, labelcolor=palette.ink, loc="best", **behind)
-        _leave_room(figure, num_rows)
+        if has_legend:
+            entries = {"handles": [lines[n] for n in explained], "labels": [texts[n] for n in explained]}
+            look = {"frameon": False, "fontsize": 7, "labelcolor": palette.ink, "borderaxespad": 0.2}
+            figure.legend(**entries, loc="upper left", ncols=num_columns, **look)
+        _leave_room(figure, num_rows, legend_inches)
 
-    size = (8.6, 2.1 * ((len(panels) + 1) // 2))
+    size = (8.6, 2.1 * ((len(panels) + 1) // 2) + legend_inches)
     shown = []
     for name, drawn in panels.items():
         own = [curve.label for curve in drawn if curve.label]
@@ -100,13 +108,24 @@ def draw_curves(curves: Sequence[Curve], caption: str = "", x_name: str = "step"
     return draw_picture(draw, size, alt, caption, labels, layout=None)
 
 
-def _leave_room(figure: Any, num_rows: int) -> None:
-    """Place rows of two panels with margins in inches.
+def _kinds(panels: Iterable[Sequence[Curve]]) -> dict[str, int]:
+    """Return for each label the place of its line among those of its run; it is the same in all panels."""
+    kinds: dict[str, int] = {}
+    for drawn in panels:
+        last: dict[str, int] = {}
+        for curve in drawn:
+            last[curve.run] = max(kinds.get(curve.label, 0), last.get(curve.run, -1) + 1)
+            kinds[curve.label] = last[curve.run]
+    return kinds
+
+
+def _leave_room(figure: Any, num_rows: int, legend: float) -> None:
+    """Place rows of two panels below a legend, with margins in inches.
 
     Every run draws such a picture at its end, and matplotlib's own layout took most of the time.
     """
     width, height = figure.get_size_inches()
-    left, right, top, bottom, gap = 0.55, 0.25, 0.3, 0.5, 0.55
+    left, right, top, bottom, gap = 0.55, 0.25, 0.3 + legend, 0.5, 0.55
     panel = (height - top - bottom - gap * (num_rows - 1)) / num_rows
     figure.subplots_adjust(
         left=left / width,

@@ -6,6 +6,7 @@ font and those of the machine, and can neither join letters nor write from right
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,6 +62,11 @@ def names_of(places: Sequence[Path]) -> list[str]:
     """Return a name for each path: its last part, or the whole path if several have the same last part."""
     short = [place.name or place.absolute().name for place in places]
     return [name if short.count(name) == 1 else str(p) for name, p in zip(short, places, strict=True)]
+
+
+def natural(name: str) -> list[str | int]:
+    """Return a key that sorts names with numbers in them by these numbers: 10 after 2."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def check_classes(names: Sequence[str], classes: Sequence[str]) -> None:

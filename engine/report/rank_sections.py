@@ -21,7 +21,7 @@ from loaders.packs import Pack
 
 _THRESHOLDS = (0.0, 0.5, 0.8, 0.9, 0.95)
 _DRAWN_THRESHOLDS = (0.0, 0.8, 0.95)
-_SHOWN_CLASSES, _SHOWN_IMAGES = 2, 12
+_SHOWN_CLASSES, _SHOWN_IMAGES, _MARKED_CLASSES = 2, 12, 12
 
 
 class RankPages:
@@ -167,10 +167,13 @@ class RankPages:
             ranks = np.arange(1, len(self.classes) + 1)
             for number, (name, count) in enumerate(counts.items()):
                 sizes = np.sort(count)[::-1]
-                axes.plot(ranks, sizes, label=name, linewidth=1.4, **line_look(number, palette))
+                marker = "o" if len(ranks) <= _MARKED_CLASSES else None
+                look = {"linewidth": 1.4, "marker": marker, "markersize": 4, **line_look(number, palette)}
+                axes.plot(ranks, sizes, label=name, **look)
             axes.set_ylim(0, None)
-            axes.set_xlabel("classes, the largest first", fontsize=8, color=palette.muted)
-            axes.set_title("images of a class", loc="left", fontsize=9, color=palette.ink)
+            axes.locator_params(integer=True)
+            axes.set_xlabel("rank of the class; 1 has the most images", fontsize=8, color=palette.muted)
+            axes.set_title("number of images of a class", loc="left", fontsize=9, color=palette.ink)
             dress(axes, palette)
             axes.legend(frameon=False, fontsize=7, labelcolor=palette.ink, loc="best")
 

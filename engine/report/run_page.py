@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from engine.evaluate.few_labels import FewLabelResult, read_results
 from engine.evaluate.online_probe import read_probe
 from engine.evaluate.results import Evaluation, read_evaluation
 from engine.labels.shared_images import not_set_aside
-from engine.report.names import check_classes
+from engine.report.names import check_classes, natural
 from engine.report.page import Block, Command, Paragraph, Section, Table, Tile, Tiles, render_page
 from engine.report.sections import (
     configuration_section,
@@ -282,12 +281,8 @@ def phases_of(run: Path) -> list[Path]:
     """Return the folders of a command's training phases, in order; none if the command trains only once."""
     if (run / METRICS_NAME).is_file():
         return []
-
-    def order(phase: Path) -> tuple[bool, list[str | int]]:
-        parts = re.split(r"(\d+)", phase.name)  # numbers in names sort as numbers: 10 after 2
-        return phase.name != "start", [int(part) if part.isdigit() else part for part in parts]
-
-    return sorted((path.parent for path in run.glob(f"*/{METRICS_NAME}")), key=order)
+    phases = (path.parent for path in run.glob(f"*/{METRICS_NAME}"))
+    return sorted(phases, key=lambda phase: (phase.name != "start", natural(phase.name)))
 
 
 def read_logs(runs: Sequence[Path]) -> list[dict[str, Any]]:

@@ -137,11 +137,17 @@ def curves_of(records: Sequence[Mapping[str, Any]], label: str | None = None) ->
         points = [
             (r["step"], r[key]) for r in records if _is_number(r.get(key)) and _is_number(r.get("step"))
         ]
-        if points:
-            steps, values = zip(*points, strict=True)
+        steps, values = zip(*points, strict=True) if points else ((), ())
+        # A line that another one hides, as the mean of classes of equal size does, is not drawn.
+        hidden = any(c.name == name and c.steps == steps and _are_close(c.values, values) for c in curves)
+        if points and not hidden:
             text = own if label is None else ", ".join(part for part in (label, own) if part)
             curves.append(Curve(name, steps, values, from_zero, text, label or ""))
     return curves
+
+
+def _are_close(some: Sequence[float], others: Sequence[float]) -> bool:
+    return all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(some, others, strict=True))
 
 
 def _is_number(value: Any) -> bool:
@@ -173,10 +179,13 @@ def configuration_section(described: Mapping[str, Any], commands: Sequence[Block
 
 
 def _options(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield options by their names on the command line; a group is replaced by its options."""
+    """Yield options by their names on the command line; a group is replaced by its options.
+
+    Where the run has an option of the same name, as seed and device, that of the group is left out.
+    """
     for name, value in config.items():
         if isinstance(value, Mapping):
-            yield from _options(value)
+            yield from (option for option in _options(value) if option[0] not in config)
         else:
             yield name, value
 

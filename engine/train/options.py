@@ -24,7 +24,8 @@ class ValidationOptions:
     """Instead of --validation-split: share of each class's training labels to set aside for validation,
     chosen by --label-seed and written to labels/validation.parquet in the run folder; 0 for none."""
     validate_every: Count | None = None
-    """Steps between validations; by default a twentieth of the run. The end is validated too."""
+    """Steps between validations; by default a twentieth of the run, but at least 10. The end is validated
+    too."""
     keep: Keep | None = None
     """Weights that the run saves and tests: last; or best, by validation accuracy, with the last ones in
     last/. By default best if the classifier starts as the linear probe, so that the run does not end below

@@ -63,9 +63,11 @@ class RunSummary(TrainSummary):
 
     Attributes:
         accuracy: accuracy of the weights to use, on the test split; None if it was not measured.
+        pack: pack that was trained on.
     """
 
     accuracy: Accuracy | None = None
+    pack: Path = Path()
 
     @property
     def out(self) -> Path:
@@ -127,7 +129,7 @@ def run(config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders) 
         accuracy = recipe.finish(config.out, test_loader, accelerator.device)
         if config.measure == "training":
             advise_after(config.out, recipe, accuracy)
-    return RunSummary(**vars(summary), accuracy=accuracy)
+    return RunSummary(**vars(summary), accuracy=accuracy, pack=config.pack)
 
 
 def probe_start(
@@ -194,7 +196,8 @@ def print_summary(name: str, summary: RunSummary) -> None:
     if held is not None and held.best_step >= 0:
         used = "its weights are used" if (summary.out / LAST_FOLDER).is_dir() else "the last weights are used"
         best = f"best validation {held.best_top1:.1%} at step {held.best_step} ({used}), "
-    shown = "" if found is None else f"top-1 {found.top1:.1%} of {found.num_images:,} test images, "
+    images = f"{found.num_images:,} test images of {summary.pack}" if found is not None else ""
+    shown = "" if found is None else f"top-1 {found.top1:.1%} of {images}, "
     print(f"{name}: {shown}{best}{describe_training(summary, summary.out)} -> {summary.out}")
     leave_page(summary.out)
     say_next_of_run(summary.out)

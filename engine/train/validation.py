@@ -25,7 +25,10 @@ from loaders.packs import LabelTable
 from loaders.packs.labels.validation import SET_ASIDE_PATH
 
 MEASUREMENTS = 20
-"""Approximate number of measurements in a run, if `Validation.every_steps` is None."""
+"""Approximate largest number of measurements in a run, if `Validation.every_steps` is None."""
+
+FEWEST_BETWEEN = 10
+"""Smallest number of steps between measurements, if `Validation.every_steps` is None."""
 
 AT_THE_END = sys.maxsize
 """Value of `Validation.every_steps` for one measurement after the last step."""
@@ -37,7 +40,8 @@ class Validation:
 
     Attributes:
         loader: this rank's part of the labelled images, in evaluation mode.
-        every_steps: optimizer steps between measurements; None for a twentieth of the run.
+        every_steps: optimizer steps between measurements; None for a twentieth of the run, but at
+            least 10.
         keep: the weights that training ends with: the last, or the best.
         patience: training ends after this many measurements without a new best accuracy; 0 for never. Of
             equal accuracies, the first is the best.
@@ -90,7 +94,7 @@ class Validator:
 
     def __init__(self, validation: Validation, out: Path, total_steps: int) -> None:
         self.plan, self._out, self._total_steps = validation, out, total_steps
-        self._every_steps = validation.every_steps or max(1, total_steps // MEASUREMENTS)
+        self._every_steps = validation.every_steps or max(FEWEST_BETWEEN, total_steps // MEASUREMENTS)
         self.state = ValidationState()
         self.best: dict[str, Tensor] = {}
 

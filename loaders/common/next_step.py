@@ -13,6 +13,8 @@ _SHORT = {
     "verify_pack": "verify",
     "inspect_pack": "inspect",
 }  # as tools/sluice.py calls them
+IS_A_STEP = "SLUICE_IS_A_STEP"
+"""Variable of the environment of a command that another one runs as a step: it suggests no next command."""
 _STEPS = ("active", "evaluate")  # scripts of recipes/ that train no network of their own
 
 
@@ -32,6 +34,6 @@ def next_line(script: str, *words: object) -> str:
 
 
 def say_next(script: str, *words: object) -> None:
-    """Print the line of `next_line`, in the first of a launcher's processes only."""
-    if os.environ.get("RANK", "0") == "0":
+    """Print the line of `next_line`, in the first of a launcher's processes and outside of others' steps."""
+    if os.environ.get("RANK", "0") == "0" and IS_A_STEP not in os.environ:
         print(next_line(script, *words))

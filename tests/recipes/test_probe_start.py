@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from engine.choices import Keep
-from engine.evaluate.few_labels import FewLabelResult, next_step
+from engine.evaluate.few_labels import FewLabelResult, say_next_step
 from engine.evaluate.linear_probe import fit_linear_probe
 from engine.evaluate.representations import extract_features, topk_accuracy
 from engine.nets.backbones import load_backbone
@@ -158,11 +158,14 @@ def test_a_training_that_ruins_the_network_ends_at_its_probe(config: transfer.Co
     assert (chosen.top1, chosen.steps) == (chosen.start_top1, 0)
 
 
-def test_the_settings_by_default_do_not_end_below_the_probe(config: transfer.Config) -> None:
+def test_the_settings_by_default_do_not_end_below_the_probe(
+    config: transfer.Config, capsys: pytest.CaptureFixture[str]
+) -> None:
     alone = ended(config, "alone", GENTLE)
     assert alone.top1 >= alone.start_top1
     assert ended(config, "alone", GENTLE) == alone, "taken from disk"
-    assert f"--network {config.out / 'alone' / alone.folder} " in next_step(config.out / "alone", [alone])
+    say_next_step(config.out / "alone", [alone])
+    assert f"--network {config.out / 'alone' / alone.folder} " in capsys.readouterr().out
     beside = ended(config, "beside", GENTLE, validation_share=0.1)
     assert beside.top1 >= beside.start_top1
 

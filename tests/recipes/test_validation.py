@@ -68,7 +68,9 @@ def test_the_summary_says_which_weights_are_used(
     config = config_of(supervised, digits_pack, tmp_path / "run", max_steps=2, keep=keep)
     print_summary("supervised", supervised.run(config))
     used = "its weights are used" if keep == "best" else "the last weights are used"
-    assert re.search(rf"best validation [\d.]+% at step \d \({used}\), 2 of", capsys.readouterr().out)
+    said = capsys.readouterr().out
+    assert re.search(rf"best validation [\d.]+% at step \d \({used}\), 2 of", said)
+    assert f" test images of {digits_pack.path}, " in said
 
 
 def test_labels_set_aside_are_left_as_a_table(measured: Path, digits_pack: Pack) -> None:

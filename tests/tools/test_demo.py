@@ -18,6 +18,7 @@ import tools.probe
 import tools.report
 import tools.write_digits
 from loaders.common.errors import UserError
+from tests.next_line import read_next_line
 from tools import demo
 
 CONFIGS: dict[str, Any] = {
@@ -156,3 +157,19 @@ def test_a_stopped_demo_says_that_it_begins_anew(tmp_path: Path, monkeypatch: py
     with pytest.raises(KeyboardInterrupt, match=r"starts over; first remove .*pack, which is unfinished"):
         demo.main()
     assert demo.plan(demo.Config(epochs=3))[3].text.count("--warmup-epochs 1 ") == 1
+
+
+def test_a_demo_suggests_one_next_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    program = "from loaders.common.next_step import say_next; print('a step'); say_next('tools/export.py')"
+    say = demo.Step("say", (sys.executable, "-c", program))
+    monkeypatch.setattr(demo, "plan", lambda config: [say])
+    monkeypatch.setattr(demo, "report_step", lambda *arguments: say)
+    monkeypatch.setattr(demo, "print_outcome", lambda *arguments: None)
+    monkeypatch.setattr(sys, "argv", ["demo.py", "--out", str(tmp_path / "o"), "--pack", str(tmp_path / "p")])
+    demo.main()
+    out = capfd.readouterr().out
+    assert out.count("a step\n") == 2
+    assert out.count("next: ") == 1
+    assert read_next_line(out)[0] == "tools/pack_dataset.py"

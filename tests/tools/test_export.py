@@ -280,6 +280,14 @@ def test_the_next_command_takes_the_export(alone: bool, tiny: Path, tmp_path: Pa
         assert (script, config.network) == ("tools/predict.py", out)
 
 
+def test_a_run_without_a_classifier_has_features_to_export(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "backbone.safetensors").touch()
+    config = Config(run=tmp_path / "run", form="onnx", out=tmp_path / "w.onnx")
+    with pytest.raises(UserError, match=r"found none; .*, or export its features by --backbone-only$"):
+        config.check_places()
+
+
 def test_mistakes_are_named(tiny: Path, tmp_path: Path, digits_pack: Pack) -> None:
     (tmp_path / "w.onnx").touch()
     with pytest.raises(UserError, match="expected nothing at"):

@@ -47,6 +47,20 @@ def test_pack_and_verify(tmp_path: Path) -> None:
     assert "1 of 2 images differ from their content hash or CRC-32, rows 2 (test/a/0)" in damaged.stdout
 
 
+def test_appending_says_how_many_inputs_are_new(tmp_path: Path) -> None:
+    write_tree(tmp_path / "in", {f"a/{number}.jpg": jpeg(number) for number in range(3)})
+    write_tree(tmp_path / "new", {"b/0.jpg": jpeg(3), "b/1.jpg": jpeg(4)})
+    out = tmp_path / "pack"
+    first = run("pack_dataset", "--splits", f"train={tmp_path / 'in'}", "--out", out)
+    assert "\n3 inputs in " in first.stdout
+    more = run("pack_dataset", "--splits", f"new={tmp_path / 'new'}", "--out", out, "--append")
+    assert "\n2 inputs added to 3 in " in more.stdout
+    beside = run(
+        "pack_dataset", "--splits", f"more={tmp_path / 'new'}", "--out", tmp_path / "none", "--append"
+    )
+    assert (beside.returncode, len(beside.stderr.splitlines())) == (2, 1)
+
+
 def test_one_class_alone_is_told(tmp_path: Path) -> None:
     write_tree(tmp_path / "in", {"cats/0.jpg": jpeg(0), "cats/1.jpg": jpeg(1)})
     packed = run("pack_dataset", "--splits", f"train={tmp_path / 'in'}", "--out", tmp_path / "pack")

@@ -152,7 +152,7 @@ def test_without_a_method_the_table_and_the_methods_are_shown(
 ) -> None:
     call(monkeypatch, *words)
     shown = capsys.readouterr().out
-    for topic in ("labels", "images", "device", "time"):
+    for topic in ("labels", "images", "device", "time", "on CIFAR-10"):
         assert topic in shown
     for method in sluice.methods():
         assert re.search(rf"^  {method} +[A-Z]", shown, re.M), method

@@ -9,8 +9,8 @@ import pytest
 from engine.evaluate.few_labels import (
     SCRATCH,
     FewLabelResult,
-    next_step,
     read_results,
+    say_next_step,
     summarise,
     write_results,
 )
@@ -53,14 +53,21 @@ def test_damaged_results_are_named(tmp_path: Path, content: str) -> None:
         read_results(tmp_path)
 
 
-def test_the_next_command_predicts_by_the_classifier_of_most_labels_that_validation_chose() -> None:
+def test_the_next_command_predicts_by_the_classifier_of_most_labels_that_validation_chose(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     def row(folder: str, labels: int, test: float, held: float | None) -> FewLabelResult:
         found = FewLabelResult("runs/a", labels, 0, test, 20, 3, validation_top1=held)
         return replace(found, folder=folder)
 
     rows = [row("few", 1, 0.9, 0.9), row("first", 5, 0.5, 0.6), row("best", 5, 0.4, 0.7)]
-    assert "classifiers: 3" in next_step(Path("out"), rows)
-    assert "--network out/best " in next_step(Path("out"), rows)
+
+    def said(rows: list[FewLabelResult]) -> str:
+        say_next_step(Path("out"), rows)
+        return capsys.readouterr().out
+
+    assert "classifiers: 3" in said(rows)
+    assert "--network out/best " in said(rows)
     blind = [replace(one, validation_top1=None) for one in rows]
-    assert "--network out/first " in next_step(Path("out"), blind), "the test images choose nothing"
-    assert "tools/report.py" in next_step(Path("out"), [replace(rows[0], folder="")])
+    assert "--network out/first " in said(blind), "the test images choose nothing"
+    assert "tools/report.py" in said([replace(rows[0], folder="")])

@@ -1,11 +1,13 @@
 """The page is one file, shows the text that it is given, and never runs that text as code."""
 
+from collections.abc import Callable
 from html.parser import HTMLParser
 
 import pytest
 from matplotlib.figure import Figure
 
 from engine.report import figures
+from engine.report.classifier_sections import headline
 from engine.report.figures import Curve, Series, draw_curves, draw_label_efficiency
 from engine.report.page import (
     Command,
@@ -19,8 +21,8 @@ from engine.report.page import (
     Tiles,
     render_page,
 )
-from engine.report.sections import curves_of, curves_section
-from engine.report.theme import LIGHT
+from engine.report.sections import configuration_section, curves_of, curves_section
+from engine.report.theme import LIGHT, Palette
 
 HOSTILE = '<script>alert("x")</script>&\'"'
 PNG = b"\x89PNG\r\n\x1a\n-picture"
@@ -110,6 +112,48 @@ def test_each_of_several_runs_has_its_own_colour_in_all_panels(monkeypatch: pyte
     assert colours == {"first": {LIGHT.accent}, "second": {LIGHT.second}}
     training, held_line, _ = figure.axes[0].lines
     assert training.get_linewidth() > held_line.get_linewidth()
+
+
+def test_the_legend_of_curves_stands_above_all_panels(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, object] = {}
+
+    def draw(draw: Callable[[Figure, Palette], None], size: tuple[float, float], *_: object, **__: object):
+        drawn["figure"] = figure = Figure(figsize=size)
+        draw(figure, LIGHT)
+
+    monkeypatch.setattr(figures, "draw_picture", draw)
+    records = [{"step": step, "loss": 1.0, "top1": 0.5, "lr": 0.1} for step in (1, 2)]
+    held = [{"step": 2, "validation_loss": 2.0, "validation_top1": 0.4, "validation_mean_class_top1": 0.3}]
+    draw_curves([*curves_of([*records, *held], "_first"), *curves_of([*records, *held], "second")])
+    figure = drawn["figure"]
+    assert isinstance(figure, Figure)
+    assert all(axes.get_legend() is None for axes in figure.axes)
+    (legend,) = figure.legends
+    kinds = ("training", "validation", "validation, class mean")
+    expected = [f"{run}, {kind}" for run in ("_first", "second") for kind in kinds]
+    assert sorted(text.get_text().strip() for text in legend.get_texts()) == sorted(expected)
+    figure.draw_without_rendering()
+    assert legend.get_window_extent().y0 > max(axes.get_tightbbox().y1 for axes in figure.axes)
+    assert legend.get_window_extent().x1 <= figure.bbox.width
+
+
+def test_a_line_that_another_hides_is_not_drawn() -> None:
+    def shown(mean: float) -> list[str]:
+        held = {"validation_top1": 0.5, "validation_mean_class_top1": mean}
+        return [curve.label for curve in curves_of([{"step": 1, **held}, {"step": 2, **held}])]
+
+    assert shown(0.5 + 1e-9) == ["validation"], "classes of equal size"
+    assert shown(0.51) == ["validation", "validation, class mean"]
+    (tiles,) = headline(0.5, 10, None, 0.5 + 1e-9).blocks
+    assert isinstance(tiles, Tiles)
+    assert len(tiles.tiles) == 1
+
+
+def test_an_option_of_a_run_and_of_its_loader_is_shown_once() -> None:
+    config = {"seed": 7, "device": "auto", "loader": {"seed": 0, "device": "cpu", "window": 16}}
+    described = {"recipe": "supervised", "config": config, "versions": {}}
+    facts = next(block for block in configuration_section(described, []).blocks if isinstance(block, Facts))
+    assert facts.pairs == [("seed", "7"), ("device", "auto"), ("window", "16")]
 
 
 def test_label_efficiency_is_drawn() -> None:

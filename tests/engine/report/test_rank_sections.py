@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
-from engine.report import tested
+from engine.report import rank_sections, tested
 from engine.report.blocks import Sheet
 from engine.report.page import Picture, Table
 from engine.report.rank_sections import RankPages
+from engine.report.theme import LIGHT
 from loaders.packs import Pack
 
 
@@ -98,3 +100,17 @@ def test_images_without_labels_are_shown_and_not_judged(digits_pack: Pack) -> No
     table = pages.imbalance(None, np.full(10, np.nan)).blocks[1]
     assert isinstance(table, Table)
     assert {row[2] for row in table.rows} == {"-"}
+
+
+def test_ranks_of_classes_are_whole_numbers(pages: RankPages, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = Figure((8.6, 2.8))
+    monkeypatch.setattr(rank_sections, "draw_picture", lambda draw, *_, **__: draw(figure, LIGHT))
+    monkeypatch.setattr(pages, "classes", pages.classes[:3])
+    monkeypatch.setattr(pages, "guess", pages.guess % 3)
+    monkeypatch.setattr(pages, "has_labels", False)
+    pages.imbalance(None, np.zeros(3))
+    (axes,) = figure.axes
+    figure.draw_without_rendering()
+    assert [text.get_text() for text in axes.get_xticklabels() if 1 <= text.get_position()[0] <= 3] == [
+        *"123"
+    ]

@@ -9,14 +9,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
+from engine.evaluate import classification_report
 from engine.evaluate.classification_report import cluster_order
 from engine.nets.classifier import build_classifier, save_classifier
 from engine.report import classifier_sections, run_page, tested
 from engine.report.embedding import place
 from engine.report.page import Table
 from engine.report.run_page import PageOptions, build_run_page, leave_page, training_counts
+from engine.report.theme import LIGHT
 from engine.train.classifier_recipe import ACCURACY_NAME
 from engine.train.run_folder import opened_run
 from loaders.packs import Pack
@@ -110,6 +113,18 @@ def test_classes_that_are_mistaken_stand_together() -> None:
     for a, b in ((0, 5), (2, 7), (1, 6)):
         assert abs(order.index(a) - order.index(b)) == 1
     assert cluster_order(np.ones((2, 2), np.int64)).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(("classes", "numbers"), [(2, ["9", "1", "0", "8"]), (13, [])])
+def test_few_classes_have_their_counts_in_the_cells(
+    classes: int, numbers: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = Figure()
+    monkeypatch.setattr(classification_report, "draw_picture", lambda draw, *_, **__: draw(figure, LIGHT))
+    confusion = np.eye(classes, dtype=np.int64)
+    confusion[:2, :2] = [[9, 1], [0, 8]]
+    classification_report.draw_confusion(confusion, [f"c{i}" for i in range(classes)])
+    assert [text.get_text() for text in figure.axes[0].texts] == numbers
 
 
 def test_a_thousand_classes_fit_a_picture() -> None:

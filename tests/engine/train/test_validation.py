@@ -21,7 +21,7 @@ from engine.train.distributed import make_accelerator, seed_everything
 from engine.train.loop import TrainSummary, train
 from engine.train.loop_config import LoopConfig
 from engine.train.metrics import read_metrics
-from engine.train.validation import Validation, ValidationState
+from engine.train.validation import Validation, ValidationState, Validator
 from loaders.common.errors import UserError
 from tests.engine.synthetic import SmallRecipe, SyntheticLoader
 
@@ -108,10 +108,18 @@ def test_the_last_weights_stay_unless_the_best_are_asked_for(tmp_path: Path) -> 
     assert_same(recipe.state_dict(), plain.state_dict())  # measuring changes nothing
 
 
-def test_by_default_a_twentieth_of_the_run_lies_between_measurements(tmp_path: Path) -> None:
+def test_a_short_run_is_measured_every_ten_steps_by_default(tmp_path: Path) -> None:
     plan = replace(VALIDATION, every_steps=None, patience=0)
     train_measured(tmp_path / "run", [k / 100 for k in range(12)], plan, steps=12)
-    assert [step for step, _ in validations(tmp_path / "run")] == list(range(1, 13))
+    assert [step for step, _ in validations(tmp_path / "run")] == [10, 12]
+
+
+@pytest.mark.parametrize(("total", "every"), [(1, 10), (39, 10), (219, 10), (1000, 50)])
+def test_by_default_a_run_is_measured_about_twenty_times_at_most(
+    total: int, every: int, tmp_path: Path
+) -> None:
+    rules = Validator(replace(VALIDATION, every_steps=None), tmp_path, total).rules
+    assert rules["validation"].startswith(f"every {every} steps,")
 
 
 def test_the_end_is_measured_too(tmp_path: Path) -> None:

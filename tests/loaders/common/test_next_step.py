@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from loaders.common import program
-from loaders.common.next_step import next_line, say_next
+from loaders.common.next_step import IS_A_STEP, next_line, say_next
 
 
 @pytest.fixture(autouse=True)
@@ -35,5 +35,8 @@ def test_a_script_and_sluice(script: str, by_sluice: str) -> None:
 def test_one_process_says_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     say_next("tools/report.py")
     monkeypatch.setenv("RANK", "1")
+    say_next("tools/export.py")
+    monkeypatch.delenv("RANK")
+    monkeypatch.setenv(IS_A_STEP, "1")
     say_next("tools/export.py")
     assert capsys.readouterr().out == "next: python tools/report.py\n"
