@@ -162,12 +162,7 @@ class EpochLoader(_EpochSource[Batch]):
         """Use `build_loader`.
 
         Args:
-            renderer: renders the batches of `work`.
             work: what is rendered; its crew is closed with the loader.
-            batch_size: global batch size.
-            place: moves an epoch's finished batches to the device.
-            backend: see the attribute `backend`.
-            fingerprint: see `Loader`.
             draws: chooses the rows of an epoch; None for each row once.
             transforming: applied to every batch on the device; None for no transform.
         """
@@ -290,12 +285,8 @@ class PairedLoader(_EpochSource[PairedBatch]):
         Args:
             make_labeled: builds the labelled stream of a label table; None stands for the true labels.
             labeled: the labelled stream to begin with.
-            unlabeled: renders the unlabelled stream.
             work: work of the unlabelled stream; its crew is closed with the loader.
-            batch_size: global number B of labelled rows per step.
             mu: unlabelled rows per labelled row.
-            place: moves an epoch's finished batches to the device.
-            backend: see `EpochLoader`.
         """
         super().__init__(work, batch_size, mu * batch_size, place, backend)
         self._make_labeled = make_labeled
@@ -320,11 +311,6 @@ class PairedLoader(_EpochSource[PairedBatch]):
         """The damaged rows of both streams so far, and what is wrong with each; see `EpochLoader`."""
         parts = (*self._replaced, self.labeled.bad_rows, self.unlabeled.bad_rows)
         return {row: reason for part in parts for row, reason in dict(part).items()}
-
-    @property
-    def num_labeled(self) -> int:
-        """The number of rows with a label in the next epoch."""
-        return self._labeled.num_rows
 
     def set_labels(self, table: LabelTable | None) -> None:
         """Use the labels of another table in every epoch that begins from now on.
