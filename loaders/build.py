@@ -89,8 +89,7 @@ def build_loader(
     if draws is not None:
         _check_any_order(backend, renderer, work)
     place = place_on(torch.device(options.device))
-    loader = EpochLoader(renderer, work, batch_size, place, choice, mark, draws)
-    return loader if transforming is None else loader.transform(transforming)
+    return EpochLoader(renderer, work, batch_size, place, choice, mark, draws, transforming)
 
 
 def _check_sampler(sampler: object, mode: Mode) -> None:

@@ -211,8 +211,6 @@ class SemiLoaders(LabeledLoaders):
         """Choose the labels.
 
         Args:
-            labeled_views: policies of the labelled images.
-            unlabeled_views: policies of the unlabelled images.
             with_labeled: keep images with a label among the unlabelled ones too.
             share: share of the unlabelled images to use, chosen by the label seed; see `unlabeled_images`.
             turns: yield labelled and unlabelled batches in turns; see `Alternating`.
@@ -271,9 +269,7 @@ def build_labeled_loader(
 
     Args:
         labels: one label table or several; with several, a row comes once for each of its labels.
-        views: see `build_loader`.
         batch_size: global; `fit_to_ranks` reduces it if there are fewer rows.
-        options: see `build_loader`.
         balanced: draw every class equally often; see `sampler` of `build_loader`.
     """
     rows = pack.pool(pack.splits).labeled_by(labels)
@@ -311,8 +307,6 @@ def views_in_order(
     """Build a loader of images in order, with any views.
 
     Args:
-        views: see `build_loader`.
-        options: see `build_loader`.
         labels: label table of the images; the true labels by default.
         batch_size: global, `_ROWS_IN_ORDER` per rank by default; at most what all images need.
     """

@@ -50,21 +50,20 @@ class _EpochSource(ABC, Generic[BatchT]):
     """Base of the two loaders: checks the start of an epoch, closes the loader, then refuses further use.
 
     Attributes:
+        batch_size: global batch size, summed over all ranks; of a paired loader, that of the labelled rows.
+        steps_per_epoch: steps of one epoch, the same on every rank.
         backend: one line that names the backend and says why it was chosen.
         next_epoch: the epoch of the next `for batch in loader`; set it to resume.
     """
 
-    def __init__(self, close: Callable[[], None], backend: str) -> None:
+    def __init__(self, work: Work, batch_size: int, rows_per_step: int, place: Place, backend: str) -> None:
+        self.batch_size = batch_size
+        self.steps_per_epoch = permutation.num_steps(len(work.split), rows_per_step, drop_last=work.train)
         self.backend = backend
         self.next_epoch = 0
-        self._close = close
+        self._work, self._place = work, place
         self._closed = False
         self._process = os.getpid()
-
-    @property
-    @abstractmethod
-    def steps_per_epoch(self) -> int:
-        """Steps of one epoch, the same on every rank."""
 
     def __len__(self) -> int:
         """Return the steps of one epoch, as a DataLoader does."""
@@ -108,7 +107,7 @@ class _EpochSource(ABC, Generic[BatchT]):
         if not self._closed:
             self._closed = True
             if os.getpid() == self._process:  # a fork copies the threads' objects, not the threads
-                self._close()
+                self._work.crew.close()
 
     def __enter__(self) -> Self:
         """Return the loader, which is closed at the end of the block."""
@@ -157,37 +156,21 @@ class EpochLoader(_EpochSource[Batch]):
         place: Place,
         backend: str,
         fingerprint: dict[str, str],
-        draws: Draws | None = None,
+        draws: Draws | None,
+        transforming: Transforming | None,
     ) -> None:
         """Use `build_loader`.
 
         Args:
-            renderer: renders the batches of `work`.
             work: what is rendered; its crew is closed with the loader.
-            batch_size: global batch size.
-            place: moves an epoch's finished batches to the device.
-            backend: see the attribute `backend`.
-            fingerprint: see `Loader`.
             draws: chooses the rows of an epoch; None for each row once.
+            transforming: applied to every batch on the device; None for no transform.
         """
-        super().__init__(work.crew.close, backend)
+        super().__init__(work, batch_size, batch_size, place, backend)
         self.fingerprint = fingerprint
         self._draws = draws
-        self._transforming: Transforming | None = None
+        self._transforming = transforming
         self.renderer = renderer
-        self._work = work
-        self._batch_size = batch_size
-        self._place = place
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps of one epoch, the same on every rank."""
-        return permutation.num_steps(len(self._work.split), self._batch_size, drop_last=self._work.train)
-
-    @property
-    def batch_size(self) -> int:
-        """Global batch size, summed over all ranks."""
-        return self._batch_size
 
     @property
     def pads(self) -> bool:
@@ -208,7 +191,7 @@ class EpochLoader(_EpochSource[Batch]):
         """Return the rows that this rank renders in a step of an epoch."""
         work, num_rows = self._work, len(self._work.split)
         positions, valid = permutation.step_positions(
-            step, num_rows, self._batch_size, work.options.rank, work.options.num_ranks, work.train
+            step, num_rows, self.batch_size, work.options.rank, work.options.num_ranks, work.train
         )
         epochs = np.full(len(positions), epoch, np.int64)
         if self._draws is not None:
@@ -216,11 +199,6 @@ class EpochLoader(_EpochSource[Batch]):
         elif work.train:
             positions = self.renderer.shuffle(epochs, positions, num_rows, work.options.seed, work.stream)
         return Request(positions, epochs, valid)
-
-    def transform(self, transforming: Transforming) -> EpochLoader:
-        """Apply a transform to every batch from now on; `build_loader` uses this."""
-        self._transforming = transforming
-        return self
 
     def as_pairs(self) -> Pairs:
         """Return a loader of pairs (x, y), the form that training loops of other libraries expect."""
@@ -307,32 +285,16 @@ class PairedLoader(_EpochSource[PairedBatch]):
         Args:
             make_labeled: builds the labelled stream of a label table; None stands for the true labels.
             labeled: the labelled stream to begin with.
-            unlabeled: renders the unlabelled stream.
             work: work of the unlabelled stream; its crew is closed with the loader.
-            batch_size: global number B of labelled rows per step.
             mu: unlabelled rows per labelled row.
-            place: moves an epoch's finished batches to the device.
-            backend: see `EpochLoader`.
         """
-        super().__init__(work.crew.close, backend)
+        super().__init__(work, batch_size, mu * batch_size, place, backend)
         self._make_labeled = make_labeled
         self._labeled = labeled
         self._replaced: list[dict[int, str]] = []  # under earlier tables; batches under way may add to them
         self.unlabeled = unlabeled
-        self._work, self._options = work, work.options
-        self._batch_size = batch_size
+        self._options = work.options
         self._mu = mu
-        self._place = place
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps of one epoch of the unlabelled rows, the same on every rank."""
-        return permutation.num_steps(len(self._work.split), self._mu * self._batch_size)
-
-    @property
-    def batch_size(self) -> int:
-        """Global number of labelled rows per step."""
-        return self._batch_size
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -349,11 +311,6 @@ class PairedLoader(_EpochSource[PairedBatch]):
         """The damaged rows of both streams so far, and what is wrong with each; see `EpochLoader`."""
         parts = (*self._replaced, self.labeled.bad_rows, self.unlabeled.bad_rows)
         return {row: reason for part in parts for row, reason in dict(part).items()}
-
-    @property
-    def num_labeled(self) -> int:
-        """The number of rows with a label in the next epoch."""
-        return self._labeled.num_rows
 
     def set_labels(self, table: LabelTable | None) -> None:
         """Use the labels of another table in every epoch that begins from now on.
@@ -393,26 +350,29 @@ class PairedLoader(_EpochSource[PairedBatch]):
 
     def _submit(self, global_step: int, labeled: LabeledStream) -> tuple[Pending, Pending]:
         self._check_open()
-        return labeled.renderer.submit(self._labeled_request(global_step, labeled)), self.unlabeled.submit(
-            self._unlabeled_request(global_step)
+        given = self._request(
+            global_step, labeled.renderer, self.batch_size, labeled.num_rows, LABELED, labeled.groups
         )
+        other = self._request(
+            global_step, self.unlabeled, self._mu * self.batch_size, len(self._work.split), UNLABELED
+        )
+        return labeled.renderer.submit(given), self.unlabeled.submit(other)
 
-    def _labeled_request(self, global_step: int, stream: LabeledStream) -> Request:
+    def _request(
+        self,
+        global_step: int,
+        renderer: Renderer,
+        batch_size: int,
+        num_rows: int,
+        stream: int,
+        groups: ClassGroups | None = None,
+    ) -> Request:
+        """Return the rows of one stream that this rank renders in a step, counted from training's start."""
         ranks, seed = (self._options.rank, self._options.num_ranks), self._options.seed
-        if stream.groups is None:
-            epochs, positions = permutation.stream_positions(
-                global_step, self._batch_size, stream.num_rows, *ranks
-            )
-            positions = stream.renderer.shuffle(epochs, positions, stream.num_rows, seed, LABELED)
+        if groups is None:
+            epochs, positions = permutation.stream_positions(global_step, batch_size, num_rows, *ranks)
+            positions = renderer.shuffle(epochs, positions, num_rows, seed, stream)
         else:
-            flat = permutation.rank_slice(global_step, self._batch_size, *ranks)
-            epochs, positions = balanced_positions(flat, stream.groups, seed)
-        return Request(positions, epochs, np.ones(len(positions), np.bool_))
-
-    def _unlabeled_request(self, global_step: int) -> Request:
-        options, num_rows = self._options, len(self._work.split)
-        epochs, positions = permutation.stream_positions(
-            global_step, self._mu * self._batch_size, num_rows, options.rank, options.num_ranks
-        )
-        positions = self.unlabeled.shuffle(epochs, positions, num_rows, options.seed, UNLABELED)
+            flat = permutation.rank_slice(global_step, batch_size, *ranks)
+            epochs, positions = balanced_positions(flat, groups, seed)
         return Request(positions, epochs, np.ones(len(positions), np.bool_))

@@ -166,8 +166,6 @@ class EpochOrder:
     To resume at step s of epoch e: `order.skip = (e, s)` and `loader.next_epoch = e`.
 
     Args:
-        seed: seed of the order.
-        rank: rank of this process.
         num_ranks: number of processes. Give FFCV's Loader `distributed=False` and the batch size per process.
 
     Raises:

@@ -106,7 +106,6 @@ def check_backend(name: str, shard_format: str | None) -> None:
     """Refuse a backend whose package is missing or that cannot read a pack's format, before any loading.
 
     Args:
-        name: name of the backend.
         shard_format: format of the pack's shards; None where it is not known yet.
 
     Raises:

@@ -54,7 +54,6 @@ class PretrainingLoaders:
         """Open the pack.
 
         Args:
-            views: policies of the training images.
             test_split: split on which the run's own task is measured at its end; "" for none.
         """
         self.test_split = test_split

@@ -31,7 +31,7 @@ from torch.optim import Optimizer
 
 from engine.nets.weights import write_tensors
 from loaders.common.errors import UserError
-from loaders.common.files import sha256_of, sync_folder, to_json, write_synced
+from loaders.common.files import sha256_of, sync_file, to_json, write_synced
 from loaders.common.json_text import parse_json
 
 _BEST = "best.safetensors"
@@ -136,11 +136,11 @@ def _save(
     hashes = {file.name: sha256_of(file) for file in sorted(temporary.iterdir())}
     said = parse_json(to_json({**asdict(meta), "files": hashes}))  # in JSON types, as a reader hashes it
     write_synced(temporary / "meta.json", to_json({**said, "sha256": _digest(said)}))
-    sync_folder(temporary)
+    sync_file(temporary)
     if final.exists():  # it is damaged: the run resumed from an earlier one and got here again
         shutil.rmtree(final)
     temporary.rename(final)
-    sync_folder(folder)
+    sync_file(folder)
     # Newer checkpoints are damaged, since the run resumed from an older one. They are deleted too.
     sound = [path for path in list_checkpoints(folder) if path.name <= final.name]
     for old in set(list_checkpoints(folder)) - set(sound[-keep:]):

@@ -300,12 +300,8 @@ class CpuRenderer(Renderer):
         """Put the next readable row of the split in place of row i of the job.
 
         Args:
-            job: job that the row belongs to.
-            i: number of the row in the job.
             start: int64 [1], where the row's pixels begin in memory; updated if the pixels of the other row
                 lie elsewhere.
-            worker: memory of this thread.
-            reason: what is wrong with row i.
 
         Returns:
             int64 [4], the region decoded of the other row.

@@ -152,7 +152,6 @@ class DaliRenderer(Rows):
         """Prepare the decoder; the first batch builds its pipeline.
 
         Args:
-            work: what is rendered.
             streams: streams of the `DeviceRenderer` that draws the views; None if pixels stay on the host.
         """
         super().__init__(work)

@@ -142,7 +142,6 @@ class DeviceRenderer(Renderer):
         """Open a stream; the kernels are compiled with the first batch.
 
         Args:
-            rows: source of the pixels.
             streams: streams of the device; by default those of the options' CUDA device.
         """
         super().__init__(rows.work.options)

@@ -171,9 +171,6 @@ def ffcv_loader(
 
     Args:
         path: path of the .beton, whose fields are `image` and `label`.
-        batch_size: images of a batch.
-        batches_ahead: batches prepared ahead of the consumer.
-        image_operations: pipeline of the image field.
         next_order: returns the samples of the epoch that begins, uint64 [K].
     """
     ffcv = import_ffcv()
@@ -201,7 +198,6 @@ def iterate(
 
     Args:
         loader: an `ffcv.loader.Loader` with any pipelines.
-        timeout_s: time limit for a batch, in seconds.
         begun: called with FFCV's iterator, so that the caller can `stop` it.
 
     Raises:

@@ -108,10 +108,8 @@ def load_parts(
     Args:
         ranks: the host's ranks, which all make this call. Before any of them reads pixels, they must exchange
             one more value, so that every part is decoded.
-        device: device of this rank.
         places: int64 [K], where each row begins among the bytes of all rows.
         total: bytes of all rows.
-        decode: fills a part.
 
     Returns:
         The memory of each part, or on a CPU that of all parts, and where each memory begins among the bytes

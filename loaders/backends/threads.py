@@ -8,15 +8,16 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
-from typing import Any, ParamSpec, TypeVar
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, TypeVar, TypeVarTuple
 
 from loaders.common.errors import LoaderError
 
-P = ParamSpec("P")
+ArgumentTs = TypeVarTuple("ArgumentTs")
 R = TypeVar("R")
 
-_Task = tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+_Task = tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]
 
 
 MAY_HANG = "the storage or a worker hangs"
@@ -29,10 +30,8 @@ def result_until(
     """Wait for the result of a thread, until a deadline.
 
     Args:
-        future: future of the thread's result.
         deadline: time of `time.monotonic` at which waiting ends.
         limit_s: the time limit from which the deadline follows, for the message.
-        what: name of the work, for the message.
         may_hang: a clause that says what may hang, or a function that returns it when time is up.
 
     Raises:
@@ -49,14 +48,13 @@ def result_until(
         ) from None
 
 
-class WorkerPool(Executor):
+class WorkerPool:
     """A pool of threads, started when first needed, that can be left behind when they hang.
 
     `concurrent.futures.ThreadPoolExecutor` waits for its threads without limit, in `shutdown` and again when
     the process exits. With it, a read from a dead network disk would turn the loader's error into a hang.
 
     Args:
-        num_threads: maximum number of threads.
         name: name of the threads, before their number.
     """
 
@@ -69,8 +67,8 @@ class WorkerPool(Executor):
         self._closed = False
         weakref.finalize(self, _release, self._tasks, self._threads)  # in case nobody closes the loader
 
-    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Run `fn(*args, **kwargs)` in a thread.
+    def submit(self, function: Callable[[*ArgumentTs], R], *arguments: *ArgumentTs) -> Future[R]:
+        """Run `function(*arguments)` in a thread.
 
         Raises:
             RuntimeError: the pool is closed.
@@ -79,14 +77,24 @@ class WorkerPool(Executor):
         with self._lock:
             if self._closed:
                 raise RuntimeError("this loader is closed; build another")
-            self._tasks.put((future, fn, args, kwargs))
+            self._tasks.put((future, function, arguments))
             if len(self._threads) < self._num_threads:
-                self._start()
+                name = f"{self._name}_{len(self._threads)}"
+                # A daemon thread, so that the interpreter does not wait for it at exit.
+                thread = threading.Thread(target=_work, args=(self._tasks,), name=name, daemon=True)
+                self._threads.append(thread)
+                thread.start()
         return future
 
     def close(self, timeout_s: float) -> None:
         """Cancel tasks that have not begun, wait for the others, and warn of threads that hang."""
-        self.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._closed = True
+            with suppress(queue.Empty):
+                while True:
+                    if (task := self._tasks.get_nowait()) is not None:
+                        task[0].cancel()
+            _release(self._tasks, self._threads)
         deadline = time.monotonic() + timeout_s
         for thread in self._threads:
             if thread is not threading.current_thread():
@@ -100,32 +108,6 @@ class WorkerPool(Executor):
                 stacklevel=2,
             )
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Accept no more tasks; see `Executor.shutdown`."""
-        with self._lock:
-            self._closed = True
-            if cancel_futures:
-                self._cancel()
-            _release(self._tasks, self._threads)
-        for thread in self._threads if wait else ():
-            thread.join()
-
-    def _cancel(self) -> None:
-        while True:
-            try:
-                task = self._tasks.get_nowait()
-            except queue.Empty:
-                return
-            if task is not None:
-                task[0].cancel()
-
-    def _start(self) -> None:
-        name = f"{self._name}_{len(self._threads)}"
-        # A daemon thread, so that the interpreter does not wait for it at exit.
-        thread = threading.Thread(target=_work, args=(self._tasks,), name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
 
 def _release(tasks: queue.SimpleQueue[_Task | None], threads: list[threading.Thread]) -> None:
     for _ in threads:
@@ -134,17 +116,15 @@ def _release(tasks: queue.SimpleQueue[_Task | None], threads: list[threading.Thr
 
 def _work(tasks: queue.SimpleQueue[_Task | None]) -> None:
     while (task := tasks.get()) is not None:
-        future, function, args, kwargs = task
+        future, function, arguments = task
         if future.set_running_or_notify_cancel():
-            _run(future, function, args, kwargs)
-        del task, future, function, args, kwargs  # so that an idle thread keeps no batch alive
+            _run(future, function, arguments)
+        del task, future, function, arguments  # so that an idle thread keeps no batch alive
 
 
-def _run(
-    future: Future[Any], function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
+def _run(future: Future[Any], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     try:
-        result = function(*args, **kwargs)
+        result = function(*arguments)
     except BaseException as error:
         future.set_exception(error)
         del future  # without this the traceback of the error would keep the task alive

@@ -37,9 +37,6 @@ def check_numbers(config: Any) -> None:
     A field annotated `int` or `float` may be 0 or more; `Count`, `Positive`, `Share` and `PositiveShare`
     allow less. A range still holds where a subclass declares the field again.
 
-    Args:
-        config: a dataclass.
-
     Raises:
         UserError: a number out of its range, not finite, or too large (whole ones from 2**62 on, others from
             2**127 on).
@@ -99,9 +96,7 @@ def check_whole(what: str, found: Any, least: int, most: int | None = None, reme
     """Refuse anything but a whole number in [least, most].
 
     Args:
-        what: name of the argument.
         found: value of the argument; True and False are refused.
-        least: smallest value allowed.
         most: largest value allowed; None for any.
         remedy: what to do instead, if the range does not say it.
 
@@ -128,11 +123,7 @@ def check_number(
     """Refuse anything but a number in [least, most].
 
     Args:
-        what: name of the argument.
         found: value of the argument; True, False and NaN are refused.
-        least: smallest value allowed.
-        most: largest value allowed.
-        remedy: what to do instead.
 
     Raises:
         UserError: another type, or out of range.
@@ -158,11 +149,6 @@ def check_pair(
 
 def check_seconds(what: str, found: Any, may_be_zero: bool = False) -> None:
     """Refuse anything but a number of seconds that a thread can wait.
-
-    Args:
-        what: name of the argument.
-        found: value of the argument.
-        may_be_zero: allow 0.
 
     Raises:
         UserError: another type, out of range, or 0 where it is not allowed.
@@ -208,11 +194,9 @@ def check_batch(
     """Refuse a global batch that cannot be cut into equal parts, or can never be filled.
 
     Args:
-        num_rows: rows of the split.
         batch_size: global batch size, summed over ranks.
         num_ranks: number of processes that share a batch.
         drop_last: True in training, where a split must fill at least one batch.
-        what: name of the batch in messages.
 
     Raises:
         UserError: the batch is not positive, not divisible by the ranks, or too large for the split; or the

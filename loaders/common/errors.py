@@ -65,7 +65,6 @@ class BadImageError(LoaderError):
         """Say what is wrong and what to do.
 
         Args:
-            pack: the pack, for the message.
             what: the row and what is wrong with it.
         """
         super().__init__(f"{what}; restore it in {pack}, or use another row instead: --bad-images replace")

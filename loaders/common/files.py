@@ -25,7 +25,6 @@ def check_folder(out: Path, option: str = "out", writable: bool = True) -> None:
     Args:
         out: path of the folder, which need not exist.
         option: name of the option that gave the path.
-        writable: whether it must be possible to write there.
 
     Raises:
         UserError: the path or a folder above it is a file, or cannot be accessed or written.
@@ -52,7 +51,6 @@ def check_file(path: Path, option: str = "out", writable: bool = True) -> None:
     Args:
         path: path of the file, which may exist.
         option: name of the option that gave the path.
-        writable: whether it must be possible to write there.
 
     Raises:
         UserError: the path is a folder, a file stands above it, or it cannot be accessed or written.
@@ -75,12 +73,6 @@ def sync_file(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names inside a folder are on the disk; does nothing except on POSIX systems."""
-    if os.name == "posix":
-        sync_file(folder)
 
 
 def write_synced(path: Path, content: bytes) -> None:
@@ -120,7 +112,7 @@ def partial_path(final: Path) -> Path:
 def publish(partial: Path, final: Path) -> None:
     """Rename `partial`, which is written and synced, to `final`."""
     partial.replace(final)
-    sync_folder(final.parent)
+    sync_file(final.parent)
 
 
 def leftovers(folder: Path) -> set[Path]:

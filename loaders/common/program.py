@@ -91,7 +91,6 @@ def command_line(config: Any, description: str | None) -> Any:
     """Return the parsed command line, from `check_command_line` if that has read the same words.
 
     Args:
-        config: see `check_command_line`.
         description: what the program does, for `--help`.
     """
     if _checked is not None and _checked[:2] == (config, sys.argv[1:]):
@@ -112,12 +111,7 @@ def command_line(config: Any, description: str | None) -> Any:
 
 
 def with_defaults(config: type[Any], defaults: Mapping[str, Any]) -> type[Any]:
-    """Return a subclass of a configuration with other defaults.
-
-    Args:
-        config: frozen dataclass.
-        defaults: new defaults by the name of the field.
-    """
+    """Return a subclass of a frozen configuration with other defaults, given by field."""
     types = get_type_hints(config, include_extras=True)
     changed = [(name, types[name], _as_default(value)) for name, value in defaults.items()]
     return make_dataclass(config.__name__, changed, bases=(config,), frozen=True, kw_only=True)

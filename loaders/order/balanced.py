@@ -51,8 +51,6 @@ def balanced_positions(flat: Positions, groups: ClassGroups, seed: int) -> tuple
 
     Args:
         flat: int64 [B], positions counted from the start of training.
-        groups: labelled rows of each class.
-        seed: seed of the order.
 
     Returns:
         epochs int64 [B], the number of complete passes over the drawn row's class so far; positions int64 [B]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loaders.common.errors import UserError
 from loaders.order.permutation import Positions, permute
 
 _SHARD_STREAM = 1 << 32
@@ -30,9 +29,6 @@ class BlockPlan:
             not shuffled within windows; then the number of rows.
         window_starts: int64 [ceil(S / W) + 1], position at which each window begins; then the number of rows.
         row_starts: int64 [S], first row of each shard, by shard number.
-        seed: the seed of the order.
-        epoch: the epoch of this plan.
-        stream: see `permute`.
     """
 
     shards: Positions
@@ -50,22 +46,11 @@ def block_plan(shard_rows: Positions, window: int, seed: int, epoch: int, stream
     Args:
         shard_rows: int64 [S], number of rows in each shard, at least 1, by shard number.
         window: shards per window, at least 1; S or more gives a full shuffle.
-        seed: seed of the order.
-        epoch: epoch number.
-        stream: see `permute`.
 
     Returns:
         The plan, O(S) in time and memory.
-
-    Raises:
-        UserError: no shards, an empty shard, or a window below 1.
     """
-    shard_rows = np.asarray(shard_rows, dtype=np.int64)
-    if window < 1:
-        raise UserError(f"window: expected at least 1 shard, found {window}; raise it")
-    if shard_rows.size == 0 or int(shard_rows.min()) < 1:
-        raise UserError("shards: expected one or more, each with rows; pack the data again")
-    num_shards = shard_rows.size
+    num_shards = len(shard_rows)
     shards = permute(
         np.arange(num_shards), num_shards, seed, epoch, (stream << _STREAM_SHIFT) + _SHARD_STREAM
     )
@@ -80,12 +65,10 @@ def block_permute(positions: Positions, plan: BlockPlan) -> Positions:
 
     Args:
         positions: int64 [K], each in [0, rows of all shards).
-        plan: the epoch's plan.
 
     Returns:
         int64 [K] rows; over all positions, a bijection of the rows.
     """
-    positions = np.asarray(positions, dtype=np.int64)
     mixed = np.empty_like(positions)
     windows = np.searchsorted(plan.window_starts, positions, side="right") - 1
     for window in np.unique(windows):
@@ -104,7 +87,6 @@ class BlockShuffle:
 
     Args:
         shard_rows: int64 [S], number of the split's rows in each of its shards, in the order of the split.
-        window: shards per window.
     """
 
     def __init__(self, shard_rows: Positions, window: int) -> None:

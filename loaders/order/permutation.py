@@ -150,7 +150,6 @@ def rank_slice(step: int, batch_size: int, rank: int = 0, num_ranks: int = 1) ->
         step: global step within the epoch, or within the stream.
         batch_size: global batch size, a multiple of `num_ranks`.
         rank: rank of this process, in [0, num_ranks).
-        num_ranks: number of processes.
 
     Returns:
         int64 [batch_size / num_ranks]; may reach beyond the last row of an epoch.
@@ -178,10 +177,7 @@ def step_positions(
 
     Args:
         step: step within the epoch, in [0, num_steps(num_rows, batch_size, drop_last)).
-        num_rows: rows of the split.
         batch_size: global batch size, a multiple of `num_ranks`.
-        rank: rank of this process.
-        num_ranks: number of processes.
         drop_last: True in training, False in evaluation.
 
     Returns:
@@ -212,8 +208,6 @@ def stream_positions(
         global_step: step since the start of training.
         batch_size: global batch size of this stream (B, or mu * B), a multiple of `num_ranks`.
         num_rows: rows of the stream's split; may be fewer than the batch.
-        rank: rank of this process.
-        num_ranks: number of processes.
 
     Returns:
         epochs and positions, both int64 [batch_size / num_ranks], positions in [0, num_rows).

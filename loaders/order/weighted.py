@@ -75,7 +75,6 @@ def weighted_positions(
         epoch: at least 0.
         positions: int64 [B], places of the epoch in [0, N).
         ends: see `cumulative_shares`.
-        seed: seed of the order.
         in_turns: make the returned epochs of a row even and odd in turns, for views that alternate by epoch.
 
     Returns:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.common.errors import UserError
-from loaders.common.files import sync_folder
+from loaders.common.files import sync_file
 from loaders.packs.finish import EmptySplitError, join_parts
 from loaders.packs.listing import Plan, key_hash, listing_path, make_plan, read_items
 from loaders.packs.manifest import (
@@ -149,9 +149,9 @@ def _move_into_place(out: Path, build: Path) -> Manifest:
         for path in paths:
             if path.name != MANIFEST_NAME:
                 os.replace(path, out / folder / path.name)
-        sync_folder(out / folder)
+        sync_file(out / folder)
     os.replace(target / MANIFEST_NAME, out / MANIFEST_NAME)
-    sync_folder(out)
+    sync_file(out)
     manifest = read_manifest(out)
     shutil.rmtree(build)
     return manifest

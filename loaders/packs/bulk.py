@@ -55,7 +55,7 @@ def prepare_batch(
         job: shard to write; its image policy must be one that copies.
         label_of: number of each class.
     """
-    data, starts, good = _read(source, items)
+    data, starts, good = source.read_many(items)
     heads = scan_jpegs(data, starts, _tables())
     copied = good & _may_be_copied(data, starts, heads, job.policy)
     facts = np.zeros((len(items), 4), np.int64)
@@ -89,16 +89,6 @@ def prepare_batch(
         rejected=rejected,
         warned=warned,
     )
-
-
-def _read(
-    source: Source, items: Sequence[SourceItem]
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
-    """Read items by `Source.read_many`; if the source reads only singly, mark all items as not read."""
-    if (read := source.read_many(items)) is not None:
-        return read
-    data, starts = np.zeros(0, np.uint8), np.zeros(len(items) + 1, np.int64)
-    return data, starts, np.zeros(len(items), np.bool_)
 
 
 def _tables() -> ScanTables:

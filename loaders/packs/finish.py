@@ -50,9 +50,7 @@ def join_parts(
     """Write index, labels and lists shard by shard, and return the manifest.
 
     Args:
-        target: folder for the files.
         options: what was packed; its build folder has the parts of all shards.
-        recorded: options to record in the manifest.
         base: pack to which the parts are appended; its rows come first.
 
     Raises:

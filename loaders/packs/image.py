@@ -285,7 +285,6 @@ def _finish(
 
     Args:
         pixels: uint8 [H, W, 3], upright.
-        action: what was done to the image so far.
         size: height and width of the image before decoding shrank it; by default those of `pixels`.
     """
     full = pixels.shape[:2] if size is None else size

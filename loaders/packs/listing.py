@@ -278,7 +278,6 @@ def listed(
     """Open a source, and list its inputs with the keys that packing would give them.
 
     Args:
-        columns: columns of lists and tables to use.
         within: folder for temporary files; the system's temporary folder by default.
 
     Raises:

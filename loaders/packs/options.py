@@ -49,7 +49,11 @@ class PackOptions:
         if self.workers < 0:
             raise UserError(f"--workers {self.workers}: expected 0 (one per core) or more")
         if self.executor == "ray":
-            require_ray()
+            try:
+                import ray  # noqa: F401
+            except ImportError:
+                remedy = "pip install '.[ray]', or leave --executor out"
+                raise MissingBackendError(f"--executor ray needs Ray: {remedy}") from None
 
     @property
     def build(self) -> Path:
@@ -65,17 +69,3 @@ class PackOptions:
     def shard_bytes(self) -> int:
         """Approximate size of a shard in bytes."""
         return int(self.shard_size_mb * 1e6)
-
-
-def require_ray() -> None:
-    """Check that Ray is installed.
-
-    Raises:
-        MissingBackendError: Ray is not installed.
-    """
-    try:
-        import ray  # noqa: F401
-    except ImportError:
-        raise MissingBackendError(
-            "--executor ray needs Ray: pip install '.[ray]', or leave --executor out"
-        ) from None

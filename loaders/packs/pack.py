@@ -166,6 +166,7 @@ class Pack:
         self.splits = tuple(split.name for split in manifest.splits)
         self.classes = joined_class_names(path, manifest.classes)
         self.num_shards = manifest.num_shards
+        self._maps: dict[int, NDArray[np.uint8]] = {}
 
     def __len__(self) -> int:
         """Return the number of images (rows)."""
@@ -352,10 +353,6 @@ class Pack:
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of a pack with {len(self)} rows")
         return row
-
-    @cached_property
-    def _maps(self) -> dict[int, NDArray[np.uint8]]:
-        return {}
 
 
 def is_pack(path: str, store: StoreOptions | None = None) -> bool:

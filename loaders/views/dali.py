@@ -119,7 +119,6 @@ def build_pipeline(
     To run a batch, call `feed_batch` and then `pipeline.run()`.
 
     Args:
-        views: policies.
         batch_size: images of the largest batch.
         num_threads: CPU threads of DALI.
         device_id: GPU that decodes and augments; None for the CPU alone.

@@ -8,43 +8,7 @@ from typing import assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.kernels.views.codes import (
-    AFFINE,
-    ARGUMENTS,
-    AUTOCONTRAST,
-    BLUR,
-    BRIGHTNESS,
-    CONTRAST,
-    CUTOUT,
-    EQUALIZE,
-    GRAYSCALE,
-    INVERT,
-    MAX_ARGUMENTS,
-    NOISE,
-    NONE,
-    POSTERIZE,
-    SATURATION,
-    SHARPNESS,
-    SOLARIZE,
-    STANDARDIZE,
-)
-from loaders.kernels.views.drawing import (
-    ROTATE,
-    SHEAR_X,
-    SHEAR_Y,
-    TRANSLATE_X,
-    TRANSLATE_Y,
-    draw_affine,
-    draw_centered,
-    draw_cutout,
-    draw_erasing,
-    draw_flip,
-    draw_jitter,
-    draw_one,
-    draw_randaugment,
-    draw_resized_crop,
-    draw_tile,
-)
+from loaders.kernels.views import codes, drawing
 from loaders.views.geometry import CenterCrop, PaddedCrop, RandomResizedCrop, ResizedCenterCrop, Tile
 from loaders.views.policy import (
     IMAGENET,
@@ -67,21 +31,21 @@ from loaders.views.policy import (
 )
 
 AUGMENT_CODES: dict[AugmentName, int] = {
-    "autocontrast": AUTOCONTRAST,
-    "brightness": BRIGHTNESS,
-    "color": SATURATION,
-    "contrast": CONTRAST,
-    "equalize": EQUALIZE,
-    "identity": NONE,
-    "invert": INVERT,
-    "posterize": POSTERIZE,
-    "rotate": ROTATE,
-    "sharpness": SHARPNESS,
-    "shear_x": SHEAR_X,
-    "shear_y": SHEAR_Y,
-    "solarize": SOLARIZE,
-    "translate_x": TRANSLATE_X,
-    "translate_y": TRANSLATE_Y,
+    "autocontrast": codes.AUTOCONTRAST,
+    "brightness": codes.BRIGHTNESS,
+    "color": codes.SATURATION,
+    "contrast": codes.CONTRAST,
+    "equalize": codes.EQUALIZE,
+    "identity": codes.NONE,
+    "invert": codes.INVERT,
+    "posterize": codes.POSTERIZE,
+    "rotate": drawing.ROTATE,
+    "sharpness": codes.SHARPNESS,
+    "shear_x": drawing.SHEAR_X,
+    "shear_y": drawing.SHEAR_Y,
+    "solarize": codes.SOLARIZE,
+    "translate_x": drawing.TRANSLATE_X,
+    "translate_y": drawing.TRANSLATE_Y,
 }
 _GEOMETRY = 0  # number of the geometry in the random numbers; operations are numbered from 1
 
@@ -115,13 +79,13 @@ def num_slots(operation: Operation) -> int:
         case ColorJitter():
             return 4
         case RandomAffine() | QuarterTurn():
-            return ARGUMENTS[AFFINE]
+            return codes.ARGUMENTS[codes.AFFINE]
         case Cutout():
-            return ARGUMENTS[CUTOUT]
+            return codes.ARGUMENTS[codes.CUTOUT]
         case RandomErasing(fill=fill):
-            return ARGUMENTS[NOISE if fill == "noise" else CUTOUT]
+            return codes.ARGUMENTS[codes.NOISE if fill == "noise" else codes.CUTOUT]
         case RandAugment():
-            return operation.num_ops * MAX_ARGUMENTS
+            return operation.num_ops * codes.MAX_ARGUMENTS
         case _:
             return 1
 
@@ -138,7 +102,6 @@ def draw(
     """Draw the parameters of one view of the images at `rows`.
 
     Args:
-        policy: policy of the view.
         seed: any int64.
         epochs: int64 [B], in [0, 2^32); one per row, since a batch may hold rows of two epochs.
         rows: int64 [B], rows of the pack; in [0, 2^48).
@@ -167,7 +130,7 @@ def draw(
         _draw_operation(operation, policy, at, number, slot, parameters)
         slot += num_slots(operation)
     if isinstance(policy.normalize, Standardize):
-        parameters.codes[:, slot], parameters.args[:, slot] = STANDARDIZE, 255 * policy.normalize.eps
+        parameters.codes[:, slot], parameters.args[:, slot] = codes.STANDARDIZE, 255 * policy.normalize.eps
     return parameters
 
 
@@ -182,14 +145,14 @@ def _draw_geometry(
             _draw_resized_crop(crop, at, heights, widths, out)
         case Tile(row=row, column=column, grid=grid, cell=cell, crop=crop):
             _draw_resized_crop(crop, at, heights, widths, out)
-            draw_tile(*at, row, column, grid, cell, policy.resolution, out.box)
+            drawing.draw_tile(*at, row, column, grid, cell, policy.resolution, out.box)
         case CenterCrop(fraction=fraction):
-            draw_centered(*at, heights, widths, float(fraction), 0, out.box, out.window, out.shift)
+            drawing.draw_centered(*at, heights, widths, float(fraction), 0, out.box, out.window, out.shift)
         case ResizedCenterCrop(short_side=short_side):
             _centre_resized(short_side, policy.resolution, heights, widths, out)
         case PaddedCrop(padding=padding):
             reach = round(padding * policy.resolution)
-            draw_centered(*at, heights, widths, 1.0, reach, out.box, out.window, out.shift)
+            drawing.draw_centered(*at, heights, widths, 1.0, reach, out.box, out.window, out.shift)
 
 
 def _centre_resized(
@@ -215,35 +178,35 @@ def _draw_resized_crop(
 ) -> None:
     scale = (float(crop.scale[0]), float(crop.scale[1]))
     log_ratio = (float(np.log(crop.ratio[0])), float(np.log(crop.ratio[1])))
-    draw_resized_crop(*at, heights, widths, scale, log_ratio, out.box, out.window)
+    drawing.draw_resized_crop(*at, heights, widths, scale, log_ratio, out.box, out.window)
 
 
 def _draw_operation(
     operation: Operation, policy: ViewPolicy, at: _At, number: int, slot: int, out: ViewParameters
 ) -> None:
-    resolution = policy.resolution
+    resolution, into = policy.resolution, (slot, out.codes, out.args)
     match operation:
         case AlternatingFlip(p=p):  # drawn as in epoch 0, and inverted in odd epochs
             seed, epochs, rows, view = at
-            draw_flip(seed, np.zeros_like(epochs), rows, view, number, float(p), out.flip)
+            drawing.draw_flip(seed, np.zeros_like(epochs), rows, view, number, float(p), out.flip)
             np.logical_xor(out.flip, epochs % 2 == 1, out=out.flip)
         case HorizontalFlip(p=p):
-            draw_flip(*at, number, float(p), out.flip)
+            drawing.draw_flip(*at, number, float(p), out.flip)
         case ColorJitter(p=p):
             strengths = (operation.brightness, operation.contrast, operation.saturation)
             low = np.array([max(0.0, 1 - s) for s in strengths] + [-operation.hue])
             high = np.array([1.0 + s for s in strengths] + [operation.hue])
-            draw_jitter(*at, number, float(p), low, high, slot, out.codes, out.args)
+            drawing.draw_jitter(*at, number, float(p), low, high, *into)
         case Grayscale(p=p):
-            draw_one(*at, number, float(p), GRAYSCALE, 0.0, 0.0, slot, out.codes, out.args)
+            drawing.draw_one(*at, number, float(p), codes.GRAYSCALE, 0.0, 0.0, *into)
         case GaussianBlur(p=p, sigma=sigma):
-            draw_one(*at, number, float(p), BLUR, float(sigma[0]), float(sigma[1]), slot, out.codes, out.args)
+            drawing.draw_one(*at, number, float(p), codes.BLUR, float(sigma[0]), float(sigma[1]), *into)
         case Solarize(p=p, threshold=threshold):
             level = float(threshold)
-            draw_one(*at, number, float(p), SOLARIZE, level, level, slot, out.codes, out.args)
+            drawing.draw_one(*at, number, float(p), codes.SOLARIZE, level, level, *into)
         case RandomAffine(p=p, degrees=degrees, translate=translate, fill=fill):
             warp = (float(degrees), float(translate), resolution, float(fill))
-            draw_affine(*at, number, float(p), *warp, slot, out.codes, out.args)
+            drawing.draw_affine(*at, number, float(p), *warp, *into)
         case RandAugment(p=p, num_ops=num_ops, levels=levels, fill=fill):
             kinds = np.array([AUGMENT_CODES[augment.name] for augment in operation.augments])
             ranges = np.array(
@@ -251,19 +214,19 @@ def _draw_operation(
             )
             first, count = levels or (0, 0)
             grid = (first, count, resolution, float(fill))
-            draw_randaugment(*at, number, float(p), num_ops, kinds, ranges, *grid, slot, out.codes, out.args)
+            drawing.draw_randaugment(*at, number, float(p), num_ops, kinds, ranges, *grid, *into)
         case QuarterTurn(turns=turns):
             cos, sin = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[turns]
             if turns > 0:  # the matrix maps the warped view back to its source
-                out.codes[:, slot] = AFFINE
-                out.args[:, slot : slot + ARGUMENTS[AFFINE]] = (cos, -sin, 0.0, sin, cos, 0.0, 0.0)
+                out.codes[:, slot], stop = codes.AFFINE, slot + codes.ARGUMENTS[codes.AFFINE]
+                out.args[:, slot:stop] = (cos, -sin, 0.0, sin, cos, 0.0, 0.0)
         case Cutout(p=p, size=size, fill=fill):
             square = (float(size[0]), float(size[1]), resolution, float(fill))
-            draw_cutout(*at, number, float(p), *square, slot, out.codes, out.args)
+            drawing.draw_cutout(*at, number, float(p), *square, *into)
         case RandomErasing(p=p, scale=scale, ratio=ratio, fill=mode):
             shape = (float(scale[0]), float(scale[1])), (float(np.log(ratio[0])), float(np.log(ratio[1])))
             known = policy.normalize if isinstance(policy.normalize, Normalize) else IMAGENET
             colour = (mode == "noise", 255 * np.clip(known.mean, 0.0, 1.0))
-            draw_erasing(*at, number, float(p), *shape, resolution, *colour, slot, out.codes, out.args)
+            drawing.draw_erasing(*at, number, float(p), *shape, resolution, *colour, *into)
         case _:
             assert_never(operation)

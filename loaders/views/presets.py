@@ -62,7 +62,6 @@ def barlow_a(
     """First view of Barlow Twins: always blurred, never solarised.
 
     Args:
-        resolution: side of the view in pixels.
         min_scale: smallest share of the image area a crop may have; 0.08 in the paper.
         flip_p: probability of a horizontal flip; 0.5 in the paper, 0 where left and right carry meaning.
         max_sigma: largest standard deviation of the blur in pixels; 2 in the authors' code, at 224 pixels.
@@ -228,8 +227,6 @@ def affine(
     """The centred square, flipped at random, and a random affine transformation of that view.
 
     Args:
-        resolution: side of the views in pixels.
-        flip_p: probability of a horizontal flip of both views.
         degrees: largest rotation.
         translate: largest shift, as a share of the side.
         shear: largest slope, of either axis.
@@ -307,7 +304,6 @@ def evaluation(
     """View for evaluation: the centred square, without randomness.
 
     Args:
-        resolution: side of the view in pixels.
         fraction: share of the short side that is kept; by default 224/256 from 128 pixels on (the usual
             "resize 256, crop 224") and the whole square below, as is usual for small images.
         normalize: None delivers values in [0, 1].

@@ -132,7 +132,6 @@ def shrink_planes(data: bytes, factor: int, to_height: int, to_width: int, quali
     Args:
         data: a JPEG in YCbCr.
         factor: 1, 2, 4 or 8, by which decoding shrinks.
-        to_height, to_width: size of the result.
         quality: JPEG quality of the result, 1 to 100.
 
     Returns:

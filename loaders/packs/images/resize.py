@@ -39,7 +39,6 @@ def resize_antialiased(pixels: NDArray[np.uint8], height: int, width: int) -> ND
 
     Args:
         pixels: uint8 [H, W, 3].
-        height, width: size of the result.
 
     Returns:
         uint8 [height, width, 3]; the input itself if it has this size already.

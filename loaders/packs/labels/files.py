@@ -33,9 +33,7 @@ def read_label_file(path: Path, pack: Pack, row_ranges: RowRanges, source: str) 
     Args:
         path: an array with one label per row; or a list that has for each image a `row`, a `key` or the name
             of its file (see `RowNames`), and a `label` (number or name) or a `class` (name).
-        pack: the pack that the labels belong to.
         row_ranges: the rows that an array labels, in order, and among which a list finds names.
-        source: who gave the labels.
 
     Raises:
         UserError: the file cannot be read, or does not fit the pack, e.g. by an image that the pack does not

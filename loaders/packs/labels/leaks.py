@@ -104,9 +104,7 @@ def check_leak(pack: Pack, rows: Rows, measured: Split, allow: bool, what: str =
     """Refuse to train on images of the split that is measured on, or describe them if that is allowed.
 
     Args:
-        pack: pack of the images to train on.
         rows: int64 [K], the images to train on.
-        measured: the split to measure on.
         allow: return a description of the shared images instead of refusing.
         what: first word of the message.
 

@@ -76,7 +76,6 @@ def few_labels(split: Split, per_class: int | None, seed: int, table: LabelTable
 
     Args:
         per_class: k, see `subsample_per_class`; None keeps every label of the split.
-        seed: seed for the choice of labels.
         table: labels to choose from; the true labels by default.
 
     Raises:
@@ -126,7 +125,6 @@ def training_labels(
         split: labelled split; if it is "" or has no true label, all labels come from the tables.
         per_class: number of labels per class to take from the true labels or, if there are none, from the
             tables; None takes all.
-        seed: seed for that choice.
         extra: paths of label tables; if a row has several labels, a true label counts, else that of the first
             table.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,6 @@ class LabelTable:
         source: object [M] of str, who gave the label, e.g. "true", "pseudo", "oracle".
         cycle: int32 [M], round of self-training or active learning; 0 for labels from the start.
         num_classes: number of classes of the pack.
-        version: version of the table's layout.
         images: digest of the labelled images, by which tables of other packs are recognised, see
             `Pack.signed`; "" if it is not known.
     """
@@ -54,7 +53,6 @@ class LabelTable:
     source: NDArray[np.object_]
     cycle: NDArray[np.int32]
     num_classes: int
-    version: int = field(default=TABLE_VERSION)
     images: str = ""
 
     def __post_init__(self) -> None:
@@ -107,7 +105,6 @@ class LabelTable:
             row: whole numbers [M], in any order, none twice.
             label: whole numbers [M].
             confidence: numbers [M], or one number for all rows; rounded to float32.
-            source: who gave the labels.
             cycle: round in which the labels were given, at most `MAX_CYCLE`.
 
         Raises:
@@ -159,7 +156,7 @@ class LabelTable:
         """
         kept = np.isin(self.row, rows)
         columns: dict[str, Any] = {name: getattr(self, name)[kept] for name in _COLUMN_DTYPES}
-        return LabelTable(**columns, num_classes=self.num_classes, version=self.version)
+        return LabelTable(**columns, num_classes=self.num_classes)
 
     def digest(self, content_hash: NDArray[np.uint64]) -> str:
         """Return a digest of the labelled images, or of 65,536 evenly spaced ones if there are more.
@@ -244,7 +241,6 @@ class LabelTable:
             **{n: table.column(n).to_numpy() for n in ("row", "label", "confidence", "cycle")},
             source=sources,
             num_classes=num_classes,
-            version=version,
             images=meta.get(_IMAGES, ""),
         )
 

@@ -220,7 +220,6 @@ def hold_out(
         split: N images.
         known: int64 [N], their labels; -1 for none.
         share: share of each class to set aside, see `validation_part`.
-        seed: seed for the choice.
 
     Returns:
         The images set aside, and int64 [N], `known` with -1 for the images set aside and their copies.

@@ -81,14 +81,14 @@ class Source(ABC):
 
     def read_many(
         self, items: Sequence[SourceItem]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]] | None:
-        """Read several items at once, or return None if that is not faster; may be called in several threads.
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
+        """Read several items at once, or none if that is not faster; may be called in several threads.
 
         Returns:
             uint8 [total], the bytes; int64 [N + 1], where each item begins, and the end; bool [N], whether an
             item was read and has the listed size. For the other items, `read` raises the reason.
         """
-        return None
+        return np.zeros(0, np.uint8), np.zeros(len(items) + 1, np.int64), np.zeros(len(items), np.bool_)
 
     def class_names(self) -> tuple[str, ...] | None:
         """Return the classes in the order of the source's own numbers; valid after the listing.

@@ -81,8 +81,6 @@ def parse_splits(
     """Parse texts such as `name=PATH`, or `name,name=PATH:0.8,0.2`, which divides the images of a PATH.
 
     Args:
-        texts: one for each source.
-        seed: seed of the division.
         near: whether images that look the same must go to the same split.
         several: whether a name may be repeated, for a split that has several sources after an append.
 
@@ -178,7 +176,6 @@ def open_source(source: str, spool: Path, options: ColumnOptions | None = None) 
             `#inside` names a folder in an archive or a split of a list or a table; `#labels=FILE` gives
             labels to the images of a folder or an archive. Paths may be remote (s3://, https://, hf://).
         spool: folder for copies of files that cannot be read in place (remote files, .tar.gz).
-        options: columns of lists and tables to use.
 
     Raises:
         UserError: nothing is there, or no adapter can read what is there.

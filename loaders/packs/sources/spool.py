@@ -41,8 +41,6 @@ def local_files(pattern: str, spool: Path, suffixes: tuple[str, ...]) -> list[Pa
 
     Args:
         pattern: a path with `*`, `?` and `{000..012}`, or a plain path.
-        spool: folder for copies.
-        suffixes: suffixes that the names may have.
 
     Raises:
         UserError: no file matches, a file is missing or cannot be fetched, a suffix is wrong, or two files

@@ -74,7 +74,6 @@ def find_labels(where: str, names: Sequence[str], wanted: str | None, declared: 
     else a declared column, else a column whose name has a usual ending.
 
     Args:
-        where: path of the file, for messages.
         names: columns of the file without those of images, keys and splits.
         wanted: name from `--label-column`.
         declared: columns that the file declares as class labels.

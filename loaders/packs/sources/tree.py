@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -19,11 +21,35 @@ from loaders.common.errors import UserError
 from loaders.packs.listing_lines import from_line, to_line
 from loaders.packs.reasons import Reason
 from loaders.packs.repeats import repeated_rows
-from loaders.packs.sources.item import SourceItem
+from loaders.packs.sources.bytes_at import open_file
+from loaders.packs.sources.item import Source, SourceItem
 from loaders.packs.sources.naming import file_key, file_stem, folder_key, join_key, unwanted
 
 _ENTRIES_AT_ONCE = 100_000
 _SHOWN_FOLDERS = 4
+
+
+class ArchiveSource(Source):
+    """Base of archives of a folder tree, read in place; the class of a file is its folder, as in a tree."""
+
+    labels_are_folders = True
+
+    def __init__(self, path: Path, inside: str | None, name: str) -> None:
+        """Open an archive.
+
+        Args:
+            inside: folder inside the archive that is the root, see `TreeListing`.
+            name: PATH that the user gave, for messages.
+
+        Raises:
+            UserError: the file cannot be opened.
+        """
+        self._path, self._inside, self._name = path, inside, name
+        self._descriptor = open_file(path)
+
+    def close(self) -> None:
+        """Close the archive."""
+        os.close(self._descriptor)
 
 
 class TreeListing:

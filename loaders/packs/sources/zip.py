@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 
 from loaders.common.errors import UserError
-from loaders.packs.sources.bytes_at import open_file, read_at
-from loaders.packs.sources.item import Source, SourceItem, UnreadableItem, check_size, printable
-from loaders.packs.sources.tree import TreeListing
+from loaders.packs.sources.bytes_at import read_at
+from loaders.packs.sources.item import SourceItem, UnreadableItem, check_size, printable
+from loaders.packs.sources.tree import ArchiveSource, TreeListing
 
 _LOCAL_HEADER = struct.Struct("<4s5HIIIHH")
 _STORED, _DEFLATED = 0, 8
@@ -23,24 +21,10 @@ _BLOCK_BYTES = 1 << 16
 _DAMAGE = (ValueError, IndexError, struct.error)  # raised by zipfile for damage; IndexError for an empty name
 
 
-class ZipSource(Source):
-    """The files below one folder of a zip; the class of a file is its folder, as in a folder tree."""
+class ZipSource(ArchiveSource):
+    """The files below one folder of a zip."""
 
-    labels_are_folders = True
-
-    def __init__(self, path: Path, inside: str | None, name: str) -> None:
-        """Open a zip.
-
-        Args:
-            inside: folder inside the zip that is the root, see `TreeListing`.
-            name: PATH that the user gave, for messages.
-
-        Raises:
-            UserError: the file cannot be opened.
-        """
-        self._path, self._inside, self._name = path, inside, name
-        self._descriptor = open_file(path)
-        self._num_guessed, self._first_guessed = 0, ""
+    _num_guessed, _first_guessed = 0, ""
 
     def items(self) -> Iterator[SourceItem]:
         """List the members and yield those below the root in the order of a folder walk."""
@@ -95,15 +79,15 @@ class ZipSource(Source):
         fields = _LOCAL_HEADER.unpack(header)
         method, crc, name_bytes, extra_bytes = fields[3], fields[6], fields[9], fields[10]
         first = item.position + _LOCAL_HEADER.size + name_bytes + extra_bytes
-        data = self._inflate(item, first) if method == _DEFLATED else self._stored(item, first)
+        if method == _DEFLATED:
+            data = self._inflate(item, first)
+        else:
+            data = read_at(self._descriptor, first, item.size_bytes)
         check_size(self._name, item, len(data))
         # A writer that streams puts the checksum behind the data, and 0 into this header.
         if crc and zlib.crc32(data) != crc:
             raise UnreadableItem("damaged in its zip: the checksum differs")
         return data
-
-    def _stored(self, item: SourceItem, first: int) -> bytes:
-        return read_at(self._descriptor, first, item.size_bytes)
 
     def _inflate(self, item: SourceItem, first: int) -> bytes:
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -123,10 +107,6 @@ class ZipSource(Source):
         if len(data) != item.size_bytes:
             raise UnreadableItem(f"damaged in its zip: {len(data)} of {item.size_bytes} bytes")
         return data
-
-    def close(self) -> None:
-        """Close the zip."""
-        os.close(self._descriptor)
 
 
 def _problem(info: zipfile.ZipInfo) -> str | None:

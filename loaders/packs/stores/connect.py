@@ -72,9 +72,6 @@ def store_errors(
     """Turn any error of a store into a one-line `UserError`; every file system has its own exceptions.
 
     Args:
-        url: URL of the request.
-        what: what went wrong, for the message.
-        remedy: what to do about it, for the end of the message.
         let: exceptions that pass unchanged, since the caller handles them.
 
     Raises:

@@ -86,8 +86,6 @@ class Store:
 
         Args:
             name: path of the object, relative to the pack.
-            start: first byte.
-            stop: one past the last byte.
             size_bytes: size of the object. If it is given, an answer must have the requested length or be the
                 whole object; if it is None, an answer of any length is accepted.
 

@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loaders.common.errors import UserError
 from loaders.order.blocks import block_permute, block_plan
 from loaders.order.permutation import permute
 from tests.loaders.mixing import mixing_quality
@@ -58,10 +57,3 @@ def test_mixing_grows_with_the_window_up_to_a_full_shuffle() -> None:
     identity = mixing_quality(np.arange(20_000), labels, 64)
     assert identity.neighbour_ratio < 0.001
     assert identity.groups_per_batch < 1.1
-
-
-def test_impossible_blocks_are_the_users_mistake() -> None:
-    with pytest.raises(UserError, match="window"):
-        block_plan(SHARDS, 0, 0, 0)
-    with pytest.raises(UserError, match="shards"):
-        block_plan(np.array([3, 0]), 1, 0, 0)
