@@ -68,7 +68,7 @@ def keep_question(path: Path, asked: Record, later: Record | None = None) -> Non
     Args:
         path: file in the folder.
         asked: the settings, as values that JSON restores unchanged.
-        later: more settings; they are not checked in a folder whose file does not record them.
+        later: more settings; those that the folder's file does not have yet are added to it unchecked.
 
     Raises:
         UserError: the folder was begun with other settings, or the file is damaged.
@@ -78,7 +78,9 @@ def keep_question(path: Path, asked: Record, later: Record | None = None) -> Non
         kept = read(path)
         known = {name: now for name, now in (later or {}).items() if name in kept}
         check_same(path, known, path.parent)
-        return
+        if len(known) == len(later or {}):
+            return
+        asked = kept
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, to_json({**asked, **(later or {})}))
 

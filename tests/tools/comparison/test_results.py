@@ -46,9 +46,8 @@ def test_a_question_may_gain_what_older_folders_do_not_say(tmp_path: Path) -> No
     keep_question(new, {"pack": "a"}, {"start": "1"})
     for path in (old, new):
         keep_question(path, {"pack": "a"}, {"start": "1"})
-    keep_question(old, {"pack": "a"}, {"start": "2"})
-    with pytest.raises(UserError, match=r"^start: expected '1', with which .*, found '2'; give another"):
-        keep_question(new, {"pack": "a"}, {"start": "2"})
+        with pytest.raises(UserError, match=r"^start: expected '1', with which .*, found '2'; give another"):
+            keep_question(path, {"pack": "a"}, {"start": "2"})
 
 
 def test_lines_are_read_back(tmp_path: Path) -> None:
