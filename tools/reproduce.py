@@ -90,8 +90,8 @@ from loaders.packs.labels.subsample import few_labels
 from tools.bench.process import cpu_name
 from tools.comparison import results
 from tools.comparison.cpu_budget import CommandFailed, CommandStopped, cpu_seconds, preload
-from tools.comparison.results import Record
-from tools.reproduction.measure import Bench, RunScript, Stopped, alone_at, measure_rows
+from tools.comparison.results import Record, alone_at
+from tools.reproduction.measure import Bench, RunScript, Stopped, measure_rows
 from tools.reproduction.page import write_page
 from tools.reproduction.plan import ResultTable
 from tools.reproduction.tables import make_table
@@ -184,8 +184,8 @@ def run(config: Config, console: Console, run_script: RunScript = cpu_seconds) -
     with alone_at(out / "asked.json", say):
         pack = prepare_pack(config, run_script)
         keep_question(config, out, pack)
-        bench = Bench(table, config.pack.resolve(), out, config.num_threads, say, run_script)
-        bench.once("machine", lambda: described_machine(config))
+        bench = Bench(config.pack.resolve(), out, config.num_threads, say, table, run_script)
+        bench.record_of("machine", lambda: described_machine(config))
     path, labels = config.records or out / "records.jsonl", label_tables(table, pack)
 
     def write() -> str:

@@ -24,13 +24,12 @@ from tests.in_process import run_script
 from tests.tools.peers.test_airbench import STAND_IN
 from tools import reproduce
 from tools.comparison.cpu_budget import CommandFailed, CommandStopped
-from tools.comparison.results import Record
+from tools.comparison.results import Held, Record
 from tools.reproduce import Config, keep_question, prepare_pack, run
 from tools.reproduction import page, tables
 from tools.reproduction.measure import (
     Bench,
     Given,
-    Held,
     Stopped,
     _results,
     arguments_of,
@@ -81,7 +80,7 @@ class Here:
 def bench_of(config: Config, pack: Pack, here: Here) -> Bench:
     table = make_table(config.table, config.scale, config.init, config.peer)
     out = config.out / f"{config.table}-{config.scale}"
-    return Bench(table, pack.path, out, 1, lambda line: None, here)
+    return Bench(pack.path, out, 1, lambda line: None, table, here)
 
 
 def measure(config: Config, pack: Pack, here: Here) -> str:
@@ -161,7 +160,7 @@ def test_pretraining_is_shared_by_all_label_counts_and_counts_in_each(tmp_path: 
             trained.append((str(out.relative_to(tmp_path / "runs")), init))
         return in_no_time(script, arguments, log, limit_s)
 
-    bench = Bench(table, tmp_path / "pack", tmp_path, 1, lambda line: None, noted)
+    bench = Bench(tmp_path / "pack", tmp_path, 1, lambda line: None, table, noted)
     records = [*measure_row(bench, row, (4,)), *measure_row(bench, row, (), (0,)), *measure_row(bench, row)]
     shared = [f"row-pretrained-any-labels-seed-{seed}/pretrain" for seed in (0, 1)]
     inits = [str(tmp_path / "runs" / folder) for folder in shared]
@@ -200,7 +199,8 @@ def test_two_commands_share_a_table_and_train_nothing_twice(
 ) -> None:
     monkeypatch.setitem(tables.SCALES, "tiny", replace(SCALES["tiny"], seeds={2: (0,), 4: (0,)}))
     config = Config(table="budget", scale="tiny", out=tmp_path, pack=little_pack.path)
-    waits, pages = threading.Event(), {}
+    waits = threading.Event()
+    pages: dict[str, str] = {}
     ran: Counter[tuple[str, str]] = Counter()
     shown = Shown(waits.set)
 
@@ -241,7 +241,7 @@ def test_no_row_is_begun_while_another_command_measures_the_time_that_it_has(tmp
         (out / "peer.json").write_bytes(to_json(content))
         return 8.0
 
-    bench = Bench(table, tmp_path / "pack", tmp_path, 1, lambda line: None, measured)
+    bench = Bench(tmp_path / "pack", tmp_path, 1, lambda line: None, table, measured)
     assert len(list(measure_row(bench, peer))) == len(asked) == 1
     take_budget(bench, compact)
     assert bench.table.budget_s == 7.0
@@ -288,7 +288,7 @@ def test_one_view_and_all_of_the_test_are_two_lines(tmp_path: Path) -> None:
         (tested / "classification.json").write_bytes(to_json(content))
         return 1.0
 
-    bench = Bench(table, tmp_path / "pack", tmp_path / "out", 1, lambda line: None, evaluated)
+    bench = Bench(tmp_path / "pack", tmp_path / "out", 1, lambda line: None, table, evaluated)
     results = _results(bench, row, tmp_path / "run", "row-compact")
     measured = {"kind": "row", "row": row.name, "cpu_s": 4.0, "over_budget": False, "labels_per_class": 0}
     measured |= {"settings_tried": 0}
@@ -306,7 +306,7 @@ def test_a_fast_method_is_calibrated_by_a_longer_run(tmp_path: Path) -> None:
         taken.append(int(arguments[arguments.index("--steps") + 1]))
         return 1.0 + 0.1 * taken[-1] + 0.01 * max(0, taken[-1] - 48)
 
-    bench = Bench(table, tmp_path / "pack", tmp_path / "out", 1, lambda line: None, steps_slow_down)
+    bench = Bench(tmp_path / "pack", tmp_path / "out", 1, lambda line: None, table, steps_slow_down)
     (cost,) = costs_of(bench, table.rows[0])
     assert cost is not None
     share = table.rows[0].stages[0].share
@@ -326,7 +326,7 @@ def test_what_a_stage_compiles_is_no_part_of_its_steps(tmp_path: Path) -> None:
         return seconds
 
     table = make_table("budget", "tiny")
-    bench = Bench(table, tmp_path / "pack", tmp_path / "out", 1, lambda line: None, first_run_compiles)
+    bench = Bench(tmp_path / "pack", tmp_path / "out", 1, lambda line: None, table, first_run_compiles)
     for row in table.rows:
         costs = costs_of(bench, row)
         assert [cost.per_step for cost in costs if cost] == pytest.approx([0.1] * len(row.stages))

@@ -10,7 +10,6 @@ import shutil
 import signal
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,8 @@ from engine.train.metrics import read_metrics
 from loaders.common.errors import UserError
 from loaders.common.files import to_json, write_atomic
 from loaders.common.json_text import parse_json
-from loaders.common.locks import locked
 from tools.comparison.cpu_budget import CommandFailed, CommandStopped, Cost, calibrate, cpu_seconds
-from tools.comparison.results import Record, read
+from tools.comparison.results import Held, Measurements, Record, alone_at
 from tools.reproduction.plan import LINES, ResultTable, Row, Stage
 
 TOLERANCE = 1.05
@@ -44,78 +42,12 @@ class Stopped(Exception):
     """Measuring was interrupted; the message names the measurement. The same command continues it."""
 
 
-class Held(Exception):
-    """Another command holds the lock `path`, and so is measuring what this one was about to measure."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path.stem)
-        self.path = path
-
-
-@contextmanager
-def alone_at(path: Path, say: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Hold the lock beside a record or run folder, so that no other command makes it meanwhile.
-
-    Args:
-        path: the record or folder, which need not exist; or its lock.
-        say: function that prints a line. If it is given, a lock that another command holds is waited for.
-
-    Raises:
-        Held: another command holds the lock, and `say` is not given.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_suffix(".lock")
-    with ExitStack() as held:
-        try:
-            held.enter_context(locked(lock, "held"))
-        except UserError:
-            if say is None:
-                raise Held(lock) from None
-            say(f"{lock.stem}: another command is at work on it; waiting")
-            held.enter_context(locked(lock))
-        yield
-
-
 @dataclass
-class Bench:
-    """The measuring of one table.
-
-    Attributes:
-        out: folder of the table.
-        say: function that prints a line.
-        run_script: function that runs one of the project's scripts.
-    """
+class Bench(Measurements):
+    """The measuring of one table; `run_script` runs one of the project's scripts."""
 
     table: ResultTable
-    pack: Path
-    out: Path
-    num_threads: int
-    say: Callable[[str], None]
     run_script: RunScript = field(default=cpu_seconds)
-
-    def once(self, name: str, work: Callable[[], Record]) -> Record:
-        """Return the record `name`: the one on disk if an earlier call left it, else that of `work()`.
-
-        Raises:
-            Held: another command is making this record, or a run that it needs.
-        """
-        path = self.out / "records" / f"{name}.json"
-        if not path.is_file():
-            with alone_at(path):
-                if not path.is_file():  # another command may have finished it just before
-                    write_atomic(path, to_json(work()))
-        return read(path)
-
-    def records(self) -> list[Record]:
-        """Return all records so far, sorted by name."""
-        return [read(path) for path in sorted((self.out / "records").glob("*.json"))]
-
-    def shown(self, script: str, arguments: Sequence[str]) -> str:
-        """Return a command as records show it, without paths of this machine."""
-        words = [word or "''" for word in arguments]
-        for path, name in ((self.out, "OUT"), (self.pack, "PACK")):
-            words = [word.replace(str(path), name) for word in words]
-        return " ".join(["python", script, *(Path(w).name if w.startswith("/") else w for w in words)])
 
 
 @dataclass(frozen=True)
@@ -197,7 +129,7 @@ def costs_of(bench: Bench, row: Row) -> list[Cost | None]:
         shutil.rmtree(folder, ignore_errors=True)
         return {"kind": "cost", "row": row.name, "stages": found}
 
-    record = bench.once(f"cost-{row.name}", measure)
+    record = bench.record_of(f"cost-{row.name}", measure)
     return [None if cost is None else Cost(**cost) for cost in record["stages"]]
 
 
@@ -300,7 +232,7 @@ def choose_setting(bench: Bench, row: Row) -> int:
             facts = {"kind": "trial", "row": row.name, "setting": [str(s) for s in setting]}
             return {**facts, "validation_top1": top1, "cpu_s": found.cpu_s, "steps": list(found.steps)}
 
-        record = bench.once(name, measure)
+        record = bench.record_of(name, measure)
         bench.say(f"{name}: {' '.join(record['setting'])}: validation {record['validation_top1']:.1%}")
         tried.append(float(record["validation_top1"]))
     return tried.index(max(tried))
@@ -333,7 +265,7 @@ def measure_row(
     held: list[Held] = []
     chosen = choose_setting(bench, row)
     if row.results == "features":
-        yield bench.once(f"row-{row.name}", lambda: _features(bench, row))
+        yield bench.record_of(f"row-{row.name}", lambda: _features(bench, row))
         return
     for per_class in table.columns_of(row):
         for seed in table.seeds[per_class]:
@@ -342,7 +274,7 @@ def measure_row(
             name = f"row-{row.name}-{per_class or 'all'}-labels-seed-{seed}"
             given = Given(per_class, seed, row.settings[chosen])
             try:
-                record = bench.once(name, lambda g=given, n=name: _measure(bench, row, g, n))  # type: ignore[misc]
+                record = bench.record_of(name, lambda g=given, n=name: _measure(bench, row, g, n))  # type: ignore[misc]
             except Held as error:
                 held.append(error)
                 continue
