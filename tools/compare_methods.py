@@ -102,7 +102,7 @@ import numpy as np
 from rich.console import Console
 
 from loaders import open_pack
-from loaders.common.files import check_folder
+from loaders.common.files import check_file, check_folder
 from loaders.common.locks import alone_in
 from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import Pack
@@ -118,9 +118,7 @@ def run(config: Config, console: Console) -> int:
     """Measure every stage without a record, write the results, and return the number of failures."""
     path = config.records or config.out / "records.jsonl"
     check_folder(config.out)
-    check_folder(path.parent)
-    if path.is_dir():
-        raise UserError(f"records: expected a file to write at {path}, found a folder; give a file in it")
+    check_file(path, "records")
     pack = open_pack(config.pack)
     # Without a lock, --table-only can write the results so far while another command measures.
     with nullcontext() if config.table_only else alone_in(config.out):
@@ -189,7 +187,7 @@ def open_bench(config: Config, pack: Pack, console: Console) -> Bench:
         num_threads=config.num_threads,
         num_train=len(pack.split("train")),
         num_classes=len(pack.classes),
-        console=console,
+        say=lambda line: console.print(line, highlight=False, markup=False),
     )
 
 

@@ -9,8 +9,10 @@ few labels, each row within the same core seconds, pre-training included. ablati
 recipes/pipeline.py. start: frozen features of --init. The rows are in tools/reproduction/tables.py.
 
 The command can be stopped at any time (Ctrl-C, SIGTERM); the same command then continues, within a training
-from its last checkpoint. Finished rows are read from OUT/TABLE-SCALE. A row that takes more than 1.05 times
-its budget is ended and has no accuracy. Settings are chosen on held-out labels of the split train.
+from its last checkpoint. Finished rows are read from OUT/TABLE-SCALE. Several commands may measure one table
+at once: each leaves to the others what they have begun, and waits for it at the end. A row that takes more
+than 1.05 times its budget is ended and has no accuracy. Settings are chosen on held-out labels of the split
+train.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loaders.common.checks import Count, check_numbers
 from loaders.common.errors import UserError, run_command
-from loaders.common.files import check_folder
+from loaders.common.files import check_file, check_folder
 from loaders.common.program import Positional, check_command_line, command_line
 from tools.reproduction.tables import ScaleName, TableName
 
@@ -53,7 +55,8 @@ class Config:
     seeds: tuple[int, ...] = ()
     """Seeds of the table to measure now; all by default."""
     records: Path | None = None
-    """File for the records (.jsonl), with page (.md) and picture (.png) beside it; in --out by default."""
+    """File for the records (.jsonl); the page (.md) and the picture (.png) are written beside it. By default
+    OUT/TABLE-SCALE/records.jsonl."""
     num_threads: Count = 1
     """Threads of every command; budgets are in core seconds, so they do not depend on this."""
 
@@ -61,6 +64,8 @@ class Config:
         """Refuse numbers out of range, a folder that cannot be made, and a missing --init."""
         check_numbers(self)
         check_folder(self.out)
+        if self.records:
+            check_file(self.records, "records")
         if self.table == "start" and not self.init and self.scale != "tiny":
             raise UserError("init: expected a pre-trained network for the table start, found none; name one")
 
@@ -69,9 +74,9 @@ if __name__ == "__main__":  # check the options before the slow imports below
     check_command_line(Config, __doc__)
 
 
-import hashlib
 import platform
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from rich.console import Console
@@ -79,15 +84,14 @@ from rich.console import Console
 from engine.nets.starts import weights_digest
 from engine.train.autocast import SAID, of_hardware
 from loaders import open_pack
-from loaders.common.locks import alone_in
 from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import Pack
 from loaders.packs.labels.subsample import few_labels
 from tools.bench.process import cpu_name
 from tools.comparison import results
 from tools.comparison.cpu_budget import CommandFailed, CommandStopped, cpu_seconds, preload
-from tools.comparison.results import Record
-from tools.reproduction.measure import Bench, RunScript, Stopped, measure_row, take_budget
+from tools.comparison.results import Record, alone_at
+from tools.reproduction.measure import Bench, RunScript, Stopped, measure_rows
 from tools.reproduction.page import write_page
 from tools.reproduction.plan import ResultTable
 from tools.reproduction.tables import make_table
@@ -157,7 +161,7 @@ def folder_of(config: Config) -> Path:
     return (config.out / f"{config.table}-{config.scale}").resolve()
 
 
-def run(config: Config, console: Console, bench: Bench | None = None) -> str:
+def run(config: Config, console: Console, run_script: RunScript = cpu_seconds) -> str:
     """Measure what is missing; return the page.
 
     Raises:
@@ -171,27 +175,29 @@ def run(config: Config, console: Console, bench: Bench | None = None) -> str:
     _check_among("labels-per-class", config.labels_per_class, table.labels_per_class)
     _check_among("seeds", config.seeds, seeds)
     out = folder_of(config)
-    if bench is None:
-        preload(config.num_threads)
-        pack, num_threads = prepare_pack(config, cpu_seconds), config.num_threads
 
-        def say(line: str) -> None:
-            console.print(line, highlight=False, markup=False)
+    @cache  # a row that is begun again tells its earlier results again
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False)
 
+    preload(config.num_threads)
+    with alone_at(out / "asked.json", say):
+        pack = prepare_pack(config, run_script)
         keep_question(config, out, pack)
-        bench = Bench(table, config.pack.resolve(), out, num_threads, say)
-    else:
-        pack = open_pack(bench.pack)
-    bench.once("machine", lambda: described_machine(config))
+        bench = Bench(config.pack.resolve(), out, config.num_threads, say, table, run_script)
+        bench.record_of("machine", lambda: described_machine(config))
     path, labels = config.records or out / "records.jsonl", label_tables(table, pack)
+
+    def write() -> str:
+        with alone_at(out / "page", say):  # so that no page replaces one that has more records
+            return write_page(path, bench.table, [*bench.records(), *labels])
+
+    chosen = [row for row in table.rows if row.name in (config.rows or rows)]
     try:
-        for row in table.rows:
-            if row.name in (config.rows or rows):
-                take_budget(bench)
-                for _ in measure_row(bench, row, config.labels_per_class, config.seeds):
-                    write_page(path, bench.table, [*bench.records(), *labels])
+        for _ in measure_rows(bench, chosen, config.labels_per_class, config.seeds):
+            write()
     finally:
-        text = write_page(path, bench.table, [*bench.records(), *labels])
+        text = write()
     return text
 
 
@@ -205,24 +211,23 @@ def keep_question(config: Config, out: Path, pack: Pack) -> None:
     """Store in a folder the options that decide its figures, or refuse options other than those stored.
 
     Raises:
-        UserError: the folder has figures of another pack or start (by path or content), another peer, number
-            of threads, or other rows (compared by a hash of their options).
+        UserError: the folder has figures of another pack or start (by path or content), another peer or
+            number of threads, or of a row with other options (see `ResultTable.digest_of`).
     """
     table = make_table(config.table, config.scale, config.init, config.peer)
     asked: dict[str, str | int] = {"init": config.init, "peer": config.peer}
-    asked["rows"] = hashlib.sha256(repr(table).encode()).hexdigest()[:8]
     asked |= {"pack": str(config.pack.resolve()), "num_threads": config.num_threads}
     init = weights_digest(Path(config.init)) if config.init else ""
     contents = {"content of pack": pack_fingerprint(pack), "content of init": init}
-    results.keep_question(out / "asked.json", asked, contents)
+    rows = {f"content of row {row.name}": table.digest_of(row) for row in table.rows}
+    results.keep_question(out / "asked.json", asked, {**contents, **rows})
 
 
 def main() -> int:
     """Run the command line."""
     config = command_line(Config, __doc__)
     try:
-        with alone_in(folder_of(config)):
-            print(run(config, Console(stderr=True)))
+        print(run(config, Console(stderr=True)))
     except (Stopped, CommandStopped) as stopped:
         where = f" in {stopped}" if str(stopped) else ""
         print(f"reproduce: stopped{where}; run the same command to continue", file=sys.stderr)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import math
 import signal
-from collections.abc import Sequence
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,15 +19,24 @@ from engine.train.metrics import read_metrics
 from loaders.common.errors import UserError
 from loaders.common.files import to_json
 from loaders.common.json_text import parse_json
-from loaders.common.locks import alone_in
 from loaders.packs import Pack
 from tests.in_process import run_script
 from tests.tools.peers.test_airbench import STAND_IN
+from tools import reproduce
 from tools.comparison.cpu_budget import CommandFailed, CommandStopped
-from tools.comparison.results import Record
+from tools.comparison.results import Held, Record
 from tools.reproduce import Config, keep_question, prepare_pack, run
 from tools.reproduction import page, tables
-from tools.reproduction.measure import Bench, Given, Stopped, _results, arguments_of, costs_of, measure_row
+from tools.reproduction.measure import (
+    Bench,
+    Given,
+    Stopped,
+    _results,
+    arguments_of,
+    costs_of,
+    measure_row,
+    take_budget,
+)
 from tools.reproduction.page import accuracy_table, write_page
 from tools.reproduction.plan import ResultTable, Row, Stage
 from tools.reproduction.tables import SCALES, make_table
@@ -37,6 +48,7 @@ pytestmark = pytest.mark.usefixtures("blank_drawings")
 def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use a network that trains quickly; tests/recipes/test_supervised.py trains that of the tables."""
     monkeypatch.setattr(tables, "NETWORK", "test_resnet")
+    monkeypatch.setattr(reproduce, "preload", lambda num_threads: None)
 
 
 @dataclass
@@ -68,11 +80,11 @@ class Here:
 def bench_of(config: Config, pack: Pack, here: Here) -> Bench:
     table = make_table(config.table, config.scale, config.init, config.peer)
     out = config.out / f"{config.table}-{config.scale}"
-    return Bench(table, pack.path, out, 1, lambda line: None, here)
+    return Bench(pack.path, out, 1, lambda line: None, table, here)
 
 
 def measure(config: Config, pack: Pack, here: Here) -> str:
-    return run(config, Console(file=io.StringIO()), bench_of(config, pack, here))
+    return run(config, Console(file=io.StringIO()), here)
 
 
 def record(out: Path, name: str) -> Record:
@@ -124,24 +136,31 @@ def test_the_budgeted_table_is_stopped_and_gone_on_with(little_pack: Pack, tmp_p
     assert len(labels[0]["rows"]) == 40
 
 
+def in_no_time(script: str, arguments: Sequence[str], log: Path, limit_s: float | None) -> float:
+    """Leave the accuracies that a table reads from a run, without one; return simulated seconds."""
+    out = Path(arguments[arguments.index("--out") + 1])
+    out.mkdir(parents=True, exist_ok=True)
+    if script == "recipes/evaluate.py":
+        content = {"views": {"16": {"top1": 0.5}}, "mean_of_views": {"top1": 0.5}}
+        (out / "classification.json").write_bytes(to_json(content))
+    (out / "metrics.jsonl").write_text('{"step": 1, "validation_top1": 0.5}\n')
+    return 0.1 + 0.1 * int(arguments[arguments.index("--steps") + 1] if "--steps" in arguments else 0)
+
+
 def test_pretraining_is_shared_by_all_label_counts_and_counts_in_each(tmp_path: Path) -> None:
     table = make_table("budget", "tiny")
     table = replace(table, labels_per_class=(2, 4), seeds={2: (0, 1), 4: (0,)}, calibration=(2, 6))
     row = replace(next(row for row in table.rows if row.name == "pretrained"), settings=((),))
     trained: list[tuple[str, str]] = []
 
-    def in_no_time(script: str, arguments: Sequence[str], log: Path, limit_s: float | None) -> float:
+    def noted(script: str, arguments: Sequence[str], log: Path, limit_s: float | None) -> float:
         out = Path(arguments[arguments.index("--out") + 1])
-        if script == "recipes/evaluate.py":
-            out.mkdir(parents=True)
-            content = {"views": {"16": {"top1": 0.5}}, "mean_of_views": {"top1": 0.5}}
-            (out / "classification.json").write_bytes(to_json(content))
-        elif "calibration" not in str(log):
+        if script != "recipes/evaluate.py" and "calibration" not in str(log):
             init = arguments[arguments.index("--init") + 1] if "--init" in arguments else ""
             trained.append((str(out.relative_to(tmp_path / "runs")), init))
-        return 0.1 + 0.1 * int(arguments[arguments.index("--steps") + 1] if "--steps" in arguments else 0)
+        return in_no_time(script, arguments, log, limit_s)
 
-    bench = Bench(table, tmp_path / "pack", tmp_path, 1, lambda line: None, in_no_time)
+    bench = Bench(tmp_path / "pack", tmp_path, 1, lambda line: None, table, noted)
     records = [*measure_row(bench, row, (4,)), *measure_row(bench, row, (), (0,)), *measure_row(bench, row)]
     shared = [f"row-pretrained-any-labels-seed-{seed}/pretrain" for seed in (0, 1)]
     inits = [str(tmp_path / "runs" / folder) for folder in shared]
@@ -160,6 +179,72 @@ def test_pretraining_is_shared_by_all_label_counts_and_counts_in_each(tmp_path: 
     ]
     for record in records:
         assert record["cpu_s"] == pytest.approx(0.2 + 0.1 * sum(record["steps"]))
+
+
+class Shown(io.StringIO):
+    """The console of a command; calls a function once the command says that it waits."""
+
+    def __init__(self, waits: Callable[[], None]) -> None:
+        super().__init__()
+        self._waits = waits
+
+    def write(self, text: str) -> int:
+        if "; waiting" in text:
+            self._waits()
+        return super().write(text)
+
+
+def test_two_commands_share_a_table_and_train_nothing_twice(
+    little_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(tables.SCALES, "tiny", replace(SCALES["tiny"], seeds={2: (0,), 4: (0,)}))
+    config = Config(table="budget", scale="tiny", out=tmp_path, pack=little_pack.path)
+    waits = threading.Event()
+    pages: dict[str, str] = {}
+    ran: Counter[tuple[str, str]] = Counter()
+    shown = Shown(waits.set)
+
+    def command(script: str, arguments: Sequence[str], log: Path, limit_s: float | None) -> float:
+        out = arguments[arguments.index("--out") + 1]
+        if "calibration" not in out:
+            ran[script, out] += 1
+        if out.endswith("row-pretrained-any-labels-seed-0/pretrain"):  # meanwhile a second command begins
+            assert ran[script, out] == 1, "two commands train it at once"
+            second.start()
+            assert waits.wait(10), shown.getvalue()
+        return in_no_time(script, arguments, log, limit_s)
+
+    second = threading.Thread(target=lambda: pages.update(second=run(config, Console(file=shown), command)))
+    pages["first"] = run(config, Console(file=io.StringIO()), command)
+    second.join(10)
+    assert set(ran.values()) == {1}
+    left = shown.getvalue().partition("; waiting")[0]  # the second command measured all else before
+    assert "row-rounds-4-labels-seed-0: " in left
+    assert "row-pretrained-2-labels-seed-0: own" not in left
+    found = [path.stem for path in (tmp_path / "budget-tiny" / "records").glob("row-*.json")]
+    assert len(found) == 2 * len(make_table("budget", "tiny").rows)
+    assert pages["first"] == pages["second"] == (tmp_path / "budget-tiny" / "records.md").read_text()
+
+
+def test_no_row_is_begun_while_another_command_measures_the_time_that_it_has(tmp_path: Path) -> None:
+    table = make_table("speed", "tiny", peer="airbench94.py")
+    peer, compact = table.rows
+    asked: list[str] = []
+
+    def measured(script: str, arguments: Sequence[str], log: Path, limit_s: float | None) -> float:
+        with pytest.raises(Held, match="row-airbench94-all-labels-seed-0"):
+            take_budget(bench, compact)
+        asked.append(script)
+        out = Path(arguments[arguments.index("--out") + 1])
+        out.mkdir(parents=True)
+        content = {"train_cpu_s": 7.0, "top1": 0.5, "top1_one_view": 0.4}
+        (out / "peer.json").write_bytes(to_json(content))
+        return 8.0
+
+    bench = Bench(tmp_path / "pack", tmp_path, 1, lambda line: None, table, measured)
+    assert len(list(measure_row(bench, peer))) == len(asked) == 1
+    take_budget(bench, compact)
+    assert bench.table.budget_s == 7.0
 
 
 def test_a_row_over_its_budget_has_no_accuracy(little_pack: Pack, tmp_path: Path) -> None:
@@ -203,9 +288,10 @@ def test_one_view_and_all_of_the_test_are_two_lines(tmp_path: Path) -> None:
         (tested / "classification.json").write_bytes(to_json(content))
         return 1.0
 
-    bench = Bench(table, tmp_path / "pack", tmp_path / "out", 1, lambda line: None, evaluated)
+    bench = Bench(tmp_path / "pack", tmp_path / "out", 1, lambda line: None, table, evaluated)
     results = _results(bench, row, tmp_path / "run", "row-compact")
     measured = {"kind": "row", "row": row.name, "cpu_s": 4.0, "over_budget": False, "labels_per_class": 0}
+    measured |= {"settings_tried": 0}
     shown = accuracy_table(table, [{**measured, "results": results}])
     assert [(line.title, line.shares) for line in shown.rows] == [
         (row.title, ((0.75,),)), (f"{row.title}, one view in the test", ((0.5,),)),
@@ -220,7 +306,7 @@ def test_a_fast_method_is_calibrated_by_a_longer_run(tmp_path: Path) -> None:
         taken.append(int(arguments[arguments.index("--steps") + 1]))
         return 1.0 + 0.1 * taken[-1] + 0.01 * max(0, taken[-1] - 48)
 
-    bench = Bench(table, tmp_path / "pack", tmp_path / "out", 1, lambda line: None, steps_slow_down)
+    bench = Bench(tmp_path / "pack", tmp_path / "out", 1, lambda line: None, table, steps_slow_down)
     (cost,) = costs_of(bench, table.rows[0])
     assert cost is not None
     share = table.rows[0].stages[0].share
@@ -240,7 +326,7 @@ def test_what_a_stage_compiles_is_no_part_of_its_steps(tmp_path: Path) -> None:
         return seconds
 
     table = make_table("budget", "tiny")
-    bench = Bench(table, tmp_path / "pack", tmp_path / "out", 1, lambda line: None, first_run_compiles)
+    bench = Bench(tmp_path / "pack", tmp_path / "out", 1, lambda line: None, table, first_run_compiles)
     for row in table.rows:
         costs = costs_of(bench, row)
         assert [cost.per_step for cost in costs if cost] == pytest.approx([0.1] * len(row.stages))
@@ -287,7 +373,7 @@ def test_no_line_passes_over_a_column_that_is_not_measured(
     records = [
         {
             "kind": "row", "row": "fixmatch", "cpu_s": 9.0, "over_budget": False, "labels_per_class": count,
-            "seed": seed, "results": [{"title": "FixMatch", "top1": top1}],
+            "seed": seed, "results": [{"title": "FixMatch", "top1": top1}], "settings_tried": 0,
         }
         for count, seed, top1 in ((4, 0, 0.2), (4, 1, 0.4), (50, 0, 0.7), (400, 0, 0.8))
     ]  # fmt: skip
@@ -296,6 +382,28 @@ def test_no_line_passes_over_a_column_that_is_not_measured(
     assert line.places == [4, 25, 50, 400]
     assert line.mean == pytest.approx([0.3, math.nan, 0.7, 0.8], nan_ok=True)
     assert line.spread == pytest.approx([0.1 * math.sqrt(2), 0, 0, 0])
+
+
+def test_a_page_says_what_its_records_say_of_settings(tmp_path: Path) -> None:
+    table = make_table("budget", "full")
+    common = {"kind": "row", "cpu_s": 9.0, "over_budget": False, "labels_per_class": 25, "seed": 0}
+    tried = {"supervised": 0, "fixmatch": 3}
+    records = [
+        {
+            **common,
+            "row": row,
+            "settings_tried": number,
+            "results": [{"title": "a former title", "top1": 0.5}],
+        }
+        for row, number in tried.items()
+    ]
+    both = write_page(tmp_path / "both.jsonl", table, records)
+    assert "| supervised, strong views | 9 | first setting, none tried | - | **50.0** (1 of 3) |" in both
+    assert "| FixMatch | 9 | 3 | - | **50.0** (1 of 3) |" in both
+    assert "Settings were tried for 480 core seconds each, on a quarter of 25 labels per class" in both
+    assert "former" not in both
+    alone = write_page(tmp_path / "alone.jsonl", table, records[:1])
+    assert "No setting was tried here." in alone
 
 
 def test_every_table_has_a_plan_at_every_scale() -> None:
@@ -367,27 +475,42 @@ def test_what_changed_at_its_place_wants_another_folder(
     keep_question(config, out, digits_pack)
 
 
-def test_a_second_command_on_one_table_is_told_at_once(little_pack: Pack, tmp_path: Path) -> None:
-    given = ("--pack", little_pack.path, "--out", tmp_path)
-    with alone_in(tmp_path / "budget-tiny"):
-        second = run_script("tools/reproduce.py", "budget", "--scale", "tiny", *given)
-    assert second.returncode == 2
-    assert "out: expected no other command in" in second.stderr
-
-
 def test_other_options_of_a_row_want_another_folder(
     little_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = Config(table="speed", scale="tiny", out=tmp_path, pack=little_pack.path)
     keep_question(config, tmp_path / "speed-tiny", little_pack)
     monkeypatch.setattr(tables, "SPEED_RUN", ("--lr", 0.4))
-    with pytest.raises(UserError, match=r"rows: expected .*, with which .*, found .*; give another --out"):
+    with pytest.raises(
+        UserError, match=r"content of row compact: expected .*, with which .*, found .*; give"
+    ):
         keep_question(config, tmp_path / "speed-tiny", little_pack)
+
+
+def test_what_only_the_page_shows_and_a_new_row_want_no_other_folder(
+    little_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config(table="speed", scale="tiny", out=tmp_path, pack=little_pack.path)
+    table = make_table("speed", "tiny")
+    (row,) = table.rows
+
+    def keep(*rows: Row) -> None:
+        changed = replace(table, title="another title", rows=rows)
+        monkeypatch.setattr(reproduce, "make_table", lambda *of: changed)
+        keep_question(config, tmp_path / "speed-tiny", little_pack)
+
+    keep(row)
+    keep(replace(row, title="a narrow network", baseline=True))
+    keep(replace(row, name="new"), row)
+    with pytest.raises(UserError, match="content of row new: "):
+        keep(replace(row, name="new", settings=(("--lr", 0.4),)))
 
 
 def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="init: expected a pre-trained network"):
         Config(table="start")
+    with pytest.raises(UserError, match=r"records: expected a file at .*, found a folder"):
+        Config(table="budget", records=tmp_path)
     for option, value, has in (
         ("rows", "nothing", "supervised, "), ("labels_per_class", 5, "4,"), ("seeds", 1, "0,"),
     ):  # fmt: skip

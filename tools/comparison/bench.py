@@ -15,29 +15,22 @@ from engine.train.metrics import read_metrics
 from loaders.common.errors import UserError
 from tools.comparison.cpu_budget import CommandFailed, Cost, calibrate, cpu_seconds
 from tools.comparison.methods import SUPERVISED, Command, command
-from tools.comparison.results import Record, once, read, stage_of
-
-_STAGES = "records"
+from tools.comparison.results import Measurements, Record, stage_of
 
 
-@dataclass(frozen=True)
-class Bench:
+@dataclass
+class Bench(Measurements):
     """Settings and records of one comparison.
 
     Attributes:
-        out: folder of all runs and records.
         budget_s: CPU seconds of a training, without start-up.
         lengths: steps of the two calibration runs.
     """
 
-    pack: Path
-    out: Path
     budget_s: float
     lengths: tuple[int, int]
-    num_threads: int
     num_train: int
     num_classes: int
-    console: Console
 
     @property
     def common(self) -> tuple[object, ...]:
@@ -47,7 +40,7 @@ class Bench:
 
     def once(self, identity: Record, work: Callable[[], Record]) -> Record:
         """Return the record of a stage; measure the stage if it has no record yet."""
-        return once(self.out / _STAGES, identity, work)
+        return self.record_of(stage_of(identity), lambda: {**identity, **work()})
 
     def adopt(self, records: Iterable[Record], batch_sizes: Mapping[str, int]) -> None:
         """Copy records of another folder; a stage that has a record here keeps it.
@@ -88,19 +81,10 @@ class Bench:
                 f"{record['steps_per_epoch']} in {stage}; give the pack that they were measured on"
             )
 
-    def records(self) -> list[Record]:
-        """Return all records so far, sorted by the name of their stage."""
-        return [read(path) for path in sorted((self.out / _STAGES).glob("*.json"))]
-
     def run(self, made: Command, log: str) -> float:
         """Run a command; return its CPU seconds."""
         path = self.out / "logs" / f"{log}.log"
         return cpu_seconds(made.script, made.arguments, path)
-
-    def shown(self, made: Command) -> str:
-        """Return a command as text for a record; OUT and PACK stand for the paths of this machine."""
-        words = [made.script, *(word or "''" for word in made.arguments)]
-        return " ".join(words).replace(str(self.out), "OUT").replace(str(self.pack), "PACK")
 
     def start_up(self) -> float:
         """Return the CPU seconds of a one-step training; a first run, which fills caches, does not count."""
@@ -148,10 +132,6 @@ class Bench:
         if folder.exists():
             shutil.rmtree(folder)
         return folder
-
-    def say(self, line: str) -> None:
-        """Print a line on the console."""
-        self.console.print(line, highlight=False, markup=False)
 
 
 class Failures:

@@ -6,7 +6,9 @@ A record contains the identity of its stage (kind, method, seed, labels) and the
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from engine.labels.decided import check_same
 from loaders.common.errors import UserError
 from loaders.common.files import to_json, write_atomic
 from loaders.common.json_text import parse_json
+from loaders.common.locks import locked
 
 Record = dict[str, Any]
 _IDENTITY = {
@@ -37,16 +40,6 @@ def stage_of(record: Record) -> str:
     return "-".join(words)
 
 
-def once(folder: Path, identity: Record, work: Callable[[], Record]) -> Record:
-    """Return the stored record of a stage; if there is none, call `work` and store its result."""
-    path = folder / f"{stage_of(identity)}.json"
-    if not path.is_file():
-        record = {**identity, **work()}
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, to_json(record))
-    return read(path)
-
-
 def read(path: Path) -> Record:
     """Read one record.
 
@@ -62,13 +55,85 @@ def read(path: Path) -> Record:
     return found
 
 
+class Held(Exception):
+    """Another command holds the lock `path`, and so is measuring what this one was about to measure."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.stem)
+        self.path = path
+
+
+@contextmanager
+def alone_at(path: Path, say: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold the lock beside a record or run folder, so that no other command makes it meanwhile.
+
+    Args:
+        path: the record or folder, which need not exist; or its lock.
+        say: function that prints a line. If it is given, a lock that another command holds is waited for.
+
+    Raises:
+        Held: another command holds the lock, and `say` is not given.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_suffix(".lock")
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(lock, "held"))
+        except UserError:
+            if say is None:
+                raise Held(lock) from None
+            say(f"{lock.stem}: another command is at work on it; waiting")
+            held.enter_context(locked(lock))
+        yield
+
+
+@dataclass
+class Measurements:
+    """A folder of measurements: their records, and how their commands are shown there.
+
+    Attributes:
+        out: folder of all runs, logs and records.
+        num_threads: threads of every command.
+        say: function that prints a line.
+    """
+
+    pack: Path
+    out: Path
+    num_threads: int
+    say: Callable[[str], None]
+
+    def record_of(self, name: str, work: Callable[[], Record]) -> Record:
+        """Return the record `name`: the one on disk if an earlier call left it, else that of `work()`.
+
+        Raises:
+            Held: another command is making this record, or a run that it needs.
+        """
+        path = self.out / "records" / f"{name}.json"
+        if not path.is_file():
+            with alone_at(path):
+                if not path.is_file():  # another command may have finished it just before
+                    write_atomic(path, to_json(work()))
+        return read(path)
+
+    def records(self) -> list[Record]:
+        """Return all records so far, sorted by name."""
+        return [read(path) for path in sorted((self.out / "records").glob("*.json"))]
+
+    def shown(self, script: str, arguments: Sequence[str]) -> str:
+        """Return a command as records show it, without paths of this machine."""
+        words = [word or "''" for word in arguments]
+        for path, name in ((self.out, "OUT"), (self.pack, "PACK")):
+            words = [word.replace(str(path), name) for word in words]
+        return " ".join(["python", script, *(Path(w).name if w.startswith("/") else w for w in words)])
+
+
 def keep_question(path: Path, asked: Record, later: Record | None = None) -> None:
     """Record the settings that all results in a folder share, or check them if they are recorded.
 
     Args:
         path: file in the folder.
         asked: the settings, as values that JSON restores unchanged.
-        later: more settings; they are not checked in a folder whose file does not record them.
+        later: more settings; those that the folder's file does not have yet are added to it unchecked.
 
     Raises:
         UserError: the folder was begun with other settings, or the file is damaged.
@@ -78,7 +143,9 @@ def keep_question(path: Path, asked: Record, later: Record | None = None) -> Non
         kept = read(path)
         known = {name: now for name, now in (later or {}).items() if name in kept}
         check_same(path, known, path.parent)
-        return
+        if len(known) == len(later or {}):
+            return
+        asked = kept
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, to_json({**asked, **(later or {})}))
 

@@ -81,7 +81,7 @@ def pretrain(bench: Bench, name: str, seed: int) -> Record:
         "images": steps * method.batch_size,
         "metric": last_metric(out, metric),
         "metric_name": metric_name,
-        "command": bench.shown(made),
+        "command": bench.shown(made.script, made.arguments),
     }
 
 

@@ -55,7 +55,7 @@ def train(bench: Bench, name: str, labels: Labels, stage: str) -> Record:
         "cpu_s": seconds,
         "steps": steps,
         "top1": accuracy["top1"],
-        "commands": [bench.shown(one) for one in made],
+        "commands": [bench.shown(one.script, one.arguments) for one in made],
     }
 
 

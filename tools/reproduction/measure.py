@@ -1,7 +1,7 @@
 """Measure the rows of a table: choose a setting, then train within the budget; finished work is kept.
 
 The folder of a table holds `records/` (one file per finished measurement), `runs/` (ordinary run folders,
-which an interrupted command resumes) and `logs/`.
+which an interrupted command resumes) and `logs/`. A lock stands beside each record and each run folder.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from loaders.common.errors import UserError
 from loaders.common.files import to_json, write_atomic
 from loaders.common.json_text import parse_json
 from tools.comparison.cpu_budget import CommandFailed, CommandStopped, Cost, calibrate, cpu_seconds
-from tools.comparison.results import Record, read
-from tools.reproduction.plan import ResultTable, Row, Stage
+from tools.comparison.results import Held, Measurements, Record, alone_at
+from tools.reproduction.plan import LINES, ResultTable, Row, Stage
 
 TOLERANCE = 1.05
 """A row is ended by the system, and has no accuracy, if it takes this multiple of its budget. It is above 1
@@ -43,41 +43,11 @@ class Stopped(Exception):
 
 
 @dataclass
-class Bench:
-    """The measuring of one table.
-
-    Attributes:
-        out: folder of the table.
-        say: function that prints a line.
-        run_script: function that runs one of the project's scripts.
-    """
+class Bench(Measurements):
+    """The measuring of one table; `run_script` runs one of the project's scripts."""
 
     table: ResultTable
-    pack: Path
-    out: Path
-    num_threads: int
-    say: Callable[[str], None]
     run_script: RunScript = field(default=cpu_seconds)
-
-    def once(self, name: str, work: Callable[[], Record]) -> Record:
-        """Return the record `name`: the one on disk if an earlier call left it, else that of `work()`."""
-        path = self.out / "records" / f"{name}.json"
-        if not path.is_file():
-            record = work()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, to_json(record))
-        return read(path)
-
-    def records(self) -> list[Record]:
-        """Return all records so far, sorted by name."""
-        return [read(path) for path in sorted((self.out / "records").glob("*.json"))]
-
-    def shown(self, script: str, arguments: Sequence[str]) -> str:
-        """Return a command as records show it, without paths of this machine."""
-        words = [word or "''" for word in arguments]
-        for path, name in ((self.out, "OUT"), (self.pack, "PACK")):
-            words = [word.replace(str(path), name) for word in words]
-        return " ".join(["python", script, *(Path(w).name if w.startswith("/") else w for w in words)])
 
 
 @dataclass(frozen=True)
@@ -159,7 +129,7 @@ def costs_of(bench: Bench, row: Row) -> list[Cost | None]:
         shutil.rmtree(folder, ignore_errors=True)
         return {"kind": "cost", "row": row.name, "stages": found}
 
-    record = bench.once(f"cost-{row.name}", measure)
+    record = bench.record_of(f"cost-{row.name}", measure)
     return [None if cost is None else Cost(**cost) for cost in record["stages"]]
 
 
@@ -184,6 +154,7 @@ def train(bench: Bench, row: Row, given: Given, name: str, budget_s: float) -> T
 
     Raises:
         Stopped: the training was interrupted.
+        Held: another command is at work in one of the run folders.
         CommandFailed: a command failed for another reason than its budget.
     """
     costs, folders = costs_of(bench, row), _folders(bench, row, given, name)
@@ -193,24 +164,26 @@ def train(bench: Bench, row: Row, given: Given, name: str, budget_s: float) -> T
         steps.append(0 if cost is None else cost.steps_within(PLANNED * stage.share * budget_s))
         arguments = arguments_of(bench, row, number, given, steps[-1], folders)
         commands.append(bench.shown(stage.script, arguments))
-        if spent[number].done:
-            continue
-        if not _runs_once(stage):  # such a stage cannot resume
-            shutil.rmtree(folders[number], ignore_errors=True)
-        free = given.trial or row.name == bench.table.budget_of
-        left = None if free else TOLERANCE * budget_s - sum(one.seconds for one in spent)
-        try:
-            if left is not None and left <= 0:
-                raise CommandFailed("no budget left", 0.0, -signal.SIGXCPU)
-            spent[number].add(_run(bench, stage, arguments, name, left), done=True)
-        except CommandStopped as stopped:
-            spent[number].add(stopped.seconds, done=False)
-            raise Stopped(name) from None
-        except CommandFailed as error:
-            spent[number].add(error.seconds, done=False)
-            if error.code != -signal.SIGXCPU:
-                raise
-            break
+        with alone_at(folders[number]):
+            spent[number].read()  # another command may have pre-trained meanwhile
+            if spent[number].done:
+                continue
+            if not _runs_once(stage):  # such a stage cannot resume
+                shutil.rmtree(folders[number], ignore_errors=True)
+            free = given.trial or row.name == bench.table.budget_of
+            left = None if free else TOLERANCE * budget_s - sum(one.seconds for one in spent)
+            try:
+                if left is not None and left <= 0:
+                    raise CommandFailed("no budget left", 0.0, -signal.SIGXCPU)
+                spent[number].add(_run(bench, stage, arguments, name, left), done=True)
+            except CommandStopped as stopped:
+                spent[number].add(stopped.seconds, done=False)
+                raise Stopped(name) from None
+            except CommandFailed as error:
+                spent[number].add(error.seconds, done=False)
+                if error.code != -signal.SIGXCPU:
+                    raise
+                break
     seconds = sum(one.seconds for one in spent)
     return Trained(seconds, tuple(steps), tuple(commands), over_budget=not all(one.done for one in spent))
 
@@ -232,7 +205,10 @@ class _Spent:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        found: dict[str, Any] = parse_json(path.read_bytes()) if path.is_file() else {}
+        self.read()
+
+    def read(self) -> None:
+        found: dict[str, Any] = parse_json(self._path.read_bytes()) if self._path.is_file() else {}
         self.seconds = float(found.get("cpu_s", 0.0))
         self.done = bool(found.get("done"))
 
@@ -256,7 +232,7 @@ def choose_setting(bench: Bench, row: Row) -> int:
             facts = {"kind": "trial", "row": row.name, "setting": [str(s) for s in setting]}
             return {**facts, "validation_top1": top1, "cpu_s": found.cpu_s, "steps": list(found.steps)}
 
-        record = bench.once(name, measure)
+        record = bench.record_of(name, measure)
         bench.say(f"{name}: {' '.join(record['setting'])}: validation {record['validation_top1']:.1%}")
         tried.append(float(record["validation_top1"]))
     return tried.index(max(tried))
@@ -281,11 +257,15 @@ def measure_row(
     """Yield the records of a row, for the given numbers of labels and seeds; by default for all.
 
     A row of `features` has a single record, which covers all of them.
+
+    Raises:
+        Held: another command is measuring a record of the row; all the others have been yielded.
     """
     table = bench.table
+    held: list[Held] = []
     chosen = choose_setting(bench, row)
     if row.results == "features":
-        yield bench.once(f"row-{row.name}", lambda: _features(bench, row))
+        yield bench.record_of(f"row-{row.name}", lambda: _features(bench, row))
         return
     for per_class in table.columns_of(row):
         for seed in table.seeds[per_class]:
@@ -293,14 +273,46 @@ def measure_row(
                 continue
             name = f"row-{row.name}-{per_class or 'all'}-labels-seed-{seed}"
             given = Given(per_class, seed, row.settings[chosen])
-            record = bench.once(name, lambda g=given, n=name: _measure(bench, row, g, n))  # type: ignore[misc]
+            try:
+                record = bench.record_of(name, lambda g=given, n=name: _measure(bench, row, g, n))  # type: ignore[misc]
+            except Held as error:
+                held.append(error)
+                continue
             bench.say(f"{name}: {_told(record)}, {record['cpu_s']:.0f} core s")
             yield record
+    if held:
+        raise held[0]
 
 
-def take_budget(bench: Bench) -> None:
-    """Once the row `budget_of` is measured, make its mean core seconds the budget of the other rows."""
+def measure_rows(
+    bench: Bench, rows: Sequence[Row], labels_per_class: Sequence[int], seeds: Sequence[int]
+) -> Iterator[Record]:
+    """Yield the records of rows as `measure_row` does; those that another command is measuring come last."""
+    while rows:
+        held: list[tuple[Row, Path]] = []
+        for row in rows:
+            try:
+                take_budget(bench, row)
+                yield from measure_row(bench, row, labels_per_class, seeds)
+            except Held as error:
+                held.append((row, error.path))
+        if held:
+            with alone_at(held[0][1], bench.say):
+                pass
+        rows = [row for row, _ in held]
+
+
+def take_budget(bench: Bench, row: Row) -> None:
+    """Once the row `budget_of` is measured, make its mean core seconds the budget of another row.
+
+    Raises:
+        Held: another command is measuring the row `budget_of`.
+    """
     name = bench.table.budget_of
+    if name and row.name != name:
+        for lock in sorted((bench.out / "records").glob(f"row-{name}-*.lock")):
+            with alone_at(lock):
+                pass
     seconds = [r["cpu_s"] for r in bench.records() if r["kind"] == "row" and r["row"] == name]
     if seconds:
         bench.table = replace(bench.table, budget_s=statistics.fmean(seconds))
@@ -318,7 +330,7 @@ def _facts(bench: Bench, row: Row, found: Trained) -> Record:
         "row": row.name,
         "reads_unlabeled": row.reads_unlabeled,
         "budget_s": bench.table.budget_s,
-        "settings_tried": len(row.settings),
+        "settings_tried": len(row.settings) if len(row.settings) > 1 else 0,
         "cpu_s": found.cpu_s,
         "steps": list(found.steps),
         "over_budget": found.over_budget,
@@ -343,7 +355,7 @@ def _results(bench: Bench, row: Row, run: Path, name: str) -> list[Record]:
         return [{"title": stage["stage"], "top1": stage["top1"]} for stage in stages]
     if row.results == "peer":
         found = parse_json((run / "peer.json").read_bytes())
-        return _with_one_view(row, found["top1"], found["top1_one_view"])
+        return _lines(row, found["top1"], found["top1_one_view"])
     tested = bench.out / "runs" / name / "tested"
     words = ("--run", run, "--pack", bench.pack, "--out", tested, "--no-predictions", *bench.table.testing)
     arguments = [str(word) for word in (*words, "--num-threads", bench.num_threads)]
@@ -351,15 +363,12 @@ def _results(bench: Bench, row: Row, run: Path, name: str) -> list[Record]:
     found = parse_json((tested / "classification.json").read_bytes())
     top1 = found["mean_of_views"]["top1"]
     if len(found["views"]) == 1:
-        return [{"title": row.title, "top1": top1}]
-    return _with_one_view(row, top1, next(iter(found["views"].values()))["top1"])
+        return _lines(row, top1)
+    return _lines(row, top1, next(iter(found["views"].values()))["top1"])
 
 
-def _with_one_view(row: Row, top1: float, top1_one_view: float) -> list[Record]:
-    return [
-        {"title": row.title, "top1": top1},
-        {"title": f"{row.title}, one view in the test", "top1": top1_one_view},
-    ]
+def _lines(row: Row, *shares: float) -> list[Record]:
+    return [{"title": row.title + more, "top1": top1} for more, top1 in zip(LINES, shares, strict=False)]
 
 
 def _features(bench: Bench, row: Row) -> Record:

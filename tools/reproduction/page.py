@@ -11,7 +11,7 @@ from engine.report.figures import Series, draw_label_efficiency, save_picture
 from loaders.common.files import write_atomic
 from tools.comparison.results import Record, write_lines
 from tools.comparison.tables import AccuracyTable, Row, draw, markdown
-from tools.reproduction.plan import ResultTable
+from tools.reproduction.plan import LINES, ResultTable
 
 _OVER = " (over its budget)"
 _METHODS = {"knn": "nearest neighbours", "probe": "linear probe", "pseudo": "probe, rounds of pseudo-labels"}
@@ -27,22 +27,31 @@ def accuracy_table(table: ResultTable, records: Sequence[Record]) -> AccuracyTab
     if any(row.results == "features" for row in table.rows):
         for method, title in _METHODS.items():
             found = [result for r in measured for result in r["results"] if result["method"] == method]
-            facts = (_mean([r["cpu_s"] for r in measured]),)
+            facts = (_mean([r["cpu_s"] for r in measured]), _tried(measured))
             rows.append(Row(title + _over(measured), facts, _columns(table, found), method == "probe"))
     else:
         for row in table.rows:
             own = [r for r in measured if r["row"] == row.name]
-            found = [{**r, **result} for r in own for result in r["results"]]
-            facts = (_mean([r["cpu_s"] for r in own]),)
-            for title in dict.fromkeys([row.title, *(r["title"] for r in found)] if own else ()):
-                columns = _columns(table, [r for r in found if r["title"] == title])
-                rows.append(Row(title + _over(own), facts, columns, row.baseline and title == row.title))
+            facts = (_mean([r["cpu_s"] for r in own]), _tried(own))
+            for place, more in enumerate(LINES):  # by place, since a record may have an earlier title
+                found = [{**r, **r["results"][place]} for r in own if len(r["results"]) > place]
+                if found or not place:
+                    title, columns = row.title + more + _over(own), _columns(table, found)
+                    rows.append(Row(title, facts, columns, row.baseline and not place))
     kept = tuple(row for row in rows if any(row.shares) or row.title.endswith(_OVER))
-    return AccuracyTable(("core s",), tuple(map(_column_name, table.labels_per_class)), kept, seeds)
+    return AccuracyTable(
+        ("core s", "settings tried"), tuple(map(_column_name, table.labels_per_class)), kept, seeds
+    )
 
 
 def _over(records: Sequence[Record]) -> str:
     return _OVER if any(r["over_budget"] for r in records) else ""
+
+
+def _tried(records: Sequence[Record]) -> str:
+    """Return how many settings were tried by the records; a trial of a single setting chooses nothing."""
+    tried = {r["settings_tried"] for r in records}
+    return ", ".join(sorted({str(count) if count > 1 else "first setting, none tried" for count in tried}))
 
 
 def _columns(table: ResultTable, results: Sequence[Record]) -> tuple[tuple[float, ...], ...]:
@@ -105,11 +114,10 @@ def write_page(path: Path, table: ResultTable, records: Sequence[Record]) -> str
 def _said(table: ResultTable, records: Sequence[Record]) -> str:
     """Return the sentences that say what all rows have in common: budget, trials of settings, machine."""
     machine = next((r for r in records if r["kind"] == "machine"), None)
-    tried = max(len(row.settings) for row in table.rows)
     chosen = (
-        f"{tried} settings of each row were tried for {table.trial_s:,.0f} core seconds each, on a quarter "
-        f"of {table.chosen_at} labels per class, seed 0."
-        if tried > 1
+        f"Settings were tried for {table.trial_s:,.0f} core seconds each, on a quarter of {table.chosen_at} "
+        "labels per class, seed 0."
+        if any(r["settings_tried"] > 1 for r in records if r["kind"] == "row")
         else "No setting was tried here."
     )
     where = f" {machine['processor']}, {machine['precision']}, torch {machine['torch']}." if machine else ""

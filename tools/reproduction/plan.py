@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +11,9 @@ Results = Literal["classifier", "ablation", "features", "peer"]
 """Source of a row's accuracies. classifier: recipes/evaluate.py on the last stage's run. ablation: the
 ablation.json of recipes/pipeline.py. features: the few_labels.json of tools/few_labels.py, which covers all
 numbers of labels and all seeds. peer: the peer.json that the wrapper of a peer writes."""
+
+LINES = ("", ", one view in the test")
+"""What follows a row's title in the line of each of its accuracies: all views of the test, and one view."""
 
 
 @dataclass(frozen=True)
@@ -108,3 +112,9 @@ class ResultTable:
     def columns_of(self, row: Row) -> tuple[int, ...]:
         """Return the numbers of labels per class at which a row is measured."""
         return row.labels_per_class or self.labels_per_class
+
+    def digest_of(self, row: Row) -> str:
+        """Return a hash of what decides a row's measurements; how a page shows them does not count."""
+        own = (row.stages, row.settings, row.results, self.budget_s, self.budget_of, self.trial_s)
+        decided = (*own, self.chosen_at, self.calibration, max(self.columns_of(row)), self.testing)
+        return hashlib.sha256(repr(decided).encode()).hexdigest()[:8]

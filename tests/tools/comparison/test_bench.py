@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from loaders.common.errors import UserError
 from tools.comparison.bench import Bench
@@ -20,7 +19,7 @@ START_UP = {"kind": "start_up", "cpu_s": 0.5}
 
 def bench(out: Path) -> Bench:
     sizes = {"num_threads": 1, "num_train": 12800, "num_classes": 10}
-    return Bench(pack=out, out=out, budget_s=60.0, lengths=(1, 2), console=Console(), **sizes)
+    return Bench(pack=out, out=out, budget_s=60.0, lengths=(1, 2), say=print, **sizes)
 
 
 def test_measured_elsewhere_is_not_measured_again(tmp_path: Path) -> None:

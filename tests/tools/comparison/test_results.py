@@ -7,22 +7,48 @@ from pathlib import Path
 import pytest
 
 from loaders.common.errors import UserError
-from tools.comparison.results import keep_question, once, read, read_lines, stage_of, write_lines
+from tools.comparison.results import (
+    Held,
+    Measurements,
+    alone_at,
+    keep_question,
+    read,
+    read_lines,
+    stage_of,
+    write_lines,
+)
 
 RECORDS = Path(__file__).parents[3] / "docs" / "records"
 
 
 def test_a_finished_stage_is_read_back(tmp_path: Path) -> None:
     done = []
+    results = Measurements(tmp_path / "pack", tmp_path, 1, print)
 
     def work() -> dict[str, int]:
         done.append(1)
         return {"top1": len(done)}
 
-    identity = {"kind": "pretraining", "method": "barlow", "seed": 2}
     for _ in range(2):
-        assert once(tmp_path / "records", identity, work) == {**identity, "top1": 1}
-    assert once(tmp_path / "records", {**identity, "seed": 1}, work)["top1"] == 2
+        assert results.record_of("pretraining-barlow-seed-2", work) == {"top1": 1}
+    assert results.record_of("pretraining-barlow-seed-1", work)["top1"] == 2
+    assert results.records() == [{"top1": 2}, {"top1": 1}]
+
+
+def test_what_another_command_has_begun_is_left_to_it(tmp_path: Path) -> None:
+    results = Measurements(tmp_path / "pack", tmp_path, 1, print)
+    with alone_at(tmp_path / "records" / "cost-vae.json"):
+        with pytest.raises(Held, match="cost-vae"):
+            results.record_of("cost-vae", dict)
+        assert results.record_of("cost-barlow", dict) == {}
+    assert results.record_of("cost-vae", dict) == {}
+
+
+def test_a_shown_command_has_no_path_of_this_machine(tmp_path: Path) -> None:
+    results = Measurements(tmp_path / "pack", tmp_path / "out", 1, print)
+    words = ("--pack", str(tmp_path / "pack"), "--out", str(tmp_path / "out" / "runs"), "--test-split", "")
+    shown = results.shown("recipes/vicreg.py", (*words, "--init", "/weights/lite0"))
+    assert shown == "python recipes/vicreg.py --pack PACK --out OUT/runs --test-split '' --init lite0"
 
 
 def test_stages_are_named_by_what_they_measure() -> None:
@@ -46,9 +72,8 @@ def test_a_question_may_gain_what_older_folders_do_not_say(tmp_path: Path) -> No
     keep_question(new, {"pack": "a"}, {"start": "1"})
     for path in (old, new):
         keep_question(path, {"pack": "a"}, {"start": "1"})
-    keep_question(old, {"pack": "a"}, {"start": "2"})
-    with pytest.raises(UserError, match=r"^start: expected '1', with which .*, found '2'; give another"):
-        keep_question(new, {"pack": "a"}, {"start": "2"})
+        with pytest.raises(UserError, match=r"^start: expected '1', with which .*, found '2'; give another"):
+            keep_question(path, {"pack": "a"}, {"start": "2"})
 
 
 def test_lines_are_read_back(tmp_path: Path) -> None:
