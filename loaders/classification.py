@@ -19,7 +19,7 @@ from loaders.epochs import EpochLoader
 from loaders.options import LoaderOptions
 from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.labels.leaks import check_leak
-from loaders.packs.labels.subsample import has_labels, training_labels
+from loaders.packs.labels.subsample import training_labels
 from loaders.packs.labels.validation import Division, ValidationFields, apart, divide_labels
 from loaders.views import presets
 from loaders.views.evaluation import EvaluationView
@@ -121,11 +121,7 @@ def check_measured(pack: Pack, split: str) -> None:
     Raises:
         UserError: the split has no label, or the pack has no such split.
     """
-    if not has_labels(pack, split):
-        raise UserError(
-            f"test_split: expected labels in {split!r}, found none; give another split, or --test-split "
-            '"" if the recipe can do without one'
-        )
+    pack.manifest.require_labels(pack.split(split).name, "test_split")
 
 
 def fit_to_ranks(rows: Split, batch_size: int, num_ranks: int, pairs: bool = False) -> tuple[Split, int]:

@@ -29,7 +29,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from engine.train.run_config import ForwardConfig, PackConfig
 from loaders.common.checks import Count, check_numbers, check_whole
@@ -69,6 +69,7 @@ class Config(PackConfig, ForwardConfig):
     """Images from each cluster; other strategies take --clusters x --per-cluster in all. Report: 64."""
     unlabeled_splits: tuple[str, ...] = ("unlabeled",)
     """Splits to choose from."""
+    label_free: ClassVar[tuple[str, ...]] = ("labeled_split", "test_split")
     labeled_split: str = "train"
     """Split whose true labels are known already; "" for none."""
     labels_per_class: int | None = None

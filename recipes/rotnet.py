@@ -13,6 +13,7 @@ The algorithm is in `RotNet.training_step`, its loss in `engine.objectives.rotne
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from engine.train.run_config import StartConfig
 from loaders.common.checks import Count
@@ -26,6 +27,7 @@ class Config(StartConfig):
 
     split: str = "unlabeled"
     """Split of the pack to train on; its labels are not read."""
+    label_free: ClassVar[tuple[str, ...]] = ("test_split",)
     test_split: str = ""
     """Split on which to measure the rotation accuracy at the end, which needs no labels; "" for none."""
     backbone: str = "alexnet_bn"

@@ -7,11 +7,13 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from loaders.packs.manifest import FORMAT_VERSION, Manifest, SplitInfo, SplitRange, write_manifest
 from tests.once import made_once
 
 ROOT = Path(__file__).parent.parent
@@ -57,6 +59,132 @@ COMMANDS = [(script, [word]) for script in SCRIPTS for word in ("--nonsense", "-
 ]
 
 
+NETWORK = ["--backbone", "tiny_resnet", "--resolution", "32"]
+TRAIN = ["--pack", "PACK", "--out", "OUT", *NETWORK]
+RUN = ["--pack", "PACK", "--init", "RUN", "--backbone", "resnet18"]
+MISTAKES = [  # each with the line that tells it; PACK, BARE, RUN, OUT and IMAGE are replaced by paths
+    (
+        "recipes/supervised.py",
+        [*TRAIN, "--labeled-split", "bare"],
+        "labeled_split: expected labels in 'bare'",
+    ),
+    ("recipes/fixmatch.py", [*TRAIN, "--test-split", "bare"], "test_split: expected labels in 'bare'"),
+    ("recipes/supervised.py", [*TRAIN, "--validation-split", "bare"], "validation_split: expected labels in"),
+    (
+        "recipes/transfer.py",
+        [*RUN[:4], "--out", "OUT", "--train-split", "bare"],
+        "train_split: expected labels",
+    ),
+    (
+        "tools/probe.py",
+        ["--pack", "PACK", "--run", "RUN", "--test-split", "bare"],
+        "test_split: expected labels",
+    ),
+    (
+        "tools/few_labels.py",
+        [*RUN[:4], "--out", "OUT", "--train-split", "bare"],
+        "train_split: expected labels",
+    ),
+    (
+        "recipes/pipeline.py",
+        [*TRAIN, "--unlabeled-split", "bare", "--test-split", "bare"],
+        "test_split: expected",
+    ),
+    (
+        "recipes/barlow.py",
+        [
+            *TRAIN,
+            "--split",
+            "bare",
+            "--batch-size",
+            "2",
+            "--probe-every-epochs",
+            "1",
+            "--probe-splits",
+            "bare",
+        ],
+        "probe_splits: expected labels in 'bare', found none; name a labelled split",
+    ),
+    (
+        "recipes/supervised.py",
+        [*TRAIN, "--validation-split", "no.parquet"],
+        "validation_split: expected a label table no.parquet, found none; check the path",
+    ),
+    (
+        "recipes/supervised.py",
+        [*TRAIN, "--extra-labels", "docs"],
+        "extra_labels: expected a label table docs",
+    ),
+    (
+        "recipes/transfer.py",
+        [*RUN[:4], "--out", "OUT", "--train-split", "x.parquet"],
+        "train_split: expected a s",
+    ),
+    (
+        "recipes/supervised.py",
+        ["--pack", "BARE", "--out", "OUT", "--labeled-split", "bare", "--test-split", ""],
+        "labels: the pack .*bare was made without labels and names no classes; name them with",
+    ),
+    (
+        "recipes/active.py",
+        ["--pack", "PACK", "--out", "OUT", "--filled", "no.csv"],
+        "filled: expected a filled-in",
+    ),
+    (
+        "recipes/supervised.py",
+        [*RUN, "--out", "OUT"],
+        "backbone: expected tiny_resnet, that of --init .*run, found resnet18; change one of them",
+    ),
+    (
+        "recipes/barlow.py",
+        [*TRAIN, "--init", "UNFINISHED", "--split", "bare", "--batch-size", "2"],
+        "start: expected a run at .*, found no weights; train",
+    ),
+    ("tools/predict.py", ["--network", "x", "--images", "IMAGE", "--out", "OUT"], "network: expected a run"),
+    (
+        "tools/predict.py",
+        ["--network", "timm:resnet18", "--images", "IMAGE", "--out", "OUT"],
+        "IMAGE is not a source of images: expected a folder, .*; give its folder",
+    ),
+    (
+        "tools/predict.py",
+        ["--network", "timm:resnet18", "--images", "docs", "--out", "RUN"],
+        "out: expected a new folder or one of predictions, found a run at .*; change it",
+    ),
+    (
+        "tools/pack_dataset.py",
+        ["--splits", "train=nowhere", "--out", "OUT"],
+        "no images at nowhere: expected a f",
+    ),
+    (
+        "tools/labels.py",
+        ["import", "PACK", "--file", "no.csv", "--name", "a"],
+        "file: expected a file of labels no",
+    ),
+    ("tools/inspect_pack.py", ["nowhere"], "no pack at "),
+    ("tools/convert_pack.py", ["nowhere", "--out", "OUT", "--format", "ffcv"], "no pack at "),
+    ("tools/label_sweep.py", ["--pack", "nowhere", "--out", "OUT", "--methods", "a=vae"], "no pack at "),
+    (
+        "tools/compare_methods.py",
+        ["--family", "selfsup", "--pack", "nowhere", "--out", "OUT", "--budget-s", "1"],
+        "no pack at ",
+    ),
+    (
+        "recipes/supervised.py",
+        [*TRAIN, "--learning-rate", "1"],
+        ".* --learning-rate, 1; did you mean --lr\\?",
+    ),
+    ("recipes/barlow.py", [*TRAIN, "--learning-rate", "1"], ".*; did you mean --lr-weights\\?"),
+    ("recipes/barlow.py", [*TRAIN, "--num_workers", "1"], ".*; did you mean --num-threads\\?"),
+    (
+        "tools/sluice.py",
+        ["train", "vicreg", "--pack", "nowhere", "--out", "OUT"],
+        "no pack at .*: make one with `sluice pack --out .* \\.\\.\\.`",
+    ),
+    ("tools/sluice.py", ["inspect", "docs"], "docs is not a pack: .*; give the --out of sluice pack"),
+]
+
+
 class Outcome(NamedTuple):
     code: object
     out: str
@@ -87,6 +215,56 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], 
     written = made_once(tmp_path_factory, "early-exits", run_all) / "outcomes.json"
     found = (Outcome(*row) for row in json.loads(written.read_text()))
     return {(script, *words): outcome for (script, words), outcome in zip(COMMANDS, found, strict=True)}
+
+
+def make_places(folder: Path) -> dict[str, str]:
+    """Make two packs, of which only the manifests exist, and the folders of two runs."""
+
+    def split(name: str, first: int, num_labeled: int) -> SplitInfo:
+        return SplitInfo(name, name, (SplitRange(first, first + 2, first, first + 1, 0),), 2, num_labeled, 0)
+
+    for name, splits, classes in (
+        ("pack", [split("train", 0, 2), split("test", 2, 2), split("bare", 4, 0)], ("cat", "dog")),
+        ("bare", [split("bare", 0, 0)], ()),
+    ):
+        splits = [
+            replace(one, ranges=(replace(one.ranges[0], first_shard=i, stop_shard=i + 1),))
+            for i, one in enumerate(splits)
+        ]
+        (folder / name).mkdir()
+        counts = (2 * len(splits), len(splits), 2 * len(splits), 0)
+        made = Manifest(FORMAT_VERSION, "webdataset", *counts, {}, classes, tuple(splits), {}, ())
+        write_manifest(folder / name, made)
+    for name in ("run", "unfinished"):
+        (folder / name).mkdir()
+        content = {"recipe": "barlow", "config": {"backbone": "tiny_resnet", "resolution": 32}}
+        (folder / name / "config.json").write_text(json.dumps(content))
+    (folder / "run" / "backbone.safetensors").touch()
+    (folder / "image.jpg").touch()
+    return {name.upper(): str(folder / name) for name in ("pack", "bare", "run", "unfinished", "out")} | {
+        "IMAGE": str(folder / "image.jpg")
+    }
+
+
+def tell_mistakes(out: Path) -> None:
+    places = make_places(out)
+    words = [(script, [places.get(word, word) for word in words]) for script, words, _ in MISTAKES]
+    done = python(json.dumps(words))
+    assert done.returncode == 0, done.stderr
+    (out / "told.json").write_text(done.stdout)
+
+
+def test_mistakes_about_the_content_of_places_are_told_at_once(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    written = made_once(tmp_path_factory, "told-early", tell_mistakes) / "told.json"
+    wrong = []
+    for (script, words, line), row in zip(MISTAKES, json.loads(written.read_text()), strict=True):
+        told = Outcome(*row)
+        begins = line.replace("IMAGE", ".*image.jpg")
+        if (told.code, told.out) != (2, "") or not re.fullmatch(rf"error: (.*/)?{begins}.*\n", told.err):
+            wrong.append(f"{script} {' '.join(words)}: {told}")
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

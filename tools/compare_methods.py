@@ -26,6 +26,7 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from engine.train.run_config import PackConfig
 from loaders.common.checks import Count, Positive, check_different, check_numbers
 from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
@@ -33,7 +34,7 @@ from tools.comparison.methods import BATCH_SIZE, PRETRAININGS, TRAININGS, calibr
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(PackConfig):
     """Measure a family of methods and write its records, its table and its plot."""
 
     family: Literal["selfsup", "semisup"]

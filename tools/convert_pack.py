@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from engine.train.run_config import PackConfig
 from loaders.common.errors import run_command
 from loaders.common.program import Positional, check_command_line, command_line
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(PackConfig):
     """Convert a pack; an interrupted run resumes when it is started again."""
 
     pack: Positional[Path]

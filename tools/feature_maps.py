@@ -64,7 +64,7 @@ class Config:
     def check_places(self) -> None:
         """Refuse a missing network, before anything is loaded."""
         for start in self.starts:
-            check_start(start, "starts", self.backbone)
+            check_start(start, "starts", self.backbone if start.is_file() else None)
 
 
 if __name__ == "__main__":  # check the options before the slow imports below

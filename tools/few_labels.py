@@ -96,7 +96,7 @@ from engine.train.run_config import described
 from loaders import open_pack
 from loaders.packs import Pack
 from loaders.packs.labels.leaks import check_leak
-from loaders.packs.labels.subsample import few_labels, subsample_per_class, tell_scarce
+from loaders.packs.labels.subsample import subsample_per_class, tell_scarce
 from tools.frozen import frozen_features, say_next_of_start
 
 
@@ -173,8 +173,8 @@ def run(config: Config) -> list[FewLabelResult]:
     refuse_others(config.out)
     pack = open_pack(config.pack, config.loader.store)
     pack.require_one_label()
-    for name in (config.train_split, config.test_split):
-        few_labels(pack.split(name), None, seed=0)  # raises for a split without labels, before any work
+    for option in ("train_split", "test_split"):
+        pack.manifest.require_labels(pack.split(getattr(config, option)).name, option)
     measured, split = pack.split(config.test_split), pack.split(config.train_split)
     known = split.labels()
     tell_scarce(known, max(config.labels_per_class), pack.classes)

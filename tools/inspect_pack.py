@@ -14,6 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from engine.train.run_config import PackConfig
 from loaders.common.checks import check_numbers
 from loaders.common.errors import run_command
 from loaders.common.files import check_file
@@ -22,7 +23,7 @@ from tools.packing.names import PAGE_NAME
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(PackConfig):
     """Inspect a pack; the exit code is 1 if it has a fault that --fail-on names."""
 
     pack: Positional[Path]

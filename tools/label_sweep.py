@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
+from engine.train.run_config import PackConfig
 from loaders.common.checks import Count, check_different, check_numbers
 from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_folder
@@ -35,7 +36,7 @@ from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(PackConfig):
     """Train every method with every number of labels and every seed, and compare them."""
 
     pack: Path

@@ -22,24 +22,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from engine.train.run_config import PackConfig
 from loaders.common.checks import Count, check_numbers
 from loaders.common.errors import UserError, run_command
-from loaders.common.files import check_folder
+from loaders.common.files import check_exists, check_folder
 from loaders.common.program import Positional, check_command_line, command_line, subcommand
 from loaders.packs.manifest import TRUE_LABELS
 
-_PackPath = Positional[Path]
+
+@dataclass(frozen=True)
+class _OfPack(PackConfig):
+    pack: Positional[Path]
+    """Folder of the pack."""
 
 
 @dataclass(frozen=True)
-class Import:
+class Import(_OfPack):
     """Make a label table from a .csv, .tsv or .jsonl (a name, key or row, and its label), a .npy or a .pt.
 
     A name is the name of an image file, such as IMG_1.jpg, with as much of the path as makes it unique.
     """
 
-    pack: _PackPath
-    """Folder of the pack."""
     file: Path | None = None
     """File with the labels: numbers or class names; -1 or an empty cell means no label. Leave it out to set
     only --classes."""
@@ -56,6 +59,12 @@ class Import:
     new_classes: bool = False
     """Add the classes of the file that the pack lacks, after its present classes. They stay in the pack."""
 
+    def check_places(self) -> None:
+        """Also refuse a missing --file."""
+        super().check_places()
+        if self.file is not None:
+            check_exists(self.file, "file", "a file of labels")
+
     def __post_init__(self) -> None:
         """Refuse options that are incomplete or contradict each other."""
         if (self.file is None) != (self.name is None) or (self.file is None and not self.classes):
@@ -69,11 +78,9 @@ class Import:
 
 
 @dataclass(frozen=True)
-class Export:
+class Export(_OfPack):
     """Write a label table as .csv (key, label, class), or as .npy or .pt (int64, -1 for no label)."""
 
-    pack: _PackPath
-    """Folder of the pack."""
     file: Path
     """File to write; it must not exist."""
     name: str = TRUE_LABELS
@@ -87,14 +94,12 @@ class Export:
 
 
 @dataclass(frozen=True)
-class Subsample:
+class Subsample(_OfPack):
     """Keep a few labels of each class, as benchmarks of semi-supervised learning do.
 
     With the same seed, a smaller choice is part of every larger one.
     """
 
-    pack: _PackPath
-    """Folder of the pack."""
     split: str
     """Split to choose from."""
     per_class: Count
@@ -112,14 +117,12 @@ class Subsample:
 
 
 @dataclass(frozen=True)
-class Divide:
+class Divide(_OfPack):
     """Divide the labels of a split, class by class, into tables for training, validation and test.
 
     All copies of an image go into the same table.
     """
 
-    pack: _PackPath
-    """Folder of the pack."""
     split: str
     """Split to divide."""
     validation: float
@@ -148,11 +151,9 @@ class Divide:
 
 
 @dataclass(frozen=True)
-class Exclude:
+class Exclude(_OfPack):
     """Make a label table without the rows of a test split and without copies of its images."""
 
-    pack: _PackPath
-    """Folder of the pack."""
     split: str
     """Split whose images must not be trained on, such as test."""
     name: str
@@ -162,11 +163,9 @@ class Exclude:
 
 
 @dataclass(frozen=True)
-class Compare:
+class Compare(_OfPack):
     """Compare two tables: how many labels agree, how many differ, how many are only in one of them."""
 
-    pack: _PackPath
-    """Folder of the pack."""
     first: str
     """Name of one table."""
     second: str

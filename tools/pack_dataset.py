@@ -17,7 +17,9 @@ from typing import Literal
 
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
+from loaders.packs.manifest import MANIFEST_NAME
 from loaders.packs.reasons import MAX_PIXELS
+from loaders.packs.sources.naming import check_source
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,12 @@ class Config:
     """Local folder in which a remote pack is prepared; with Ray, a folder that all machines share."""
     workers: int = 0
     """Number of processes and threads, 0 for one per core; the pack is the same for any number."""
+
+    def check_places(self) -> None:
+        """Refuse sources that are not there; a finished pack needs none."""
+        for text in self.splits if self.append or not (Path(self.out) / MANIFEST_NAME).is_file() else ():
+            if source := text.partition("=")[2]:
+                check_source(source)
 
 
 if __name__ == "__main__":  # check the options before the slow imports below

@@ -36,6 +36,7 @@ from loaders.common.checks import Count, Share, check_numbers
 from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
+from loaders.packs.sources.naming import check_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +70,16 @@ class Config(ForwardConfig):
         check_folder(self.out)
 
     def check_places(self) -> None:
-        """Refuse a missing network, a run without a classifier, missing images and an empty folder."""
-        check_start(self.network, "network", self.backbone, "train with labels first")
+        """Refuse a network without a classifier, missing images, an empty folder, and an --out of a run."""
+        check_start(self.network, "network", self.backbone, classifier=True)
         folder, packed = Path(self.images), self.out / "pack" / "manifest.json"
-        place = self.images.partition("#")[0]  # a part after # names something inside the source
-        plain = not set(place) & set(":*?[]{},")  # neither a URL nor a pattern
-        if plain and not Path(place).exists() and not packed.is_file():
-            raise UserError(f"images: expected images, found nothing at {place}; check the path")
+        for name, what in (("config.json", "a run"), ("manifest.json", "a pack")):
+            if (self.out / name).is_file():
+                raise UserError(
+                    f"out: expected a new folder or one of predictions, found {what} at {self.out}; change it"
+                )
+        if not packed.is_file():
+            check_source(self.images)
         if folder.is_dir() and not any(files for _, _, files in os.walk(folder, followlinks=True)):
             raise UserError(f"images: expected images, found no file in {folder}; check the path")
 

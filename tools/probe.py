@@ -97,7 +97,7 @@ from loaders import open_pack
 from loaders.common.notice import tell
 from loaders.packs import Pack
 from loaders.packs.labels.leaks import check_leak
-from loaders.packs.labels.subsample import few_labels, has_labels, subsample_per_class, tell_scarce
+from loaders.packs.labels.subsample import few_labels, subsample_per_class, tell_scarce
 from loaders.views.evaluation import EvaluationView
 from tools.frozen import frozen_features, say_next_of_start
 
@@ -165,11 +165,8 @@ def account(config: Config, pack: Pack) -> Account:
     Raises:
         UserError: a split has no labels, or there is a leak and --allow-leak is not given.
     """
-    for split in (config.train_split, config.test_split):
-        if not has_labels(pack, split):
-            raise UserError(
-                f"evaluation: split {split!r} of {config.pack} has no labels; give a labelled split"
-            )
+    for option in ("train_split", "test_split"):
+        pack.manifest.require_labels(pack.split(getattr(config, option)).name, option)
     bank, measured = pack.split(config.train_split), pack.split(config.test_split)
     rows = few_labels(bank, config.labels_per_class, 0).row
     leaks = check_leak(pack, rows, measured, config.allow_leak, "train_split")

@@ -25,7 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loaders.common.errors import UserError, run_command
-from loaders.common.program import call_program
+from loaders.common.next_step import call_program
 
 TOOLS = Path(__file__).resolve().parent
 SHORT = {

@@ -106,8 +106,7 @@ def probe_images(pack: Pack, splits: Sequence[str]) -> tuple[Split, Split]:
             different images to learn from.
     """
     for name in splits:
-        if not (pack.split(name).labels() >= 0).any():
-            raise UserError(f"probe_splits: expected labels in {name!r}, found none; name a labelled split")
+        pack.manifest.require_labels(pack.split(name).name, "probe_splits")
     split = pack.split(splits[0])
     known = split.labels()
     if len(np.unique(known[known >= 0])) < 2:

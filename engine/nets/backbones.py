@@ -265,24 +265,6 @@ def architecture(name: str) -> str:
     return str(split_model_name_tag(name)[0])
 
 
-def check_start(named: str, backbone: str, init: Path) -> None:
-    """Refuse a start of another network.
-
-    Args:
-        named: name of the start's network.
-        backbone: name of the network to train.
-        init: path or name of the start, for the message.
-
-    Raises:
-        UserError: the networks differ, or this version does not have the start's network.
-    """
-    if architecture(named) != architecture(backbone):
-        check_name(named)
-        raise UserError(
-            f"backbone: expected {named}, that of --init {init}, found {backbone}; change one of them"
-        )
-
-
 def check_name(name: str) -> None:
     """Refuse the name of an unknown network.
 

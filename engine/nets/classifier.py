@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from engine.choices import Weights
 from engine.labels.matching import copy_outputs, match_classes, match_unnamed
-from engine.nets.backbones import build_backbone, check_start, load_backbone, resized
+from engine.nets.backbones import build_backbone, load_backbone, resized
 from engine.nets.checkpoints import describe_checkpoint, is_checkpoint, load_checkpoint
 from engine.nets.description import (
     Description,
@@ -27,6 +27,7 @@ from engine.nets.description import (
     read_description,
 )
 from engine.nets.foreign import Foreign, is_foreign, read_foreign
+from engine.nets.names import check_same
 from engine.nets.weights import write_tensors
 from loaders.common.errors import UserError
 from loaders.common.files import sync_file
@@ -124,7 +125,7 @@ def build_classifier(
     inside = init / ("backbone.safetensors" if weights is None else FILE_NAMES[weights])
     file = init if init.is_file() else inside
     described = describe_checkpoint(init) if saved else read_description(file)
-    check_start(described.backbone, backbone_name, init)
+    check_same(described.backbone, backbone_name, init)
     if described.num_classes == 0:
         if keep_head:
             found = "a checkpoint, which names no classes" if saved else "only a backbone"

@@ -26,7 +26,7 @@ from engine.nets.adapt import Fit, fit_tensors
 from engine.nets.backbones import architecture, build_backbone, check_name
 from engine.nets.description import Origin, is_described, timm_metadata
 from engine.nets.hub import from_hub
-from engine.nets.names import OURS
+from engine.nets.names import OURS, check_same
 from engine.nets.weight_files import SUFFIXES, read_weights
 from loaders.common.errors import UserError, brief
 from loaders.common.json_text import parse_json
@@ -103,11 +103,7 @@ def read_foreign(start: Path, backbone: str | None = None) -> Foreign:
             network is named.
     """
     found = _read(str(start), _stamp(start), None if start.is_dir() or _scheme(str(start)) else backbone)
-    if backbone is not None and architecture(found.backbone) != architecture(backbone):
-        raise UserError(
-            f"backbone: expected {found.backbone}, that of --init {start}, found {backbone}; change one of "
-            "them"
-        )
+    check_same(found.backbone, backbone, start)
     return found
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from contextlib import suppress
 from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import Any
 
 from loaders.common.errors import UserError
+from loaders.common.json_text import parse_json
 
 TINY_RESNET = "tiny_resnet"
 COMPACT_CNN = "compact_cnn"
@@ -77,14 +80,21 @@ def _sources() -> str:
     return "\n".join(file.read_text("utf-8", errors="replace") for file in files)
 
 
-def check_start(start: Path | None, option: str, backbone: str | None = None, classifier: str = "") -> None:
+def check_start(
+    start: Path | None,
+    option: str,
+    backbone: str | None = None,
+    classifier: bool = False,
+    remedy: str = "train with labels first",
+) -> None:
     """Refuse a start or a network that does not exist, before the libraries that read it are imported.
 
     Args:
         start: path, or timm:NAME or hf:REPO; None is not checked.
         option: name of the option that gave the start.
         backbone: name of the network; None is not checked.
-        classifier: the remedy for a run that left only a backbone; "" accepts such a run.
+        classifier: also refuse a run that left only a backbone.
+        remedy: what to do about such a run, for the message.
 
     Raises:
         UserError: the start or the network does not exist, or the start has no weights or no classifier.
@@ -94,6 +104,7 @@ def check_start(start: Path | None, option: str, backbone: str | None = None, cl
     source, _, name = str(start).partition(":")
     if source == "timm" and ":" not in name:  # a further colon means a scheme of timm's, such as local-dir:
         check_mentioned(name, option)
+        check_same(name, backbone, start, option)
     if start is None or str(start).startswith(("timm:", "hf:")):
         return
     path, wanted = start.expanduser(), "a run folder, weights file, timm:NAME or hf:REPO"
@@ -107,4 +118,38 @@ def check_start(start: Path | None, option: str, backbone: str | None = None, cl
         )
     names = {file.name for file in path.glob("*.safetensors")}
     if classifier and "backbone.safetensors" in names and not any("classifier" in name for name in names):
-        raise UserError(f"classifier: expected one in {start}, found none; {classifier}")
+        raise UserError(f"classifier: expected one in {start}, found none; {remedy}")
+    found = _recorded(path)
+    if "recipe" in found and (path / "config.json").is_file() and not names:
+        raise without_weights(path)
+    named = found.get("architecture") or dict(found.get("config") or {}).get("backbone")
+    if isinstance(named, str):
+        check_same(named, backbone, start, option)
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    """Return what a run, a checkpoint or an export for timm records of itself; {} if that cannot be read."""
+    for file in (folder / "config.json", folder / "meta.json"):
+        with suppress(OSError, ValueError, TypeError):  # whatever needs the folder reports a bad file
+            return dict(parse_json(file.read_bytes()))
+    return {}
+
+
+def check_same(named: str, backbone: str | None, start: Path | None, option: str = "init") -> None:
+    """Refuse a start whose network, `named`, is not `backbone` (if given); timm's tags may differ."""
+    if backbone is None or named.split(".")[0] == backbone.split(".")[0]:
+        return
+    check_mentioned(named)
+    raise UserError(
+        f"backbone: expected {named}, that of --{option} {start}, found {backbone}; change one of them"
+    )
+
+
+def without_weights(run: Path) -> UserError:
+    """Return the error for the folder of a run that has no weights, or none yet."""
+    if list(run.glob("checkpoints/step-*")):
+        return UserError(
+            f"start: the run at {run} is not finished; finish it, or give one of its checkpoints "
+            f"({run}/checkpoints/step-XXXXXXXX)"
+        )
+    return UserError(f"start: expected a run at {run}, found no weights; train one first")

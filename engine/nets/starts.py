@@ -7,13 +7,13 @@ from pathlib import Path
 
 from torch import nn
 
-from engine.nets.backbones import architecture, build_backbone, check_start, load_backbone
+from engine.nets.backbones import architecture, build_backbone, load_backbone
 from engine.nets.checkpoints import describe_checkpoint, is_checkpoint, load_checkpoint
 from engine.nets.classifier import FILE_NAMES, best_weights, load_classifier
 from engine.nets.description import Origin, read_description
 from engine.nets.foreign import is_foreign, read_foreign
+from engine.nets.names import check_same, without_weights
 from engine.nets.weight_files import SUFFIXES
-from loaders.common.errors import UserError
 from loaders.common.files import sha256_of
 from loaders.views.evaluation import EvaluationView
 
@@ -127,7 +127,7 @@ def build_start(init: Path | None, backbone: str, resolution: int) -> nn.Module:
     if init is None:
         return build_backbone(backbone, resolution)
     start = find_start(init, backbone)
-    check_start(start.backbone, backbone, init)
+    check_same(start.backbone, backbone, init)
     return start.at(resolution).load().train()
 
 
@@ -136,9 +136,4 @@ def _file_of_run(run: Path) -> Path:
     found = next((run / name for name in names if (run / name).is_file()), None)
     if found is not None:
         return found
-    if list(run.glob("checkpoints/step-*")):
-        raise UserError(
-            f"start: the run at {run} is not finished; finish it, or give one of its checkpoints "
-            f"({run}/checkpoints/step-XXXXXXXX)"
-        )
-    raise UserError(f"start: expected a run at {run}, found no weights; train one first")
+    raise without_weights(run)

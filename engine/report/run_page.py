@@ -40,6 +40,7 @@ from engine.train.samples import SAMPLES_NAME, load_samples, normalization_of
 from loaders.classification import build_rows_loader
 from loaders.common.errors import LoaderError, UserError, one_line
 from loaders.common.files import write_atomic
+from loaders.common.next_step import as_called
 from loaders.common.notice import tell
 from loaders.options import LoaderOptions
 from loaders.packs import Pack, open_pack
@@ -378,7 +379,8 @@ def leave_page(run: Path, build: Callable[[], str] | None = None) -> None:
         write_atomic(page, text.encode("utf-8", "replace"))
     except (UserError, OSError, ValueError, RuntimeError) as error:
         # The training is done and saved, so an error of the page must not look like a failed training.
-        print(f"report: not written ({one_line(str(error))}); try python tools/report.py --run {run}")
+        said = f"report: not written ({one_line(str(error))}); try python tools/report.py --run {run}"
+        print(as_called(said))
         return
     print(f"report: {page}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from engine.choices import Keep, OptimizerName, Preset, ScheduleName
@@ -32,6 +33,12 @@ class ValidationOptions:
     the probe, and last otherwise."""
     patience: int = 0
     """Stop after this many validations without a higher accuracy; 0 trains to the end."""
+
+    @property
+    def validation_table(self) -> Path | None:
+        """The label table that `validation_split` names; None for a split."""
+        named = self.validation_split or ""
+        return Path(named) if named.endswith(".parquet") else None
 
     def check_validation(self) -> None:
         """Refuse options that are out of range or contradict each other.

@@ -21,9 +21,10 @@ from engine.train.trackers import check_trackers
 from loaders.common.checks import Count, check_batch, check_numbers
 from loaders.common.cores import cores_per_rank
 from loaders.common.errors import UserError
-from loaders.common.files import check_folder, to_json
+from loaders.common.files import check_exists, check_folder, to_json
 from loaders.common.json_text import parse_json
 from loaders.options import LoaderOptions, check_backend, usual_backend
+from loaders.packs.labels.class_names import joined_class_names, require_classes
 from loaders.packs.manifest import Manifest, read_manifest
 from loaders.packs.stores.connect import as_url
 from loaders.views.evaluation import EvaluationView, Side
@@ -72,6 +73,7 @@ _OF_SPLITS = (
     *("split", "labeled_split", "train_split", "unlabeled_split", "unlabeled_splits", "test_split"),
     *("validation_split", "probe_splits"),
 )
+_OF_LABELS = ("labeled_split", "train_split", "test_split", "validation_split", "probe_splits")
 
 
 def is_usual(config: object, option: str) -> bool:
@@ -85,6 +87,9 @@ class PackConfig:
 
     pack: Path
     """Folder that tools/pack_dataset.py wrote, or the URL of such a folder in a store."""
+
+    label_free: ClassVar[tuple[str, ...]] = ()
+    """Options among `_OF_LABELS` that may name a split without labels."""
 
     def check_places(self) -> None:
         """Refuse a pack, split, label table, start, backend or GPU that is missing or unusable.
@@ -107,18 +112,35 @@ class PackConfig:
             if option == "probe_splits" and not getattr(self, "probe_every_epochs", 0):
                 given = ()
             given = (given,) if isinstance(given, str) else given
-            absent = [name for name in given if name not in names and not name.endswith(".parquet")]
+            if option == "validation_split" and isinstance(self, ValidationOptions):
+                given = () if self.validation_table else given
+            absent = [name for name in given if name not in names]
             if absent and not (is_usual(self, option) and len(absent) < len(given)):
                 raise UserError(
                     f"{option}: expected a split of {self.pack} ({', '.join(names)}), found {absent[0]!r}; "
                     f"give one with --{option.replace('_', '-')}"
                 )
+            if manifest and given and option in _OF_LABELS and option not in self.label_free:
+                self._check_labels(manifest, option, given)
         for table in getattr(self, "extra_labels", ()):
-            if not table.exists():
-                raise UserError(f"extra_labels: expected a label table {table}, found none; check the path")
+            check_exists(table, "extra_labels", "a label table")
+        if table := getattr(self, "validation_table", None):
+            check_exists(table, "validation_split", "a label table")
+        if filled := getattr(self, "filled", None):
+            check_exists(filled, "filled", "a filled-in request")
         for option in ("init", "run"):
             classifies = option == "run" and not isinstance(self, FrozenConfig)
-            check_start(getattr(self, option, None), option, getattr(self, "backbone", None), classifies)
+            backbone = None if classifies else getattr(self, "backbone", None)
+            check_start(getattr(self, option, None), option, backbone, classifies)
+
+    def _check_labels(self, manifest: Manifest, option: str, splits: tuple[str, ...]) -> None:
+        """Refuse splits without labels; those to train on may lack them beside --extra-labels."""
+        manifest.require_one_label(self.pack)
+        extra = getattr(self, "extra_labels", None)
+        if extra is not None:
+            require_classes(self.pack, joined_class_names(self.pack.expanduser(), manifest.classes))
+        for name in splits if not (extra and option in ("labeled_split", "train_split")) else ():
+            manifest.require_labels(name, option)
 
     def _manifest(self) -> Manifest | None:
         return None if as_url(str(self.pack)) else read_manifest(self.pack.expanduser().absolute())

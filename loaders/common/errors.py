@@ -19,6 +19,7 @@ from loaders.common.command_line import (
     use_utf8,
 )
 from loaders.common.help_lines import join_help_lines
+from loaders.common.next_step import as_called
 
 _BROKEN_PIPE = 141  # 128 plus the number of SIGPIPE
 # All ranks but a machine's first wait this long before they report a mistake: usually the first reports the
@@ -123,7 +124,7 @@ def _outcome(main: Callable[[], int | None]) -> Any:
             print(one_line(str(said[0])), file=sys.stderr)
         return INTERRUPTED
     except (UserError, LoaderError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {as_called(str(error))}", file=sys.stderr)
     except MemoryError as error:
         print(
             f"error: out of memory ({one_line(str(error))}); lower batch size or resolution", file=sys.stderr

@@ -66,6 +66,12 @@ def check_file(path: Path, option: str = "out", writable: bool = True) -> None:
         raise UserError(f"{option}: expected a file at {path}, found a folder; give another --{option}")
 
 
+def check_exists(path: Path, option: str, what: str) -> None:
+    """Refuse a path, given by an option, at which there is no file; `what` says what it should be."""
+    if not path.is_file():
+        raise UserError(f"{option}: expected {what} {path}, found none; check the path")
+
+
 def sync_file(path: Path) -> None:
     """Wait until a file's content, or the names inside a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 # Patterns of tyro's messages, each with the error line that replaces the message.
 _FORMS = (
@@ -35,22 +36,40 @@ _MAY_BE_NONE = re.compile(r"(?m)^( +--\S+) \{None\}\|(.+)")
 _HELP = re.compile(r"For full helptext, (?:run|see):?\s+(.* --help)")
 
 
-def retell(text: str) -> str | None:
+# Words of other libraries for options here, without dashes, and the options that mean the same.
+_SYNONYMS = {
+    **dict.fromkeys(("learning-rate", "base-lr"), ("lr", "lr-weights")),
+    **dict.fromkeys(("data", "dataset", "data-dir", "data-path", "root"), ("pack", "splits", "images")),
+    **dict.fromkeys(("output", "output-dir", "save-dir", "logdir"), ("out",)),
+    **dict.fromkeys(("model", "arch", "architecture"), ("network", "backbone")),
+    **dict.fromkeys(("pretrained", "weights", "checkpoint", "load"), ("init", "run", "network")),
+    **dict.fromkeys(("image-size", "img-size", "input-size", "size"), ("resolution",)),
+    **dict.fromkeys(("num-workers", "workers", "threads"), ("num-threads", "workers")),
+    **dict.fromkeys(("num-epochs", "max-epochs"), ("epochs",)),
+    **dict.fromkeys(("bs", "batch"), ("batch-size",)),
+    **dict.fromkeys(("wd", "l2"), ("weight-decay",)),
+    **dict.fromkeys(("gpu", "gpus", "cuda"), ("device",)),
+}
+_OPTION = re.compile(r"--([a-z0-9][\w.-]*)")
+
+
+def retell(text: str, known: Collection[str] = ()) -> str | None:
     """Return a line with the message of a tyro box, without "error: "; None if the box is not recognised.
 
     Args:
         text: the box, wide enough that no line in it is broken; its border is blank if the output is ASCII.
+        known: names of the command's options, without dashes in front.
     """
     rows = [row.rstrip(" │")[2:] for row in _COLOURS.sub("", text).splitlines()[1:]]  # below the title
     said = "\n".join("" if set(row) <= {"─", "-"} else row for row in rows).lstrip("\n")
     more = _HELP.search(said)
     if more is None:
         return None
-    line = _retell(said[: more.start()])
+    line = _retell(said[: more.start()], known)
     return line and f"{line} (`{more[1]}` says more)"
 
 
-def _retell(said: str) -> str | None:
+def _retell(said: str, known: Collection[str]) -> str | None:
     said = _MAY_BE_NONE.sub(r"\1 \2 or None", said)
     for form, line in _FORMS:
         if found := re.match(form, said):
@@ -68,5 +87,7 @@ def _retell(said: str) -> str | None:
     found_words = set(wrong.replace(",", " ").split())  # another subcommand may have an option of this name
     others = [names.strip() for names in dict.fromkeys(_NEAR.findall(said))]
     near = ", ".join(names for names in others if found_words.isdisjoint(names.split(", ")))
+    meant = [name for word in _OPTION.findall(wrong) for name in _SYNONYMS.get(word.replace("_", "-"), ())]
+    near = ", ".join(f"--{name}" for name in meant if name in known) or near
     remedy = f"did you mean {near}?" if near else "leave it out, or check its name"
     return f"command line: expected known options, found {wrong}; {remedy}"

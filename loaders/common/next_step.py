@@ -1,21 +1,51 @@
-"""Suggests the next command, as a command's last line, in the form in which that command was called."""
+"""Names commands in the form in which this one was called: the next command, and those in messages."""
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from pathlib import Path
-
-from loaders.common import program
 
 _SHORT = {
     "pack_dataset": "pack",
     "verify_pack": "verify",
     "inspect_pack": "inspect",
+    "convert_pack": "convert",
+    "show_views": "show",
 }  # as tools/sluice.py calls them
 IS_A_STEP = "SLUICE_IS_A_STEP"
 """Variable of the environment of a command that another one runs as a step: it suggests no next command."""
 _STEPS = ("active", "evaluate")  # scripts of recipes/ that train no network of their own
+_SCRIPT = re.compile(r"(?<![\w./-])(?:python )?((?:tools|recipes)/\w+\.py)\b")
+_called: str | None = None
+
+
+def call_program(name: str | None) -> None:
+    """Set the program's name in `--help` and errors; None for the name of its file."""
+    global _called
+    _called = name
+
+
+def called() -> str | None:
+    """Return the name that `call_program` set; None if the program was called by its file."""
+    return _called
+
+
+def as_called(text: str) -> str:
+    """Return a message that names scripts as `sluice` calls them, if this program was called by it."""
+    if not (_called or "").startswith("sluice"):
+        return text
+    return _SCRIPT.sub(lambda found: " ".join(_begin(found[1])), text)
+
+
+def _begin(script: str) -> list[str]:
+    """Return the first words of the command that runs a script such as "tools/predict.py"."""
+    path = Path(script)
+    if not (_called or "").startswith("sluice"):
+        return ["python", script]
+    train = ["train"] if path.parts[0] == "recipes" and path.stem not in _STEPS else []
+    return ["sluice", *train, *_SHORT.get(path.stem, path.stem.replace("bench_", "bench ")).split()]
 
 
 def next_line(script: str, *words: object) -> str:
@@ -25,12 +55,7 @@ def next_line(script: str, *words: object) -> str:
         script: such as "tools/predict.py".
         words: options of the command; those in capitals are for the user to fill in.
     """
-    path = Path(script)
-    begin = ["python", script]
-    if program.called().startswith("sluice"):
-        train = ["train"] if path.parts[0] == "recipes" and path.stem not in _STEPS else []
-        begin = ["sluice", *train, _SHORT.get(path.stem, path.stem)]
-    return f"next: {shlex.join([*begin, *map(str, words)])}"
+    return f"next: {shlex.join([*_begin(script), *map(str, words)])}"
 
 
 def say_next(script: str, *words: object) -> None:

@@ -21,6 +21,7 @@ from tyro.conf import subcommand as subcommand
 from loaders.common.command_line import end_at_ctrl_c
 from loaders.common.errors import UserError, prepare_process, run_guarded
 from loaders.common.mistakes import retell
+from loaders.common.next_step import called
 from loaders.common.notice import tell
 
 ConfigT = TypeVar("ConfigT")
@@ -46,18 +47,6 @@ class WithPreset(Protocol):
 
 
 _checked: tuple[Any, list[str], Any] | None = None  # configuration, words, parsed value
-_called: str | None = None
-
-
-def call_program(name: str | None) -> None:
-    """Set the program's name in `--help` and errors; None for the name of its file."""
-    global _called
-    _called = name
-
-
-def called() -> str:
-    """Return the name that `call_program` set; "" if the program was called by its file."""
-    return _called or ""
 
 
 def check_command_line(config: Any, description: str | None) -> None:
@@ -124,12 +113,19 @@ def _as_default(value: Any) -> Any:
 def _read(config: Any, description: str | None) -> Any:
     import tyro
 
-    with _mistakes_in_a_line():
-        return tyro.cli(config, description=description, prog=_called)
+    with _mistakes_in_a_line(_options(config)):
+        return tyro.cli(config, description=description, prog=called())
+
+
+def _options(config: Any) -> set[str]:
+    """Return the names of the options of a configuration and of those nested in it, without prefixes."""
+    found = fields(config) if is_dataclass(config) else ()
+    inner = [part for one in found if is_dataclass(one.default) for part in fields(one.default)]
+    return {one.name.replace("_", "-") for one in (*found, *inner)}
 
 
 @contextmanager
-def _mistakes_in_a_line() -> Iterator[None]:
+def _mistakes_in_a_line(known: set[str]) -> Iterator[None]:
     """Turn tyro's message about a mistake into a `UserError`; print it if it is not recognised."""
     said, columns = StringIO(), os.environ.get("COLUMNS")
     if not {"-h", "--help"} & set(sys.argv[1:]):
@@ -138,7 +134,7 @@ def _mistakes_in_a_line() -> Iterator[None]:
         with redirect_stderr(said):
             yield
     except SystemExit as end:
-        line = retell(said.getvalue()) if end.code else None
+        line = retell(said.getvalue(), known) if end.code else None
         if line is None:
             raise
         said.truncate(0)

@@ -135,6 +135,21 @@ class Manifest:
                     return shard_file_name(split.name, number, self.shard_format)
         raise IndexError(f"shard {shard} of a pack with {self.num_shards} shards")
 
+    def require_one_label(self, pack: object) -> None:
+        """Refuse a pack whose images have several labels; `pack` is its place, for the message."""
+        if self.options.get("multi_label"):
+            raise UserError(
+                f"the pack {pack} has several labels per image ({MULTI_LABELS_NAME}), expected one: "
+                "recipes learn one class per image; pack a column with one label per row (--label-column)"
+            )
+
+    def require_labels(self, split: str, option: str) -> None:
+        """Refuse a split in which no image has a label, given by an option."""
+        if not any(info.num_labeled for info in self.splits if info.name == split):
+            other = 'give another split, or --test-split "" if the recipe can do without one'
+            remedy = other if option == "test_split" else "name a labelled split"
+            raise UserError(f"{option}: expected labels in {split!r}, found none; {remedy}")
+
 
 def divisions_of(manifest: Manifest, split: str) -> list[tuple[int, bool]]:
     """Return how each divided source of a split was divided, in the order of packing.
@@ -223,7 +238,7 @@ def _absence(folder: Path) -> str:
     if folder.exists() and not folder.is_dir():
         return (
             f"{folder} is not a pack: expected a folder with {MANIFEST_NAME} in it, found a file; give the "
-            "--out of pack_dataset, which makes packs of images, tars and betons"
+            "--out of tools/pack_dataset.py, which makes packs of images, tars and betons"
         )
     if not folder.exists():
         beside = (path.parent.name for path in folder.parent.glob(f"*/{MANIFEST_NAME}"))
@@ -231,8 +246,8 @@ def _absence(folder: Path) -> str:
         meant = f" (did you mean {folder.parent / near[0]}?)" if near else ""
         return f"no pack at {folder}{meant}: make one with `python tools/pack_dataset.py --out {folder} ...`"
     if (folder / BUILD_FOLDER).exists():
-        return f"the pack {folder} is not finished: start the same pack_dataset command again, it resumes"
-    return f"{folder} is not a pack: expected {MANIFEST_NAME} in it; give the --out of pack_dataset"
+        return f"the pack {folder} is not finished: start the same command again, it resumes"
+    return f"{folder} is not a pack: expected {MANIFEST_NAME} in it; give the --out of tools/pack_dataset.py"
 
 
 def _parse(raw: dict[str, Any]) -> Manifest:

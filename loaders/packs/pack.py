@@ -18,7 +18,6 @@ from loaders.packs.labels.tables import LabelTable, label_table_path
 from loaders.packs.manifest import (
     BUILD_FOLDER,
     MANIFEST_NAME,
-    MULTI_LABELS_NAME,
     SHARDS_FOLDER,
     TRUE_LABELS,
     Manifest,
@@ -244,11 +243,7 @@ class Pack:
         Raises:
             UserError: the images have several labels.
         """
-        if self.is_multi_label:
-            raise UserError(
-                f"the pack {self.path} has several labels per image ({MULTI_LABELS_NAME}), expected one: "
-                "recipes learn one class per image; pack a column with one label per row (--label-column)"
-            )
+        self.manifest.require_one_label(self.path)
 
     def checked_labels(self, table: LabelTable | None) -> LabelTable:
         """Check that a label table fits this pack, and return it; None stands for the true labels.

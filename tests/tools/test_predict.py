@@ -321,7 +321,7 @@ def test_mistakes_are_named(tmp_path: Path, trained: Path, digits_pack: Pack) ->
     (photos / "1.jpg").write_bytes(b"a picture")
     with pytest.raises(UserError, match=f"images: expected images, found no file in {empty}"):
         Config(network=trained, images=str(empty), out=tmp_path / "out").check_places()
-    with pytest.raises(UserError, match="images: expected images, found nothing at nowhere; check the path"):
+    with pytest.raises(UserError, match=r"no images at nowhere: expected a folder, .*; check the path"):
         Config(network=trained, images="nowhere", out=tmp_path / "out").check_places()
     for source in (f"{photos}#labels=list.csv", "s3://bucket/photos", str(tmp_path / "*.tar")):
         Config(network=trained, images=source, out=tmp_path / "out").check_places()

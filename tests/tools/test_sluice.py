@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from loaders.common import program
 from loaders.common.errors import UserError
+from loaders.common.next_step import called
 from tools import sluice
 from tools.command.advice import ADVICE
 
@@ -35,7 +35,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None, list[str
 
     def note(path: str, run_name: str) -> None:
         assert run_name == "__main__"
-        found.append((Path(path).relative_to(ROOT).as_posix(), program._called, sys.argv[1:]))
+        found.append((Path(path).relative_to(ROOT).as_posix(), called(), sys.argv[1:]))
 
     monkeypatch.setattr(runpy, "run_path", note)
     return found
@@ -72,7 +72,7 @@ def test_a_command_is_its_script(
 ) -> None:
     call(monkeypatch, *words)
     assert ran == [(script, name, list(words[len(name.split()) - 1 :]))]
-    assert program._called is None, "the next program of this process goes by its own name"
+    assert called() is None, "the next program of this process goes by its own name"
 
 
 def test_every_script_is_one_command() -> None:

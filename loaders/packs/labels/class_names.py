@@ -47,6 +47,15 @@ def parse_class_names(raw: bytes, where: str) -> tuple[str, ...]:
     return _checked(tuple(names), where)
 
 
+def require_classes(pack: object, classes: tuple[str, ...]) -> None:
+    """Refuse a pack without class names; `pack` is its place, for the message."""
+    if not classes:
+        raise UserError(
+            f"labels: the pack {pack} was made without labels and names no classes; name them with "
+            "tools/labels.py import --classes"
+        )
+
+
 def joined_class_names(folder: Path, packed: tuple[str, ...]) -> tuple[str, ...]:
     """Return the classes of the pack in `folder`: those from packing, followed by those named later.
 

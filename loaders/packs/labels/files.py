@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.common.errors import UserError
-from loaders.common.files import csv_text, write_atomic
+from loaders.common.files import check_exists, csv_text, write_atomic
 from loaders.packs.labels.file_names import RowNames
 from loaders.packs.labels.tables import LabelTable
 from loaders.packs.pack import Pack
@@ -39,8 +39,7 @@ def read_label_file(path: Path, pack: Pack, row_ranges: RowRanges, source: str) 
         UserError: the file cannot be read, or does not fit the pack, e.g. by an image that the pack does not
             have or that is labelled twice.
     """
-    if not path.is_file():
-        raise UserError(f"no labels at {path}: there is no such file; check the path")
+    check_exists(path, "file", "a file of labels")
     suffix = path.suffix.lower()
     if suffix in _ARRAY_SUFFIXES:
         rows, labels = _array_rows(path, row_ranges)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from loaders.common.errors import UserError
 from loaders.common.notice import tell
+from loaders.packs.labels.class_names import require_classes
 from loaders.packs.labels.tables import LabelTable
 from loaders.packs.pack import Pack, Split
 
@@ -132,11 +133,7 @@ def training_labels(
         UserError: the pack has no classes, labels are missing or cannot be used, or a table cannot be read or
             does not fit.
     """
-    if not pack.classes:
-        raise UserError(
-            f"labels: the pack {pack.path} was made without labels and names no classes; name them with "
-            "tools/labels.py import --classes"
-        )
+    require_classes(pack.path, pack.classes)
     tables = [read_label_table(pack, path) for path in extra]
     if not split and not tables:
         raise UserError("labeled_split: expected a split, or label tables in --extra-labels, found neither")

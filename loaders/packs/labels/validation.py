@@ -165,8 +165,7 @@ def _split(pack: Pack, labels: LabelTable, name: str, fields: ValidationFields) 
             f"validation_split: expected a split other than --test-split, found {name!r} for both; the test "
             "accuracy of weights chosen on it would be too high"
         )
-    if not has_labels(pack, name):
-        raise UserError(f"validation_split: expected labels in {name!r}, found none; name another")
+    pack.manifest.require_labels(name, "validation_split")
     held = few_labels(split, None, 0)
     leaks = check_leak(pack, labels.row, split, fields.allow_leak)
     leaks += _check_tested(pack, held, fields)

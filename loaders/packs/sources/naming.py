@@ -8,6 +8,9 @@ control characters, "%" and bytes that are not UTF-8 are written as "%XX" in key
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+from loaders.common.errors import UserError
 
 IMAGE_SUFFIXES = frozenset(
     "jpg jpeg jpe jfif png apng bmp dib gif webp tif tiff ppm pgm pbm pnm pfm jp2 j2k jpx avif heic heif hif "  # noqa: SIM905
@@ -24,6 +27,28 @@ _NO_IMAGE_NAMES = frozenset(
 )
 _HIDDEN_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_\-/]*")
+
+
+_KINDS = (
+    "a folder, .tar, .tar.gz, .zip, .beton, .csv, .tsv, .txt, .jsonl, .parquet, .arrow, or wds: in front of "
+    "WebDataset shards"
+)
+
+
+def check_source(source: str) -> None:
+    """Refuse a PATH of images at which there is nothing, or a single image; URLs and patterns pass."""
+    path = Path(source if Path(source).exists() else source.partition("#")[0])  # "#" may be in a name
+    absent = not path.exists() and not set(source) & set(":*?[]{},")
+    if absent or (path.is_file() and is_image_name(path.name)):
+        raise not_a_source(path)
+
+
+def not_a_source(path: Path) -> UserError:
+    """Return the error for a path where there is nothing, a single image, or another file without images."""
+    if not path.exists():
+        return UserError(f"no images at {path}: expected {_KINDS}; check the path")
+    remedy = "give its folder" if is_image_name(path.name) else "unpack or convert it"
+    return UserError(f"{path} is not a source of images: expected {_KINDS}; {remedy}")
 
 
 def is_image_name(name: str) -> bool:

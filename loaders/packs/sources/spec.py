@@ -16,7 +16,7 @@ from loaders.packs.sources.image_table import TABLE_SUFFIXES, ImageTableSource, 
 from loaders.packs.sources.item import Source
 from loaders.packs.sources.label_file import LabeledSource
 from loaders.packs.sources.list_rows import LIST_SUFFIXES
-from loaders.packs.sources.naming import is_image_name
+from loaders.packs.sources.naming import not_a_source
 from loaders.packs.sources.other_pack import PACK_PREFIX, PackSource
 from loaders.packs.sources.path_list import PathListSource
 from loaders.packs.sources.remote_folder import RemoteFolderSource
@@ -30,10 +30,6 @@ from loaders.packs.stores.connect import is_remote
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 LABELS_MARK = "#labels="
 _WEBDATASET_PREFIX = "wds:"
-_KINDS = (
-    "a folder, .tar, .tar.gz, .zip, .beton, .csv, .tsv, .txt, .jsonl, .parquet, .arrow, or wds: in front of "
-    "WebDataset shards"
-)
 
 
 @dataclass(frozen=True)
@@ -217,9 +213,6 @@ def _open(source: str, spool: Path, options: ColumnOptions) -> Source:
 
 
 def _refuse(source: str, path: Path, inside: str) -> Source:
-    if not path.exists():
-        raise UserError(f"no images at {path}: expected {_KINDS}; check the path")
     if path.is_dir():
         raise UserError(f"{source}: '#' names a folder inside an archive; for a folder give {path / inside}")
-    remedy = "give its folder" if is_image_name(path.name) else "unpack or convert it"
-    raise UserError(f"{path} is not a source of images: expected {_KINDS}; {remedy}")
+    raise not_a_source(path)

@@ -153,7 +153,7 @@ def test_other_words_are_passed_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["program", *WHOLE, "--rate", "abc"])
-    monkeypatch.setattr("loaders.common.program.retell", lambda text: None)
+    monkeypatch.setattr("loaders.common.program.retell", lambda *_: None)
     with pytest.raises(SystemExit, match="2"):
         command_line(Config, None)
     assert "could not convert string to float: 'abc'" in capsys.readouterr().err
