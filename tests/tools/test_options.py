@@ -178,8 +178,8 @@ def test_what_is_wrong_is_said_in_one_line(
         run_command(module.main)
     assert ended.value.code == 2
     printed = capsys.readouterr()
-    (line,) = printed.err.splitlines()
-    assert line.startswith("error: ")
+    line, *more = printed.err.splitlines()
+    assert line.startswith("error: ") and not more, printed.err
     assert re.search(message, line), line
     assert printed.out.strip() == printed.out, "an empty line where a bar would be"
     assert content(place) == before, "something is left behind"
