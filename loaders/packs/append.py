@@ -1,8 +1,8 @@
 """Appending to a finished pack: new shards are added, and the old shards stay as they are.
 
-Index, label tables, lists and manifest are rewritten in the build folder and moved into place at the end, the
-manifest last. A run that is killed before the moves leaves the old pack readable; one that is killed between
-them may not. In both cases the same command, started again, finishes the work.
+New versions of index, packed labels, lists and manifest are written into the build folder, and moved into the
+pack at the end, the manifest last. A run killed before the moves leaves the old pack readable; a run killed
+between two moves may leave it unreadable. In both cases the same command, started again, finishes the work.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def append_to_pack(options: PackOptions, progress: Progress | None = None) -> Ma
         The new manifest of the whole pack.
 
     Raises:
-        UserError: no finished pack, an option that differs, an image whose key the pack has already, bad
-            input, a changed source, another process at work, or a full disk.
+        UserError: no finished pack, an option that differs, another command's unfinished append, an image
+            whose key the pack has already, bad input, a changed source, another process at work, a full disk.
     """
     out, build = options.out, options.build
     before = read_manifest(out)
@@ -91,7 +91,7 @@ def append_to_pack(options: PackOptions, progress: Progress | None = None) -> Ma
 
 
 def _refuse_known_keys(base: Pack, build: Path, splits: tuple[SplitSource, ...]) -> None:
-    """Refuse an image whose key the pack has already, be it the same image or another of the same name."""
+    """Refuse an image, new or the same, whose key the pack has already; the build folder is then removed."""
     for split in splits:
         if split.split not in base.splits:
             continue
@@ -112,7 +112,10 @@ def _hashes(keys: Iterable[str]) -> NDArray[np.uint64]:
 
 
 def _prepare(options: PackOptions, base: Pack, plan: Plan) -> None:
-    """Write all files that the append replaces into the folder `next`, the manifest last."""
+    """Write the new version of every file that the append replaces into the folder `next`, the manifest last.
+
+    If a split gets no new image, remove the new shards and the build folder, and raise `EmptySplitError`.
+    """
     build = options.build
     target = build / NEXT_FOLDER
     shutil.rmtree(target, ignore_errors=True)
@@ -135,14 +138,14 @@ def _prepare(options: PackOptions, base: Pack, plan: Plan) -> None:
 
 
 def _joined_options(old: dict[str, Any], options: PackOptions) -> dict[str, Any]:
-    """Return the recorded options of the pack, with the per-split options of the appended splits added."""
+    """Return the pack's recorded options, with per-split options of the appended splits added or replaced."""
     new = recorded_options(options)
     own = {**old.get(OWN_OPTIONS, {}), **new.get(OWN_OPTIONS, {})}
     return {**old, **({OWN_OPTIONS: own} if own else {})}
 
 
 def _move_into_place(out: Path, build: Path) -> Manifest:
-    """Move the files that `_prepare` wrote into place, the manifest last; every step can be repeated."""
+    """Move the files in `next` into the pack, the manifest last; until then, a killed run can resume here."""
     target = build / NEXT_FOLDER
     for folder in (INDEX_FOLDER, LABELS_FOLDER, "."):
         paths = sorted(path for path in (target / folder).glob("*") if path.is_file())

@@ -203,12 +203,12 @@ class Pack:
         return self.widened(table)
 
     def widened(self, table: LabelTable) -> LabelTable:
-        """Return a table; if it was written before classes were added, with the pack's number of classes."""
+        """Return the table, with the pack's number of classes if it was written before classes were added."""
         is_older = len(self.manifest.classes) <= table.num_classes < len(self.classes)
         return replace(table, num_classes=len(self.classes)) if is_older else table
 
     def signed(self, table: LabelTable) -> LabelTable:
-        """Return a label table with the digest of its images, by which other packs refuse it."""
+        """Return a label table with the digest of its images, so that packs of other images refuse it."""
         return replace(table, images=table.digest(self.columns.content_hash))
 
     def check_images(self, table: LabelTable, what: str) -> None:
@@ -239,11 +239,7 @@ class Pack:
         return bool(self.manifest.options.get("multi_label"))
 
     def require_one_label(self) -> None:
-        """Refuse a pack whose images have several labels, for callers that need one class per image.
-
-        Raises:
-            UserError: the images have several labels.
-        """
+        """Raise `UserError` if images have several labels, for callers that need one class per image."""
         if self.is_multi_label:
             raise UserError(
                 f"the pack {self.path} has several labels per image ({MULTI_LABELS_NAME}), expected one: "
@@ -356,7 +352,12 @@ class Pack:
 
 
 def is_pack(path: str, store: StoreOptions | None = None) -> bool:
-    """Tell whether a folder or a URL holds the manifest of a pack; False for a store that does not answer."""
+    """Tell whether a folder or a URL holds the manifest of a pack.
+
+    Raises:
+        UserError: fsspec cannot open the URL. If a store does not answer, some of fsspec's file systems say
+            False, others raise errors of their own.
+    """
     url = as_url(path)
     if url is None:
         return (Path(path).expanduser() / MANIFEST_NAME).is_file()
@@ -377,7 +378,7 @@ def open_pack(path: str | os.PathLike[str], store: StoreOptions | None = None) -
 
     Raises:
         UserError: there is no pack, or it is unfinished, damaged, of another format version or unreadable.
-        StoreError: the store did not deliver the manifest or the index.
+        StoreError: the store did not deliver the manifest, the index, the labels or the list of shards.
     """
     url = as_url(os.fspath(path))
     if url is not None:

@@ -62,7 +62,7 @@ class RowNames:
         raise UserError(f"{where}: the pack has no image called {name!r}; {remedy or self.example()}")
 
     def name(self) -> str:
-        """Return a name that finds one image of this pack, as an example."""
+        """Return the name of one of the rows, as an example."""
         parts, _ = next(iter(self._rows.values()))[0]
         return f"{'/'.join(parts[1:] or parts)}.jpg"
 

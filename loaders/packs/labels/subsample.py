@@ -48,7 +48,7 @@ def subsample_per_class(labels: NDArray[np.int64], k: int, seed: int) -> NDArray
 
 
 def tell_scarce(labels: NDArray[np.int64], k: int, classes: Sequence[str]) -> None:
-    """Print a line that names the classes with fewer than k labelled images, if there are any.
+    """Print a line on the classes with fewer than k labelled images, if there are any; name up to five.
 
     Args:
         labels: int64 [N], -1 where a position has no label.
@@ -125,8 +125,8 @@ def training_labels(
         split: labelled split; if it is "" or has no true label, all labels come from the tables.
         per_class: number of labels per class to take from the true labels or, if there are none, from the
             tables; None takes all.
-        extra: paths of label tables; if a row has several labels, a true label counts, else that of the first
-            table.
+        extra: paths of label tables; if a row has several labels, a true label that was taken counts, else
+            that of the first table.
 
     Raises:
         UserError: the pack has no classes, labels are missing or cannot be used, or a table cannot be read or
