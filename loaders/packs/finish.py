@@ -1,4 +1,4 @@
-"""The last step of packing: join the parts of all shards into index, labels, quarantine and manifest."""
+"""The last step of packing: join the parts of all shards into index, labels, lists and manifest."""
 
 from __future__ import annotations
 

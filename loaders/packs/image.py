@@ -199,7 +199,7 @@ def _prepare_damaged(data: bytes, error: ValueError, policy: ImagePolicy) -> Pre
 
 
 def _shrink_planes(data: bytes, header: JpegHeader, policy: ImagePolicy) -> PreparedImage | None:
-    """Shrink a plain JPEG in its YCbCr planes; None if policy or image need another way, or it is damaged."""
+    """Shrink a plain JPEG in its YCbCr planes; None if it is damaged, or policy or image need another way."""
     if policy.encoding != "jpeg" or (policy.quality or DEFAULT_QUALITY) >= _NO_SUBSAMPLING_FROM_QUALITY:
         return None
     size, to = (header.height, header.width), policy.geometry(header.height, header.width)
@@ -215,7 +215,7 @@ def _shrink_planes(data: bytes, header: JpegHeader, policy: ImagePolicy) -> Prep
 
 
 def _decode_scaled(data: bytes, header: JpegHeader, policy: ImagePolicy) -> tuple[NDArray[np.uint8], Action]:
-    """Decode a plain JPEG, at a reduced scale if it will be shrunk much; return pixels and action so far."""
+    """Decode a plain JPEG, at a reduced scale if it will be shrunk much; return pixels and `COPIED`."""
     to = policy.geometry(header.height, header.width)
     if (to.crop_height, to.crop_width) == (to.height, to.width):
         return decode_jpeg(data), COPIED

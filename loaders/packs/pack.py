@@ -377,7 +377,8 @@ def open_pack(path: str | os.PathLike[str], store: StoreOptions | None = None) -
         The pack; its columns are memory-mapped, and no shard has been opened.
 
     Raises:
-        UserError: there is no pack, or it is unfinished, damaged, of another format version or unreadable.
+        UserError: there is no pack, or it is unfinished, damaged, of another format version or unreadable;
+            for a URL also if fsspec cannot open it, or the cache folder cannot be written.
         StoreError: the store did not deliver the manifest, the index, the labels or the list of shards.
     """
     url = as_url(os.fspath(path))

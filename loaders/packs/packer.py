@@ -144,7 +144,7 @@ def recorded_options(options: PackOptions) -> dict[str, Any]:
 
 
 def sources_digest(options: PackOptions) -> str:
-    """Return the SHA-256 of split names and absolute source paths, by which packs of other folders differ."""
+    """Return the SHA-256 of split names and absolute source paths, to tell packs of other folders apart."""
     resolved = [[split.split, identity(split.source)] for split in options.splits]
     return hashlib.sha256(json.dumps(resolved).encode("ascii")).hexdigest()
 

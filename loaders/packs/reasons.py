@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 MAX_PIXELS = 89_478_485
-"""Default limit; images with more pixels are refused before decoding, as decompression bombs."""
+"""Default limit of pixels per image; larger images are refused before decoding, as decompression bombs."""
 
 
 class Reason(StrEnum):

@@ -35,7 +35,7 @@ class RowNames:
         Args:
             name: name of a file, with enough of its path to be unique, or a key.
             where: begins the error message.
-            remedy: ends the error message; by default an example of a list.
+            remedy: ends the message if no row has the name; by default an example of a list.
 
         Raises:
             UserError: no row has the name, or several have it.

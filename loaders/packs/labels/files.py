@@ -98,7 +98,7 @@ def _names_own_row(cells: Mapping[str, Any], pack: Pack) -> bool:
 
 
 def _columns_of(path: Path, cells: Mapping[str, Any], pack: Pack, row_ranges: RowRanges) -> tuple[str, str]:
-    """Return the names of the columns that hold the labels and the images."""
+    """Return the names of the column that holds the labels and of the column that names the images."""
     label = next((name for name in (_NAME_COLUMN, *LABEL_COLUMNS) if name in cells), None)
     image = next((name for name in _IMAGE_COLUMNS if name in cells), None)
     if label is None or image is None:

@@ -1,4 +1,4 @@
-"""Find leaks: rows, or other images with the same content hash, that are both trained on and measured on.
+"""Find leaks: images that a measured split shares with those trained on, by row or by content hash.
 
 The search reads only columns of the index, no images. Copies are images with equal bytes in the shards; if
 the same picture was encoded twice, the second is not found.

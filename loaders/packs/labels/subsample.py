@@ -76,7 +76,7 @@ def few_labels(split: Split, per_class: int | None, seed: int, table: LabelTable
 
     Args:
         per_class: k, see `subsample_per_class`; None keeps every label of the split.
-        table: labels to choose from; the true labels by default.
+        table: labels to choose from, whose sources and confidences are lost; the true labels by default.
 
     Raises:
         UserError: the split has no labels, its images have several true labels, `per_class` is below 1, or
