@@ -1,8 +1,8 @@
 """Appending to a finished pack: new shards are added, and the old shards stay as they are.
 
-Index, label tables, lists and manifest are rewritten in the build folder and moved into place at the end, the
-manifest last. A run that is killed before the moves leaves the old pack readable; one that is killed between
-them may not. In both cases the same command, started again, finishes the work.
+New versions of index, packed labels, lists and manifest are written into the build folder, and moved into the
+pack at the end, the manifest last. A run killed before the moves leaves the old pack readable; a run killed
+between two moves may leave it unreadable. In both cases the same command, started again, finishes the work.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def append_to_pack(options: PackOptions, progress: Progress | None = None) -> Ma
         The new manifest of the whole pack.
 
     Raises:
-        UserError: no finished pack, an option that differs, an image whose key the pack has already, bad
-            input, a changed source, another process at work, or a full disk.
+        UserError: no finished pack, an option that differs, another command's unfinished append, an image
+            whose key the pack has already, bad input, a changed source, another process at work, a full disk.
     """
     out, build = options.out, options.build
     before = read_manifest(out)
@@ -70,11 +70,13 @@ def append_to_pack(options: PackOptions, progress: Progress | None = None) -> Ma
     # Per-split options and the division of a source may differ from those of the pack.
     of_splits = (OWN_OPTIONS, DIVISION)
     refuse_difference(out, "a pack", *({n: o[n] for n in o if n not in of_splits} for o in (old, new)))
-    (build / "parts").mkdir(parents=True, exist_ok=True)
+    build.mkdir(exist_ok=True)
     with lock_pack(out):
-        if (build / NEXT_FOLDER / MANIFEST_NAME).exists():
+        is_complete = (build / "command.json").exists() and not (build / "parts").exists()
+        if is_complete or (build / NEXT_FOLDER / MANIFEST_NAME).exists():
             check_command(options, {**command_of(options), "append": True})
             return _move_into_place(out, build)
+        (build / "parts").mkdir(exist_ok=True)
         try:
             base = open_pack(out)
             check_command(options, {**command_of(options), "append": True})
@@ -91,7 +93,7 @@ def append_to_pack(options: PackOptions, progress: Progress | None = None) -> Ma
 
 
 def _refuse_known_keys(base: Pack, build: Path, splits: tuple[SplitSource, ...]) -> None:
-    """Refuse an image whose key the pack has already, be it the same image or another of the same name."""
+    """Refuse an image, new or the same, whose key the pack has already; the build folder is then removed."""
     for split in splits:
         if split.split not in base.splits:
             continue
@@ -112,7 +114,10 @@ def _hashes(keys: Iterable[str]) -> NDArray[np.uint64]:
 
 
 def _prepare(options: PackOptions, base: Pack, plan: Plan) -> None:
-    """Write all files that the append replaces into the folder `next`, the manifest last."""
+    """Write the new version of every file that the append replaces into the folder `next`, the manifest last.
+
+    If a split gets no new image, remove the new shards and the build folder, and raise `EmptySplitError`.
+    """
     build = options.build
     target = build / NEXT_FOLDER
     shutil.rmtree(target, ignore_errors=True)
@@ -135,14 +140,18 @@ def _prepare(options: PackOptions, base: Pack, plan: Plan) -> None:
 
 
 def _joined_options(old: dict[str, Any], options: PackOptions) -> dict[str, Any]:
-    """Return the recorded options of the pack, with the per-split options of the appended splits added."""
+    """Return the pack's recorded options, with per-split options of the appended splits added or replaced."""
     new = recorded_options(options)
     own = {**old.get(OWN_OPTIONS, {}), **new.get(OWN_OPTIONS, {})}
     return {**old, **({OWN_OPTIONS: own} if own else {})}
 
 
 def _move_into_place(out: Path, build: Path) -> Manifest:
-    """Move the files that `_prepare` wrote into place, the manifest last; every step can be repeated."""
+    """Move the files in `next` into the pack, the manifest last, and remove the build folder.
+
+    A killed run can resume here. The folder of parts goes before the manifest moves, and its absence then says
+    that the pack is complete.
+    """
     target = build / NEXT_FOLDER
     for folder in (INDEX_FOLDER, LABELS_FOLDER, "."):
         paths = sorted(path for path in (target / folder).glob("*") if path.is_file())
@@ -150,8 +159,11 @@ def _move_into_place(out: Path, build: Path) -> Manifest:
             if path.name != MANIFEST_NAME:
                 os.replace(path, out / folder / path.name)
         sync_file(out / folder)
-    os.replace(target / MANIFEST_NAME, out / MANIFEST_NAME)
-    sync_file(out)
+    shutil.rmtree(build / "parts", ignore_errors=True)
+    if (target / MANIFEST_NAME).exists():
+        os.replace(target / MANIFEST_NAME, out / MANIFEST_NAME)
+        sync_file(out)
     manifest = read_manifest(out)
+    shutil.rmtree(target, ignore_errors=True)
     shutil.rmtree(build)
     return manifest

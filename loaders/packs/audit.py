@@ -67,11 +67,12 @@ def compare_with_source(pack: Pack, first: SplitSource, *appended: SplitSource) 
         appended: the same split with each source that was appended to it, in the order of appending.
 
     Returns:
-        Lines that describe the differences, with only a few of the missing inputs by name; empty if there
-        are none.
+        Lines that describe the differences, empty if there are no differences; of many missing or additional
+        inputs, only a few are named.
 
     Raises:
         UserError: the pack has no such split or is damaged, or a source cannot be listed.
+        OSError: there is no room for the temporary list of inputs.
     """
     name, sources = first.split, " and ".join(split.source for split in (first, *appended))
     rows, hashes = _rows_by_key(pack.split(name))
@@ -98,7 +99,7 @@ def _compare_keys(
     refused: Counter[str],
     seen: NDArray[np.bool_],
 ) -> list[str]:
-    """Return the differences of one source.
+    """Return lines that describe the differences of one source; `rows` and `hashes` as from `_rows_by_key`.
 
     A packed input is marked in `seen` [N]; for a quarantined one, the count in `refused` is reduced by one.
     """
@@ -139,7 +140,7 @@ def _find(hashes: NDArray[np.uint64], key: str) -> int | None:
 
 
 def _quarantined_keys(pack: Pack, split: str) -> Counter[str]:
-    """Return how often each key is in the quarantine; appended sources may repeat a key."""
+    """Return how often each key of a split is in the quarantine; appended sources may repeat a key."""
     return Counter(entry["key"] for entry in quarantined(Path(pack.path)) if entry["split"] == split)
 
 

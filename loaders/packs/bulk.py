@@ -1,7 +1,7 @@
 """Copying images in batches: compiled code reads, checks and writes many at once.
 
-An image that the policy changes, or that the compiled check does not prove to be sound, is prepared singly.
-The pack is therefore the same, byte for byte, as if all images had been prepared singly.
+An image that could not be read in bulk, that the policy changes, or that the compiled check does not prove to
+be sound, is prepared singly. The pack is the same, byte for byte, as if all were prepared singly.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def prepare_batch(
 
     Args:
         job: shard to write; its image policy must be one that copies.
-        label_of: number of each class.
+        label_of: number of each class, by its name.
     """
     data, starts, good = source.read_many(items)
     heads = scan_jpegs(data, starts, _tables())
@@ -113,7 +113,7 @@ def load_kernels() -> None:
 def _may_be_copied(
     data: NDArray[np.uint8], starts: NDArray[np.int64], heads: NDArray[np.int64], policy: ImagePolicy
 ) -> NDArray[np.bool_]:
-    """Return bool [N], True for clean, upright JPEGs that the policy neither refuses nor resizes."""
+    """Return bool [N], True for upright JPEGs, clean as in `scan_jpegs`, that the policy leaves unchanged."""
     height, width = heads[:, HEIGHT], heads[:, WIDTH]
     copied: NDArray[np.bool_] = (heads[:, CLEAN] != 0) & (height * width <= policy.max_pixels)
     for i in np.flatnonzero(copied & (heads[:, HAS_EXIF] != 0)).tolist():
@@ -126,7 +126,7 @@ def _may_be_copied(
 
 
 def _is_upright(data: bytes) -> bool:
-    """Tell whether a clean JPEG with EXIF data is plain and upright; False if its header is damaged."""
+    """Tell whether a JPEG with EXIF, XMP or ICC data is plain and upright; False if its header is damaged."""
     try:
         header = parse_jpeg_header(data)
     except JpegError:

@@ -41,18 +41,17 @@ class IndexColumns:
     """The columns of a pack, memory-mapped read-only; N is the number of rows.
 
     Attributes:
-        shard: uint32 [N], number of the shard.
+        shard: uint32 [N], number of the shard in the pack.
         offset: uint64 [N], where the encoded image begins in its shard.
         size: uint32 [N], bytes of the encoded image.
-        height: uint32 [N], pixels.
-        width: uint32 [N], pixels.
+        height, width: uint32 [N], pixels.
         split: uint16 [N], position of the split in the manifest.
         encoding: uint8 [N], 0 = JPEG, 1 = pixels uint8 [height, width, 3].
         action: uint8 [N], what was done to the image, bits of `loaders.packs.image.Action`.
         content_hash: uint64 [N, 2], 16-byte BLAKE2b of the encoded bytes, which identifies the image.
         crc32: uint32 [N], zlib's CRC-32 of the encoded bytes, cheap enough to be checked at every read.
         key_offset: uint64 [N + 1], where each key begins in `key_bytes`, and the end of the last key.
-        key_bytes: uint8 [total], the keys in UTF-8, one after the other.
+        key_bytes: uint8 [total], the keys (see `Pack.key`) in UTF-8, one after the other.
     """
 
     shard: NDArray[np.uint32]
@@ -69,7 +68,7 @@ class IndexColumns:
     key_bytes: NDArray[np.uint8]
 
     def key(self, row: int) -> str:
-        """Return the key of `row`."""
+        """Return the key of `row`; raise `UserError` if it is damaged."""
         first, stop = int(self.key_offset[row]), int(self.key_offset[row + 1])
         try:
             if not first <= stop <= len(self.key_bytes):
@@ -117,7 +116,7 @@ def open_columns(folder: Path, num_rows: int) -> IndexColumns:
 def _map_column(path: Path) -> NDArray[Any]:
     """Memory-map a .npy file.
 
-    NumPy's own reader is not used: it allocates as much as a damaged header says, and guesses at odd headers.
+    NumPy's own reader is not used: it allocates what a damaged header says, and tries to mend odd headers.
     """
     with open(path, "rb") as file:
         start = file.read(12)
@@ -144,7 +143,7 @@ class ColumnWriter:
     """Writes one .npy file block by block; the file has a temporary name until it is complete."""
 
     def __init__(self, folder: Path, name: str, num_rows: int) -> None:
-        """Begin the column `name` of the pack in `folder` with room for `num_rows` rows."""
+        """Begin the column `name` of the pack in `folder`; exactly `num_rows` entries must be appended."""
         self.path = column_path(name)
         self._final = folder / self.path
         self._dtype, row_shape = COLUMN_DTYPES[name]
@@ -161,7 +160,7 @@ class ColumnWriter:
         self._file.write(header.getvalue())
 
     def append(self, block: NDArray[Any]) -> None:
-        """Append rows, whose values must fit the column's dtype."""
+        """Append entries, whose values must fit the column's dtype."""
         data = np.ascontiguousarray(block.astype(self._dtype, casting="same_kind", copy=False)).tobytes()
         self._digest.update(data)
         self._file.write(data)

@@ -20,11 +20,11 @@ def convert_pack(
     workers: int = 0,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Write a pack of another format with the same rows, keys, labels, actions and quarantine.
+    """Write a pack of another format with the same images, keys, true labels, actions and quarantine.
 
     Args:
-        folder: the pack to read; each image is checked against its content hash.
-        out: folder of the new pack; an interrupted run resumes.
+        folder: the pack to read; an image that differs from its content hash goes to the quarantine.
+        out: folder of the new pack, whose rows are ordered by split; an interrupted run resumes.
         shard_format: "webdataset" or "ffcv".
         shard_size_mb: approximate size of a shard in 10^6 bytes.
         workers: number of parallel processes or threads; 0 means one per available core.

@@ -1,4 +1,4 @@
-"""Dividing the listing of one source among several splits, by the content of its files."""
+"""Dividing the inputs of one source among several splits, by their labels and the content of their files."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def divide_listing(
     """Divide a listing into one listing per part; each part keeps the order of the whole.
 
     Files are read once for their hashes, so that exact copies go to the same part. A file without a hash, for
-    example an empty one, goes to the first part, whose quarantine will name it. The result depends only on
-    source and division.
+    example an empty one, goes to the first part and will be quarantined. The result depends only on source
+    and division.
 
     Args:
         listing: listing file of the whole source, in the format of `listing_lines`.
         parts: listing files to write, one for each split of the division.
-        division: shares, seed, and whether near copies stay together.
+        division: shares, seed, and whether images that look the same stay together.
         workers: number of threads that read.
 
     Returns:
@@ -134,9 +134,9 @@ def _tasks(listing: Path) -> Iterator[list[SourceItem]]:
 
 
 def _hashes(source: Source, item: SourceItem, near: bool) -> tuple[bytes | None, int]:
-    """Return a file's content hash and perceptual hash: None and 0 if the file has no bytes that may be read.
+    """Return a file's content hash and perceptual hash; the latter is 0 unless `near`.
 
-    The perceptual hash is also 0 unless `near`.
+    Return None and 0 for a file that is empty, too large, unreadable or already known to have a problem.
     """
     if item.problem or (item.size_bytes > MAX_FILE_BYTES and not isinstance(source, PackSource)):
         return None, 0
@@ -155,7 +155,7 @@ def _look_of(data: bytes, digest: bytes) -> int:
 
     try:
         image = prepare_image(data, ImagePolicy(short_side=_LOOKED_AT_PX, encoding="raw"))
-    except BadImage:  # will be quarantined; its content hash makes it resemble no other image
+    except BadImage:  # the file will be quarantined; its content hash makes it resemble no other image
         return int.from_bytes(digest[:8], "little")
     pixels = np.frombuffer(image.data, np.uint8).reshape(image.height, image.width, 3)
     return difference_hash(np.ascontiguousarray(pixels[:, :, 1]))

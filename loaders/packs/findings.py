@@ -18,7 +18,7 @@ from loaders.packs.repeats import repeated_rows
 
 NEAR_BITS = 3  # images count as alike if at most this many of the 64 bits of their hashes differ
 _SHOWN = 12
-# Cut into this many bands, two hashes that differ in at most NEAR_BITS bits have an equal band.
+# If hashes are cut into this many bands, two that differ in at most NEAR_BITS bits have an equal band.
 _BANDS = NEAR_BITS + 1
 _ROWS_PER_TASK = 256
 _PAIR_BLOCK = 1024
@@ -30,14 +30,13 @@ class Findings:
 
     Attributes:
         num_copies: number of images that repeat an earlier image of the same split.
-        copies: examples, each a group of keys with equal content that some split holds more than once.
+        copies: up to 12 examples, each up to 12 keys of images of equal content, two or more in one split.
         num_leaks: number of contents that two or more splits share.
         leaks: number of shared contents for each pair of splits.
-        leaked: examples, each a group of keys with equal content in several splits.
+        leaked: examples like `copies`, but of contents that two or more splits share.
         num_near: number of pairs from `near_pairs` whose images differ in their bytes; None if near copies
             were not searched for.
-        near: keys of the first of these pairs.
-        near_rows: rows of the pairs in `near`.
+        near, near_rows: keys and rows of the first 12 of these pairs.
     """
 
     num_copies: int
@@ -97,8 +96,8 @@ def _look_the_same(pack: Pack, workers: int) -> list[tuple[int, int]]:
 def perceptual_hashes(pack: Pack, workers: int, rows: NDArray[np.int64] | None = None) -> NDArray[np.uint64]:
     """Return uint64 [K], the difference hash of each image.
 
-    The 64 bits of a hash stand for a grid of 8 x 8 places in the gray image. A bit is set if the image
-    darkens to the right there.
+    The 64 bits of a hash stand for a grid of 8 x 8 places in the gray image, or in the green channel of an
+    image stored as pixels. A bit is set if the image darkens to the right there.
 
     Args:
         workers: number of threads that decode.

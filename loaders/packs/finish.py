@@ -1,4 +1,4 @@
-"""The last step of packing: join the parts of all shards into index, labels, quarantine and manifest."""
+"""The last step of packing: join the parts of all shards into index, labels, lists and manifest."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def join_parts(
     """Write index, labels and lists shard by shard, and return the manifest.
 
     Args:
-        options: what was packed; its build folder has the parts of all shards.
+        options: what was packed; its build folder has a part file with the rows of each shard.
+        recorded: options that the manifest records.
         base: pack to which the parts are appended; its rows come first.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Preparing one image for a pack: copy it, re-encode it, or refuse it with a reason."""
+"""Preparing one image for a pack: copy it, convert it, or refuse it with a reason."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Action(IntFlag):
 
     REENCODED = 1
     RESIZED = 2
-    ROTATED = 4  # the EXIF orientation was applied
+    ROTATED = 4  # the orientation in EXIF or XMP was applied
     CONVERTED = 8  # the file was no JPEG, or one with four colour components
     FIRST_FRAME = 16  # only the first frame of an animation was kept
     CROPPED = 32  # cropped to the square in the middle
@@ -48,8 +48,9 @@ class ImagePolicy:
         short_side: limit of the shorter side in pixels; larger images are shrunk. None sets no limit.
         crop_square: keep only the largest square in the middle of each image.
         quality: JPEG quality, 1 to 100. Without a size limit or a crop, every image is re-encoded with it.
-            With a limit or a crop, images that need neither shrinking nor cropping are still copied. None
-            copies every image that can be copied and encodes the rest with quality 95.
+            With a limit or a crop, plain JPEGs that need neither shrinking nor cropping are still copied.
+            None copies every JPEG that can be copied and encodes the rest with quality 95, unless `encoding`
+            is "raw".
         encoding: "jpeg", or "raw" for decoded pixels, which take more space but no time to decode.
         max_pixels: images with more pixels are refused before decoding, as decompression bombs.
         damaged: "repair" packs a JPEG that only a tolerant decoder reads, unless over 1 % of its pixels are
@@ -185,7 +186,7 @@ def _check_form(header: JpegHeader, policy: ImagePolicy) -> None:
 
 
 def _prepare_damaged(data: bytes, error: ValueError, policy: ImagePolicy) -> PreparedImage:
-    """Repair a JPEG that a strict decoder complains about, or refuse it, as the policy says."""
+    """Repair a JPEG that a strict decoder complains about; refuse it if this fails or the policy says so."""
     from loaders.packs.images.jpeg_repair import find_scans, lost_share, repair_jpeg  # loads Pillow
 
     complaint = str(error)
@@ -198,7 +199,7 @@ def _prepare_damaged(data: bytes, error: ValueError, policy: ImagePolicy) -> Pre
 
 
 def _shrink_planes(data: bytes, header: JpegHeader, policy: ImagePolicy) -> PreparedImage | None:
-    """Shrink a plain JPEG in its YCbCr planes; None if this does not apply or the decoder finds damage."""
+    """Shrink a plain JPEG in its YCbCr planes; None if it is damaged, or policy or image need another way."""
     if policy.encoding != "jpeg" or (policy.quality or DEFAULT_QUALITY) >= _NO_SUBSAMPLING_FROM_QUALITY:
         return None
     size, to = (header.height, header.width), policy.geometry(header.height, header.width)
@@ -214,7 +215,7 @@ def _shrink_planes(data: bytes, header: JpegHeader, policy: ImagePolicy) -> Prep
 
 
 def _decode_scaled(data: bytes, header: JpegHeader, policy: ImagePolicy) -> tuple[NDArray[np.uint8], Action]:
-    """Decode a plain JPEG, at a reduced scale if it will be shrunk much; return pixels and action so far."""
+    """Decode a plain JPEG, at a reduced scale if it will be shrunk much; return pixels and `COPIED`."""
     to = policy.geometry(header.height, header.width)
     if (to.crop_height, to.crop_width) == (to.height, to.width):
         return decode_jpeg(data), COPIED
@@ -226,7 +227,7 @@ def _decode_scaled(data: bytes, header: JpegHeader, policy: ImagePolicy) -> tupl
 
 
 def dct_factor(height: int, width: int, to_height: int, to_width: int) -> int:
-    """Return the factor by which to shrink an image while decoding it, before it is resized to the target.
+    """Return the factor, 1, 2, 4 or 8, by which decoding shrinks an image before it is resized to the target.
 
     The decoder's inverse DCT gives 1/2, 1/4 or 1/8 of the size for less work, but filters worse than the
     resize that follows. The final JPEG loses less than 0.2 dB if the decoded sides are at least twice those
@@ -250,7 +251,7 @@ def _prepare_odd_jpeg(data: bytes, header: JpegHeader, policy: ImagePolicy) -> P
 
 
 def _prepare_cold(data: bytes, policy: ImagePolicy) -> PreparedImage:
-    """Prepare an image whose format or colour space needs other decoders than libjpeg-turbo."""
+    """Prepare an image that is no JPEG, a JPEG of four components, or a JPEG with junk before its header."""
     from loaders.packs.images.odd_formats import decode_any  # loads Pillow
 
     try:
@@ -265,7 +266,7 @@ def _prepare_cold(data: bytes, policy: ImagePolicy) -> PreparedImage:
 
 
 def _finish_decoded(decoded: DecodedImage, action: Action, policy: ImagePolicy) -> PreparedImage:
-    """Turn decoded pixels upright, crop, resize and encode them."""
+    """Turn decoded pixels upright, then crop, resize and encode them as the policy says."""
     from loaders.packs.images.odd_formats import upright
 
     if decoded.is_rotated:

@@ -163,7 +163,7 @@ def _groups(splits: tuple[SplitSource, ...]) -> Iterator[tuple[SplitSource, ...]
 
 
 def _whole(group: tuple[SplitSource, ...]) -> SplitSource:
-    """Return a group as one split, named by its splits' names joined by commas; no name has a comma."""
+    """Return a group as one split, whose name is the names of its splits joined by commas."""
     return replace(group[0], split=",".join(split.split for split in group))
 
 
@@ -238,7 +238,7 @@ def key_hash(key: str) -> bytes:
 
 
 def _make_keys_distinct(listing: Path, hashes: Path, num_items: int) -> None:
-    """Rename or refuse each item that has the key of an earlier one; lists and shards may repeat keys."""
+    """Rename items that have the key of an earlier item; mark those of the same file as duplicates."""
     repeated = repeated_rows(np.memmap(hashes, np.uint64, "r", shape=(num_items,)))
     later = sorted(row for rows in repeated for row in rows.tolist())
     if not later:
@@ -309,7 +309,7 @@ def read_items(path: Path, first_byte: int, num_bytes: int) -> Iterator[SourceIt
 def _cut(
     build: Path, split: SplitSource, ratio: float, overhead: int, shard_bytes: int, first_number: int
 ) -> list[ShardPlan]:
-    """Cut a listing into runs of at least one item and about `shard_bytes` bytes of output."""
+    """Cut a listing into runs of at least one item and about `shard_bytes` bytes of output at most."""
     shards: list[ShardPlan] = []
     first = position = count = taken = largest = 0
     filled = 0.0

@@ -1,7 +1,7 @@
-"""The manifest: one small JSON file with everything that is needed to open a pack.
+"""The manifest: one small JSON file that describes a pack.
 
-Data that grows with the number of images is in other files, whose checksums the manifest lists. Opening a
-pack therefore takes the same time for a thousand images and for a billion.
+Data that grows with the number of images is in other files, so that any local pack opens equally fast. The
+manifest lists the checksums of all these files but the shards, whose checksums are in `shards.jsonl`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OWN_OPTIONS = "split_options"  # per-split options, by name of the split, that o
 DIVISION = "division"  # how sources were divided among splits: seed, and whether near copies stay together
 # The end of a divided source in a manifest, as `SplitSource.text` writes it.
 _DIVIDED = re.compile(r":[\d.,e-]+ \(seed (-?\d+)(, near copies together)?\)(?= \+ |$)")
-SOURCES_DIGEST = "sources_sha256"  # SHA-256 of the sources' absolute paths; it has no effect on images
+SOURCES_DIGEST = "sources_sha256"  # SHA-256 of split names and sources' absolute paths; no effect on images
 _CHECKSUM = "sha256"  # checksum of the manifest's own content
 BUILD_FOLDER = ".build"
 SHARDS_FOLDER = "shards"
@@ -99,7 +99,7 @@ class Manifest:
         classes: class names; a label is an index into them.
         splits: facts of each split, in the order in which the splits were added.
         options: options with which the pack was made, such as image policy and shard size.
-        files: the index columns, label tables and lists, with their checksums.
+        files: the index columns, the tables of packed labels, and the lists, with their checksums.
         notes: what a user should know about sources and labels, one line each.
     """
 

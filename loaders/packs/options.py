@@ -48,6 +48,8 @@ class PackOptions:
             split.policy(self.policy)  # raises if the split's own options are out of range
         if self.workers < 0:
             raise UserError(f"--workers {self.workers}: expected 0 (one per core) or more")
+        if self.executor not in ("processes", "ray"):
+            raise UserError(f"--executor {self.executor!r}: expected processes or ray")
         if self.executor == "ray":
             try:
                 import ray  # noqa: F401

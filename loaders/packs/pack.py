@@ -24,7 +24,7 @@ from loaders.packs.manifest import (
     read_manifest,
 )
 from loaders.packs.mapped import map_file
-from loaders.packs.stores.connect import as_url, connect
+from loaders.packs.stores.connect import as_url, connect, store_errors
 from loaders.packs.stores.store import StoreOptions
 
 LabelTables = LabelTable | tuple[LabelTable, ...] | None
@@ -202,12 +202,12 @@ class Pack:
         return self.widened(table)
 
     def widened(self, table: LabelTable) -> LabelTable:
-        """Return a table; if it was written before classes were added, with the pack's number of classes."""
+        """Return the table, with the pack's number of classes if it was written before classes were added."""
         is_older = len(self.manifest.classes) <= table.num_classes < len(self.classes)
         return replace(table, num_classes=len(self.classes)) if is_older else table
 
     def signed(self, table: LabelTable) -> LabelTable:
-        """Return a label table with the digest of its images, by which other packs refuse it."""
+        """Return a label table with the digest of its images, so that packs of other images refuse it."""
         return replace(table, images=table.digest(self.columns.content_hash))
 
     def check_images(self, table: LabelTable, what: str) -> None:
@@ -238,11 +238,7 @@ class Pack:
         return bool(self.manifest.options.get("multi_label"))
 
     def require_one_label(self) -> None:
-        """Refuse a pack whose images have several labels, for callers that need one class per image.
-
-        Raises:
-            UserError: the images have several labels.
-        """
+        """Raise `UserError` if images have several labels, for callers that need one class per image."""
         self.manifest.require_one_label(self.path)
 
     def checked_labels(self, table: LabelTable | None) -> LabelTable:
@@ -351,12 +347,18 @@ class Pack:
 
 
 def is_pack(path: str, store: StoreOptions | None = None) -> bool:
-    """Tell whether a folder or a URL holds the manifest of a pack; False for a store that does not answer."""
+    """Tell whether a folder or a URL holds the manifest of a pack.
+
+    Raises:
+        UserError: fsspec cannot open the URL, or its file system raises an error of the store; some file
+            systems say False instead if the store does not answer.
+    """
     url = as_url(path)
     if url is None:
         return (Path(path).expanduser() / MANIFEST_NAME).is_file()
     fs, root = connect(url, store.filesystem if store else None)
-    return bool(fs.exists(f"{root.rstrip('/')}/{MANIFEST_NAME}"))
+    with store_errors(url):
+        return bool(fs.exists(f"{root.rstrip('/')}/{MANIFEST_NAME}"))
 
 
 def open_pack(path: str | os.PathLike[str], store: StoreOptions | None = None) -> Pack:
@@ -371,8 +373,9 @@ def open_pack(path: str | os.PathLike[str], store: StoreOptions | None = None) -
         The pack; its columns are memory-mapped, and no shard has been opened.
 
     Raises:
-        UserError: there is no pack, or it is unfinished, damaged, of another format version or unreadable.
-        StoreError: the store did not deliver the manifest or the index.
+        UserError: there is no pack, or it is unfinished, damaged, of another format version or unreadable;
+            for a URL also if fsspec cannot open it, or the cache folder cannot be written.
+        StoreError: the store did not deliver the manifest, the index, the labels or the list of shards.
     """
     url = as_url(os.fspath(path))
     if url is not None:

@@ -58,8 +58,8 @@ def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Mani
         The manifest of the finished pack.
 
     Raises:
-        UserError: bad input, a changed source, a full disk, a store that refuses, or another command's or
-            process's pack at the target.
+        UserError: bad input, a changed source, a full disk, a store that refuses; or the target holds
+            another command's pack, is in use by another process, or is not empty.
     """
     out = options.out
     if options.upload is not None and (manifest := read_remote_manifest(options.upload)) is not None:
@@ -82,7 +82,7 @@ def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Mani
 
 
 def _remove_staging(options: PackOptions) -> None:
-    """Remove the local files of this same command if it was killed after its upload; keep other folders."""
+    """Remove the local folder if it holds files of this same command, which was killed after its upload."""
     path = options.build / "command.json"
     if path.exists():
         with lock_pack(options.out):
@@ -91,7 +91,7 @@ def _remove_staging(options: PackOptions) -> None:
 
 
 def _make_folders(options: PackOptions) -> list[Path]:
-    """Make the folders of a pack; return those down to the build folder that are new, outermost first."""
+    """Make a pack's folders; return the new ones from its parents to its build folder, outermost first."""
     out = options.out
     for split in options.splits:
         root = Path(split.source.partition(LABELS_MARK)[0])
@@ -144,13 +144,13 @@ def recorded_options(options: PackOptions) -> dict[str, Any]:
 
 
 def sources_digest(options: PackOptions) -> str:
-    """Return the SHA-256 of the sources' absolute paths, which a pack records instead of these paths."""
+    """Return the SHA-256 of split names and absolute source paths, to tell packs of other folders apart."""
     resolved = [[split.split, identity(split.source)] for split in options.splits]
     return hashlib.sha256(json.dumps(resolved).encode("ascii")).hexdigest()
 
 
 def check_command(options: PackOptions, command: dict[str, Any]) -> None:
-    """Refuse to resume another command's pack, or record the command of a new pack; remove leftovers."""
+    """Refuse to resume another command's pack, or record a new pack's command; remove half-written files."""
     path = options.build / "command.json"
     if path.exists():
         refuse_difference(options.out, "an unfinished pack", read_build_file(path, dict), command)
@@ -162,8 +162,8 @@ def check_command(options: PackOptions, command: dict[str, Any]) -> None:
 
 def refuse_difference(out: Path | str, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raise `UserError` for the first option in which two commands differ."""
-    # A pack that is older than an option does not record it. The option then has its value of before, if one
-    # is known, and otherwise counts as not given.
+    # A pack that is older than an option does not record it. The option then has its value in
+    # `_OPTIONS_OF_BEFORE`, if any, and otherwise counts as not given.
     old = {**_OPTIONS_OF_BEFORE, **old}
     changed = [name for name in (*new, OWN_OPTIONS) if (old.get(name) or None) != (new.get(name) or None)]
     if changed:
@@ -251,13 +251,13 @@ def write_shards(options: PackOptions, plan: Plan, progress: Progress | None) ->
 
 
 def _suits_threads(shards: Sequence[ShardPlan], input_bytes: int, workers: int) -> bool:
-    """Tell whether to use threads: few, on images so large that decoding, which frees the GIL, dominates."""
+    """Tell whether to use threads: for few workers and large images, whose decoding releases the GIL."""
     num_items = sum(shard.num_items for shard in shards)
     return workers <= _MAX_DECODE_THREADS and input_bytes >= num_items * _LARGE_IMAGE_BYTES
 
 
 def _is_finished(options: PackOptions, part: Path) -> bool:
-    """Tell whether a shard is finished: its part exists, and its files are still there."""
+    """Tell whether a shard is finished: its part file exists, and its own files still have their sizes."""
     if not part.exists():
         return False
     files = read_part_info(part).files

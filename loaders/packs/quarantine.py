@@ -19,7 +19,7 @@ _FIELDS = ("split", "key", "name", "reason")
 
 
 def quarantined(folder: Path) -> Iterator[dict[str, str]]:
-    """Yield `split`, `key`, `name`, `reason` and `code` of each input that the pack in `folder` refused.
+    """Yield the entry of each input that a pack refused, with `split`, `key`, `name`, `reason` and `code`.
 
     `reason` is a text for people. `code` is the value of a `Reason`, "unknown" in older packs.
 
@@ -35,7 +35,7 @@ def quarantined(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def warned(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield `split`, `key`, `name` and `messages` of each packed image about which decoders warned.
+    """Yield the entry of each image about which decoders warned, with `split`, `key`, `name` and `messages`.
 
     Older packs have no file of warnings; for them, nothing is yielded.
 

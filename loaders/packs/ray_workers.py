@@ -16,8 +16,8 @@ _JOBS_IN_FLIGHT = 2  # jobs submitted per CPU of the cluster, so that no worker 
 def run_jobs_on_ray(jobs: Sequence[ShardJob], num_workers: int) -> Iterator[ShardJob]:
     """Run all jobs on Ray and yield each when its shard is finished, in any order.
 
-    The environment variable RAY_ADDRESS names the cluster; without it Ray starts one on this machine. Every
-    machine must see the sources and the folder of the pack under the same paths.
+    Unless this process is connected to Ray, the environment variable RAY_ADDRESS names the cluster; without
+    it, a cluster is started on this machine. All machines must see sources and pack under the same paths.
 
     Args:
         num_workers: CPUs of the cluster that is started on this machine; no effect on any other cluster.

@@ -5,14 +5,14 @@ from __future__ import annotations
 from enum import StrEnum
 
 MAX_PIXELS = 89_478_485
-"""Default limit; images with more pixels are refused before decoding, as decompression bombs."""
+"""Default limit of pixels per image; larger images are refused before decoding, as decompression bombs."""
 
 
 class Reason(StrEnum):
     """Why an input is in the quarantine; the value of a reason is the field `code` of the entry."""
 
     EMPTY = "empty"  # a file or a table cell of 0 bytes
-    TRUNCATED = "truncated"  # cut off, and more is lost than may be repaired (1 % of a JPEG's pixels)
+    TRUNCATED = "truncated"  # a cut-off PNG; a JPEG that lost over 1 % of its pixels (`quarantine`: any)
     DAMAGED = "damaged"  # its decoder refuses it, or `--damaged quarantine` does
     NOT_AN_IMAGE = "not_an_image"  # its first bytes belong to no known format
     UNSUPPORTED = "unsupported"  # of a known format, but of a kind or a bit depth that is not read

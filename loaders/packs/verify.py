@@ -30,7 +30,7 @@ Progress = Callable[[int, int], None]
 
 
 def verify_pack(folder: Path, workers: int = 1, progress: Progress | None = None) -> list[str]:
-    """Compare a pack with its manifest.
+    """Compare a pack with its manifest; if index, labels or lists differ, shards are not compared.
 
     Args:
         workers: number of threads that read and hash.
@@ -103,7 +103,7 @@ def _unknown_files(folder: Path, records: list[ShardRecord], listed: set[str]) -
 
 
 def _shard_rows(pack: Pack) -> Any:
-    """Return int64 [num_shards + 1], each shard's first row and the number of rows; None if damaged."""
+    """Return int64 [num_shards + 1], each shard's first row, then the row count; None if `shard` is wrong."""
     shard = pack.columns.shard
     if len(shard) == 0 or int(shard[-1]) >= pack.num_shards:
         return None

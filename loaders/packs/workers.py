@@ -17,7 +17,7 @@ def run_jobs(jobs: Sequence[ShardJob], num_workers: int, in_threads: bool = Fals
     """Run all jobs and yield each when its shard is finished, in any order.
 
     Args:
-        num_workers: number of shards written at the same time.
+        num_workers: number of shards written at the same time; 1 or less uses the calling thread.
         in_threads: use threads of this process, which start faster than processes; for work that mostly
             releases the GIL.
 

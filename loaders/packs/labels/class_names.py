@@ -33,11 +33,7 @@ def read_class_names(folder: Path) -> tuple[str, ...]:
 
 
 def parse_class_names(raw: bytes, where: str) -> tuple[str, ...]:
-    """Return the class names in the bytes of a file of class names.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """Return the class names in the bytes of a file of class names; raise `UserError` if it is damaged."""
     try:
         names = parse_json(raw)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from loaders.common.errors import UserError
 
-_SHARE_ERROR = 1e-6  # people write shares such as 0.33, 0.33, 0.34
+_SHARE_ERROR = 1e-6  # allowed in the sum of shares, since floats such as 0.33 are not exact
 _SHOWN_CLASSES = 5
 
 
@@ -63,7 +63,7 @@ def parse_shares(text: str, num_parts: int, what: str) -> tuple[float, ...]:
 
 
 def joined_groups(num_images: int, hashes: NDArray[np.uint64], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the group of each image, int64 [N] in [0, G): equal hashes and pairs share a group.
+    """Return the group of each image, int64 [N] in [0, G); images of equal hash or of a pair share a group.
 
     Args:
         num_images: N.
@@ -90,17 +90,17 @@ def divide(
     shares: Sequence[float],
     seed: int,
 ) -> NDArray[np.int64]:
-    """Assign each image to a part, depending on contents, labels, shares and seed, but not on file names.
+    """Assign each image to a part, depending on contents, labels, shares and seed.
 
     A group goes to one part as a whole and belongs to the class of its first image. The groups of a class
     are taken from large to small, groups of equal size in an order that hashes and seed decide; each goes to
-    the part that lacks most images of its share. If a class has at least as many groups as there are parts,
-    every part gets one or more.
+    the part whose share lacks the most images. If a class has at least as many groups as there are parts,
+    every part gets one or more. File names have no effect unless labels differ within a group.
 
     Args:
         labels: int64 [N], -1 for images without a label, which are divided like a class.
         groups: int64 [N], see `joined_groups`.
-        hashes: uint64 [N], content hashes.
+        hashes: uint64 [N], first 64 bits of the content hashes.
         shares: share of each of the P parts; they sum to 1.
         seed: at least 0.
 
@@ -162,7 +162,7 @@ def _mixed(hashes: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
 def scarce_note(
     labels: NDArray[np.int64], parts: NDArray[np.int64], names: Sequence[str], classes: Sequence[str]
 ) -> str | None:
-    """Return a note that names the classes missing in some part; None if there are none.
+    """Return a note on classes that are missing in some part, naming up to five; None if all are complete.
 
     Args:
         labels: int64 [N], indices into `classes`, -1 for images without a label.

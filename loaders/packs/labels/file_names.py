@@ -35,7 +35,7 @@ class RowNames:
         Args:
             name: name of a file, with enough of its path to be unique, or a key.
             where: begins the error message.
-            remedy: ends the error message; by default an example of a list.
+            remedy: ends the message if no row has the name; by default an example of a list.
 
         Raises:
             UserError: no row has the name, or several have it.
@@ -62,7 +62,7 @@ class RowNames:
         raise UserError(f"{where}: the pack has no image called {name!r}; {remedy or self.example()}")
 
     def name(self) -> str:
-        """Return a name that finds one image of this pack, as an example."""
+        """Return the name of one of the rows, as an example."""
         parts, _ = next(iter(self._rows.values()))[0]
         return f"{'/'.join(parts[1:] or parts)}.jpg"
 

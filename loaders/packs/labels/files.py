@@ -1,4 +1,4 @@
-"""Labels of a pack in files that other programs read and write: .csv, .npy and .pt."""
+"""Labels of a pack in files that other programs read and write, such as .csv, .npy and .pt."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def read_label_file(path: Path, pack: Pack, row_ranges: RowRanges, source: str) 
         path: an array with one label per row; or a list that has for each image a `row`, a `key` or the name
             of its file (see `RowNames`), and a `label` (number or name) or a `class` (name).
         row_ranges: the rows that an array labels, in order, and among which a list finds names.
+        source: who gave the labels, see `LabelTable`.
 
     Raises:
         UserError: the file cannot be read, or does not fit the pack, e.g. by an image that the pack does not
@@ -96,7 +97,7 @@ def _names_own_row(cells: Mapping[str, Any], pack: Pack) -> bool:
 
 
 def _columns_of(path: Path, cells: Mapping[str, Any], pack: Pack, row_ranges: RowRanges) -> tuple[str, str]:
-    """Return the names of the columns that hold the labels and the images."""
+    """Return the names of the column that holds the labels and of the column that names the images."""
     label = next((name for name in (_NAME_COLUMN, *LABEL_COLUMNS) if name in cells), None)
     image = next((name for name in _IMAGE_COLUMNS if name in cells), None)
     if label is None or image is None:
@@ -179,7 +180,7 @@ def _no_classes(path: Path) -> UserError:
 
 
 def export_labels(path: Path, pack: Pack, row_ranges: RowRanges, labels: NDArray[np.int64]) -> None:
-    """Write labels as .csv (row, key, label, class; only labelled rows), or .npy or .pt (int64, all rows).
+    """Write labels as .csv (row, key, label, class of labelled rows), or .npy, .pt or .pth (int64, all rows).
 
     Args:
         path: file to write, atomically; must not exist.

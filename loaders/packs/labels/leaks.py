@@ -1,4 +1,4 @@
-"""Find leaks: rows, or other images with the same content hash, that are both trained on and measured on.
+"""Find leaks: images that a measured split shares with those trained on, by row or by content hash.
 
 The search reads only columns of the index, no images. Copies are images with equal bytes in the shards; if
 the same picture was encoded twice, the second is not found.
@@ -59,7 +59,7 @@ class _Contents:
         self._seen[hashes[:, 0] & self._mask] = True
 
     def hold(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Return bool [K], whether the split has an image with each of the hashes, uint64 [K, 2]."""
+        """Return bool [K]: for each of the hashes, uint64 [K, 2], whether an image of the split has it."""
         found: NDArray[np.bool_] = self._seen[hashes[:, 0] & self._mask]
         maybe = np.flatnonzero(found)
         place = np.searchsorted(self._sorted[:, 0], hashes[maybe, 0])
@@ -101,12 +101,12 @@ def find_leak(pack: Pack, rows: Rows, split: Split) -> Leak | None:
 
 
 def check_leak(pack: Pack, rows: Rows, measured: Split, allow: bool, what: str = "labels") -> tuple[str, ...]:
-    """Refuse to train on images of the split that is measured on, or describe them if that is allowed.
+    """Refuse rows whose images a split that is measured on also holds, or describe them if that is allowed.
 
     Args:
-        rows: int64 [K], the images to train on.
+        rows: int64 [K], images to train or validate on.
         allow: return a description of the shared images instead of refusing.
-        what: first word of the message.
+        what: first words of the message.
 
     Returns:
         One line that describes the shared images; empty if there are none.

@@ -23,7 +23,7 @@ class MultiLabels:
 
     Attributes:
         row: int64 [M], rows of the pack.
-        first: int64 [M + 1], where the labels of each row begin in `label`.
+        first: int64 [M + 1], where the labels of each row begin in `label`, and the end.
         label: int64 [K], indices of classes of the pack; the list of a row may be empty.
     """
 

@@ -49,7 +49,7 @@ def subsample_per_class(labels: NDArray[np.int64], k: int, seed: int) -> NDArray
 
 
 def tell_scarce(labels: NDArray[np.int64], k: int, classes: Sequence[str]) -> None:
-    """Print a line that names the classes with fewer than k labelled images, if there are any.
+    """Print a line on the classes with fewer than k labelled images, if there are any; name up to five.
 
     Args:
         labels: int64 [N], -1 where a position has no label.
@@ -72,20 +72,17 @@ def tell_scarce(labels: NDArray[np.int64], k: int, classes: Sequence[str]) -> No
     )
 
 
-def few_labels(split: Split, per_class: int | None, seed: int, table: LabelTable | None = None) -> LabelTable:
+def few_labels(split: Split, per_class: int | None, seed: int) -> LabelTable:
     """Return a label table of k labels per class of a split.
 
     Args:
         per_class: k, see `subsample_per_class`; None keeps every label of the split.
-        table: labels to choose from; the true labels by default.
 
     Raises:
-        UserError: the split has no labels, its images have several true labels, `per_class` is below 1, or
-            the table does not fit the pack.
+        UserError: the split has no labels, its images have several labels, or `per_class` is below 1.
     """
-    if table is None:
-        split.pack.require_one_label()
-    known = split.labels(table)
+    split.pack.require_one_label()
+    known = split.labels()
     if per_class is None:
         positions = np.flatnonzero(known >= 0)
         if len(positions) == 0:
@@ -126,8 +123,8 @@ def training_labels(
         split: labelled split; if it is "" or has no true label, all labels come from the tables.
         per_class: number of labels per class to take from the true labels or, if there are none, from the
             tables; None takes all.
-        extra: paths of label tables; if a row has several labels, a true label counts, else that of the first
-            table.
+        extra: paths of label tables; if a row has several labels, a true label that was taken counts, else
+            that of the first table.
 
     Raises:
         UserError: the pack has no classes, labels are missing or cannot be used, or a table cannot be read or

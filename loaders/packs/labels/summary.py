@@ -128,7 +128,7 @@ class LabelSummary:
         return notes + self._lone_classes() + self._numeric_names() + self._alike_names()
 
     def _lone_classes(self) -> list[str]:
-        """Return notes on classes that only one split has, if several splits have labels."""
+        """Return notes on classes that only one split has; none for the only labelled split of a new pack."""
         labelled = {name: labels.found for name, labels in self._splits.items() if labels.found}
         notes = []
         for name, found in labelled.items():

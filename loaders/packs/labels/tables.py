@@ -271,11 +271,7 @@ def _whole_numbers(name: str, values: Any) -> NDArray[np.int64]:
 
 
 def _check_types(path: Path, schema: Any) -> None:
-    """Refuse columns that would have to be converted.
-
-    Raises:
-        UserError: a column of another type.
-    """
+    """Raise `UserError` if a column is missing or would have to be converted."""
     for column in _schema():
         was = schema.field(column.name).type if column.name in schema.names else "none"
         if was != column.type:
@@ -286,7 +282,7 @@ def _check_types(path: Path, schema: Any) -> None:
 
 
 def _check_size(path: Path, footer: Any, max_rows: int | None) -> None:
-    """Refuse a table whose footer claims too many rows, since long runs of equal values take almost no space.
+    """Refuse a table whose footer claims too many rows: a few bytes of equal values could fill the memory.
 
     Raises:
         UserError: there are more rows than `max_rows`, or than the file can hold with distinct row numbers.

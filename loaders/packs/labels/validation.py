@@ -28,7 +28,7 @@ class ValidationFields(Protocol):
 
     @property
     def labeled_split(self) -> str:
-        """Split whose true labels are used."""
+        """Split whose true labels are trained on."""
 
     @property
     def test_split(self) -> str:
@@ -52,7 +52,7 @@ class ValidationFields(Protocol):
 
     @property
     def validation_share(self) -> float | None:
-        """Share of the training labels to set aside; None for the default."""
+        """Share of the training labels to set aside; 0 for none, None for the default."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,9 @@ def divide_labels(pack: Pack, labels: LabelTable, fields: ValidationFields) -> D
         labels: all labels that may be trained on.
 
     Raises:
-        UserError: a class would have no label left to train on, the split or table to measure on has no
-            labels or does not fit, or training, validation and test share images and may not.
+        UserError: a class would have no label left to train on, the share is not in [0, 1), the split or
+            table to measure on has no labels or does not fit, or training, validation and test share images
+            and may not.
     """
     split, share = fields.validation_split, fields.validation_share
     if split and split.endswith(".parquet"):
@@ -131,7 +132,7 @@ def _aside(held: LabelTable) -> str:
 
 
 def _inherited(pack: Pack, labels: LabelTable, fields: ValidationFields) -> Division | None:
-    """Set aside the labels that the run of --init set aside; None if this is not possible or of no use."""
+    """Set aside the labels that the run of --init set aside; None if they are unusable or of test images."""
     if fields.init is None or not _is_of(pack, fields.init):
         return None
     path = fields.init / SET_ASIDE_PATH
@@ -173,7 +174,7 @@ def _split(pack: Pack, labels: LabelTable, name: str, fields: ValidationFields) 
 
 
 def _tested(pack: Pack, held: LabelTable, fields: ValidationFields) -> Leak | None:
-    """Return what validation images share with the test split, whose accuracy would be overestimated."""
+    """Return what validation and test images share, which makes test accuracy too high; None if nothing."""
     return find_leak(pack, held.row, pack.split(fields.test_split)) if fields.test_split else None
 
 
