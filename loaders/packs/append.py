@@ -149,8 +149,8 @@ def _joined_options(old: dict[str, Any], options: PackOptions) -> dict[str, Any]
 def _move_into_place(out: Path, build: Path) -> Manifest:
     """Move the files in `next` into the pack, the manifest last, and remove the build folder.
 
-    A killed run can resume here. The folder of parts goes before the manifest moves, and its absence then says
-    that the pack is complete.
+    A killed run can resume here. The folder `parts` goes before the manifest moves: without it, the pack is
+    complete.
     """
     target = build / NEXT_FOLDER
     for folder in (INDEX_FOLDER, LABELS_FOLDER, "."):

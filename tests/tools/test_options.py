@@ -179,7 +179,8 @@ def test_what_is_wrong_is_said_in_one_line(
     assert ended.value.code == 2
     printed = capsys.readouterr()
     line, *more = printed.err.splitlines()
-    assert line.startswith("error: ") and not more, printed.err
+    assert not more, printed.err
+    assert line.startswith("error: ")
     assert re.search(message, line), line
     assert printed.out.strip() == printed.out, "an empty line where a bar would be"
     assert content(place) == before, "something is left behind"

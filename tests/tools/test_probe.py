@@ -70,7 +70,7 @@ def test_mistakes_are_named(config: Config, digits_folder: Path, tmp_path: Path)
         evaluate(replace(config, test_split="validation"))
     flat = digits_folder / "train" / "3"
     pack_dataset(PackOptions(parse_splits((f"train={flat}",)), tmp_path / "flat", workers=1))
-    with pytest.raises(UserError, match="train_split: expected labels in .train., found none"):
+    with pytest.raises(UserError, match="train_split: expected labels in 'train', found none"):
         evaluate(replace(config, pack=tmp_path / "flat"))
 
 
