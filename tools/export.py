@@ -71,7 +71,7 @@ class Config:
     def check_places(self) -> None:
         """Refuse a missing network or classifier, before anything is loaded."""
         remedy = "train with labels first, or export its features by --backbone-only"
-        check_start(self.run, "run", self.backbone, "" if self.backbone_only else remedy)
+        check_start(self.run, "run", self.backbone, not self.backbone_only, remedy)
 
 
 if __name__ == "__main__":  # check the options before the slow imports below

@@ -70,7 +70,7 @@ class Config(ForwardConfig):
 
     def check_places(self) -> None:
         """Refuse a missing network, a run without a classifier, missing images and an empty folder."""
-        check_start(self.network, "network", self.backbone, "train with labels first")
+        check_start(self.network, "network", self.backbone, classifier=True)
         folder, packed = Path(self.images), self.out / "pack" / "manifest.json"
         place = self.images.partition("#")[0]  # a part after # names something inside the source
         plain = not set(place) & set(":*?[]{},")  # neither a URL nor a pattern

@@ -77,14 +77,21 @@ def _sources() -> str:
     return "\n".join(file.read_text("utf-8", errors="replace") for file in files)
 
 
-def check_start(start: Path | None, option: str, backbone: str | None = None, classifier: str = "") -> None:
+def check_start(
+    start: Path | None,
+    option: str,
+    backbone: str | None = None,
+    classifier: bool = False,
+    remedy: str = "train with labels first",
+) -> None:
     """Refuse a start or a network that does not exist, before the libraries that read it are imported.
 
     Args:
         start: path, or timm:NAME or hf:REPO; None is not checked.
         option: name of the option that gave the start.
         backbone: name of the network; None is not checked.
-        classifier: the remedy for a run that left only a backbone; "" accepts such a run.
+        classifier: also refuse a run that left only a backbone.
+        remedy: what to do about such a run, for the message.
 
     Raises:
         UserError: the start or the network does not exist, or the start has no weights or no classifier.
@@ -107,4 +114,4 @@ def check_start(start: Path | None, option: str, backbone: str | None = None, cl
         )
     names = {file.name for file in path.glob("*.safetensors")}
     if classifier and "backbone.safetensors" in names and not any("classifier" in name for name in names):
-        raise UserError(f"classifier: expected one in {start}, found none; {classifier}")
+        raise UserError(f"classifier: expected one in {start}, found none; {remedy}")

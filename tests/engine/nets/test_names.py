@@ -48,10 +48,12 @@ def test_a_start_of_timm_is_a_name_too() -> None:
 def test_a_backbone_alone_is_no_classifier(tmp_path: Path) -> None:
     (tmp_path / "backbone.safetensors").touch()
     check_start(tmp_path, "run")
-    with pytest.raises(UserError, match=r"classifier: expected one in .*, found none; train one"):
-        check_start(tmp_path, "run", classifier="train one")
+    with pytest.raises(
+        UserError, match=r"classifier: expected one in .*, found none; train with labels first"
+    ):
+        check_start(tmp_path, "run", classifier=True)
     (tmp_path / "classifier-ema.safetensors").touch()
-    check_start(tmp_path, "run", classifier="train one")
+    check_start(tmp_path, "run", classifier=True)
 
 
 def test_neither_torch_nor_timm_is_imported() -> None:
