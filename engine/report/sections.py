@@ -132,7 +132,7 @@ def curves_of(records: Sequence[Mapping[str, Any]], label: str | None = None) ->
         records: records of metrics.jsonl, and of probe.jsonl if there is one.
         label: name of the run, if several runs share a panel.
     """
-    curves = []
+    curves: list[Curve] = []
     for key, (name, from_zero, own) in _PANELS.items():
         points = [
             (r["step"], r[key]) for r in records if _is_number(r.get(key)) and _is_number(r.get("step"))

@@ -38,7 +38,7 @@ def test_the_legend_has_the_classes_in_natural_order(monkeypatch: pytest.MonkeyP
     figure, names = Figure(), ("10", "2", "1", "rare")
     monkeypatch.setattr(embedding, "draw_picture", lambda draw, *_, **__: draw(figure, LIGHT))
     monkeypatch.setattr(embedding, "_NAMED", 3)
-    label = np.array([0] * 3 + [1] * 4 + [2] * 5 + [3])
+    label = np.array([0] * 5 + [1] * 3 + [2] * 4 + [3])
     features = np.random.default_rng(0).normal(size=(13, 4)).astype(np.float32)
     given = predictions.Tested("test", 13, np.arange(13), label, None, np.arange(13), features)
     embedding_section(given, names)
