@@ -266,12 +266,7 @@ def architecture(name: str) -> str:
 
 
 def check_start(named: str, backbone: str, init: Path) -> None:
-    """Refuse a start of another network.
-
-    Args:
-        named: name of the start's network.
-        backbone: name of the network to train.
-        init: path or name of the start, for the message.
+    """Refuse a start at `init` whose network is `named` and not `backbone`.
 
     Raises:
         UserError: the networks differ, or this version does not have the start's network.
