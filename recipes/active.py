@@ -258,21 +258,10 @@ class Candidates:
         wanted, there = split.rows(np.arange(len(split))), pool.rows(np.arange(len(pool)))
         return pool if np.isin(wanted, there).all() else pack.pool(pack.splits)
 
-    @contextmanager
-    def loader(self, split: Split, view: EvaluationView) -> Iterator[EpochLoader]:
-        """Open a loader of images in a network's evaluation view, and close it."""
-        config = self.config
-        loader = build_loader(
-            split,
-            views=(view.policy(),),
-            batch_size=config.batch_size,
-            options=on_device(config.loader, self.device),
-            mode="eval",
-        )
-        try:
-            yield loader
-        finally:
-            loader.close()
+    def loader(self, split: Split, view: EvaluationView) -> EpochLoader:
+        """Open a loader of images in a network's evaluation view."""
+        options, size = on_device(self.config.loader, self.device), self.config.batch_size
+        return build_loader(split, (view.policy(),), size, options=options, mode="eval")
 
 
 def known_labels(config: Config, pack: Pack) -> LabelTable:

@@ -80,7 +80,7 @@ from engine.nets.backbones import Projector
 from engine.objectives.barlow import barlow_twins_loss
 from engine.objectives.precision import at_least_float32
 from engine.train.batchnorm import forward_views
-from engine.train.optim import LARS, split_by_dimension
+from engine.train.optim import LARS, lars_groups
 from engine.train.recipe import Recipe, StepOutput
 from engine.train.run import RunSummary, print_summary
 from engine.train.run import run as run_recipe
@@ -163,17 +163,10 @@ class BarlowTwins(Recipe):
 
     def make_optimizer(self) -> LARS:
         """Return LARS; biases and BatchNorm get neither weight decay nor rescaling (paper, section 2.2)."""
-        lr_weights, lr_vectors = peak_learning_rates(self.config)
-        weights, vectors = split_by_dimension(self)
-        return LARS(
-            [
-                {"params": weights, "lr": lr_weights, "weight_decay": self.config.weight_decay},
-                {"params": vectors, "lr": lr_vectors, "weight_decay": 0.0, "adapt": False},
-            ],
-            lr=lr_weights,
-            momentum=self.config.momentum,
-            trust=self.config.trust,
-        )
+        config = self.config
+        lr, lr_vectors = peak_learning_rates(config)
+        groups = lars_groups(self, lr=lr_vectors)
+        return LARS(groups, lr, config.momentum, config.weight_decay, config.trust)
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
         """Return the paper's schedule: a linear warm-up, then a cosine."""

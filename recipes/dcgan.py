@@ -66,7 +66,6 @@ from engine.train.gan_recipe import GanRecipe, fixed
 from engine.train.recipe import StepOutput
 from engine.train.run import RunSummary, print_summary
 from engine.train.run import run as run_recipe
-from engine.train.schedule import Schedule, constant
 from loaders.batch import Batch
 from loaders.pretraining import PretrainingLoaders
 from loaders.views import presets
@@ -108,10 +107,6 @@ class Dcgan(GanRecipe):
     def make_optimizer(self) -> torch.optim.Adam:
         """Return Adam with separate learning rates for discriminator and generator."""
         return self.rivals(self.config.lr, self.backbone, self.head)
-
-    def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return constant learning rates, as in the paper."""
-        return constant()
 
 
 def run(config: Config) -> RunSummary:

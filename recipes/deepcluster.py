@@ -74,7 +74,6 @@ from engine.train.distributed import gather_on_main, on_main
 from engine.train.recipe import Recipe, StepOutput
 from engine.train.run import RunSummary, print_summary
 from engine.train.run import run as run_recipe
-from engine.train.schedule import Schedule, constant
 from loaders.batch import Batch, Loader
 from loaders.common.errors import UserError
 from loaders.pretraining import PretrainingLoaders
@@ -169,10 +168,6 @@ class DeepCluster(Recipe):
             {"params": list(self.classifier.parameters()), "momentum": 0.0},
         ]
         return torch.optim.SGD(groups, config.lr, weight_decay=config.weight_decay)
-
-    def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return a constant learning rate (paper, section 3.3)."""
-        return constant()
 
 
 class _Embedding(nn.Module):

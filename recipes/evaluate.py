@@ -173,17 +173,10 @@ def predict_split(config: Config, pack: Pack) -> Evaluated:
     device = taken_device(config.device)
     views = make_views(config, network.view)
     by_side = BySide(network, {view.resolution for view in views.values()})
-    loader = build_loader(
-        pack.split(config.split),
-        views=tuple(views.values()),
-        batch_size=config.batch_size,
-        options=on_device(config.loader, device),
-        mode="eval",
-    )
-    try:
+    split, options = pack.split(config.split), on_device(config.loader, device)
+    policies = tuple(views.values())
+    with build_loader(split, policies, config.batch_size, options=options, mode="eval") as loader:
         parts = list(predict(by_side.to(device), loader, device, config.out))
-    finally:
-        loader.close()
     return Evaluated(
         tuple(views),
         torch.cat([part.by_view for part in parts], 1),

@@ -67,7 +67,6 @@ from engine.train.draws import StepDraws
 from engine.train.recipe import Recipe, StepOutput
 from engine.train.run import RunSummary, print_summary
 from engine.train.run import run as run_recipe
-from engine.train.schedule import Schedule, constant
 from loaders.batch import Batch
 from loaders.pretraining import PretrainingLoaders
 from loaders.views import presets
@@ -106,10 +105,6 @@ class Patches(Recipe):
         return torch.optim.SGD(
             self.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
         )
-
-    def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return a constant learning rate."""
-        return constant()
 
 
 def run(config: Config) -> RunSummary:

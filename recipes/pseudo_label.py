@@ -104,8 +104,8 @@ import torch
 
 from engine.evaluate.predict import guess_labels
 from engine.objectives.cross_entropy import label_loss
-from engine.objectives.fixmatch import confident_guesses, masked_cross_entropy
-from engine.objectives.pseudo_label import growing_threshold, label_weight, pseudo_label_loss
+from engine.objectives.fixmatch import confident_guesses, fixmatch_loss, masked_cross_entropy
+from engine.objectives.pseudo_label import growing_threshold, label_weight
 from engine.train.classifier_recipe import ClassifierRecipe, top1_of
 from engine.train.distributed import on_main
 from engine.train.phases import Phases, PhaseSummary, print_phases
@@ -146,10 +146,11 @@ class Classical(ClassifierRecipe):
         if config.turns:
             return self.unlabeled_turn(batch.unlabeled, threshold, weight)
         (x,), labels = self.mixed(batch.labeled, step)
-        logits = self.classify(x, batch.unlabeled.views[0])
-        terms = pseudo_label_loss(logits[0], labels, logits[1], threshold, weight, self.class_weights)
+        of_labeled, guesses = self.classify(x, batch.unlabeled.views[0])
+        # One view is both the weak and the strong one.
+        terms = fixmatch_loss(of_labeled, labels, guesses, guesses, threshold, weight, self.class_weights)
         metrics = {
-            "top1": top1_of(logits[0], labels),
+            "top1": top1_of(of_labeled, labels),
             "supervised": terms.supervised.detach(),
             "unsupervised": terms.unsupervised.detach(),
             "mask_rate": terms.mask_rate,

@@ -216,11 +216,8 @@ def surest_labels(
     place = taken_device(device)
     network = find_classifier(run, pack.classes, every_class=True).to(place)
     options = on_device(loader, place)
-    images = views_in_order(unlabeled_images(pack, splits), (network.view.policy(),), options)
-    try:
+    with views_in_order(unlabeled_images(pack, splits), (network.view.policy(),), options) as images:
         selection = select_balanced(network, images, place, top_k, per_class, out)
-    finally:
-        images.close()
     return as_table(selection.one_class_each("best"), 0)
 
 

@@ -83,7 +83,6 @@ from engine.train.recipe import Recipe, StepOutput
 from engine.train.run import RunSummary, print_summary
 from engine.train.run import run as run_recipe
 from engine.train.samples import load_samples
-from engine.train.schedule import Schedule, constant
 from loaders.batch import Batch
 from loaders.pretraining import PretrainingLoaders
 from loaders.views import presets
@@ -133,10 +132,6 @@ class SiameseVae(Recipe):
     def make_optimizer(self) -> torch.optim.Adam:
         """Return Adam."""
         return torch.optim.Adam(self.parameters(), self.config.lr)
-
-    def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return a constant learning rate, as in the paper."""
-        return constant()
 
     def write_results(self, out: Path) -> None:
         """Draw images, reconstructions and samples into `out`/reconstructions.png."""

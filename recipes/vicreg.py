@@ -13,7 +13,6 @@ The algorithm is in `VicReg.training_step`, its loss in `engine.objectives.vicre
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from engine.train.run_config import StartConfig
 from loaders.common.checks import Count
@@ -75,7 +74,7 @@ from engine.nets.backbones import Projector
 from engine.objectives.precision import at_least_float32
 from engine.objectives.vicreg import vicreg_loss
 from engine.train.batchnorm import forward_views
-from engine.train.optim import LARS, split_by_dimension
+from engine.train.optim import LARS, lars_groups
 from engine.train.recipe import Recipe, StepOutput
 from engine.train.run import RunSummary, print_summary
 from engine.train.run import run as run_recipe
@@ -128,12 +127,7 @@ class VicReg(Recipe):
         """Return LARS; biases and BatchNorm get neither weight decay nor LARS's rescaling (authors' code)."""
         config = self.config
         lr = config.lr * config.batch_size / 256
-        weights, vectors = split_by_dimension(self)
-        groups: list[dict[str, Any]] = [
-            {"params": weights},
-            {"params": vectors, "weight_decay": 0.0, "adapt": False},
-        ]
-        return LARS(groups, lr, config.momentum, config.weight_decay, config.trust)
+        return LARS(lars_groups(self), lr, config.momentum, config.weight_decay, config.trust)
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
         """Return the paper's schedule: a linear warm-up, then a cosine."""

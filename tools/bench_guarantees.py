@@ -256,14 +256,11 @@ def main() -> None:
         shares = {"tenth": float(np.quantile(times, 0.1)), "nine_tenths": float(np.quantile(times, 0.9))}
         note(f"agreement of {config.ranks} ranks to begin a step", float(np.median(times)), "us", **shares)
     print_table(Console(), table)
-    if config.json is not None:
-        settings = {
-            name: getattr(config, name)
-            for name in ("resolution", "batch_size", "num_threads", "runs", "seconds")
-        }
-        about = {"tool": "bench_guarantees", "pack": config.pack.name, **settings}
-        for record in records:
-            append_record(config.json, {**about, **record, **machine()})
+    names = ("resolution", "batch_size", "num_threads", "runs", "seconds")
+    settings = {name: getattr(config, name) for name in names}
+    about = {"tool": "bench_guarantees", "pack": config.pack.name, **settings}
+    for record in records:
+        append_record(config.json, {**about, **record, **machine()})
 
 
 if __name__ == "__main__":

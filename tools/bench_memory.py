@@ -134,11 +134,10 @@ def main() -> None:
             f"{dtype:9} loader {(memory.late - memory.before) / MEGABYTE:6.0f} MiB, process "
             f"{memory.late / MEGABYTE:6.0f} MiB; first epochs {memory.early / MEGABYTE:6.0f} MiB"
         )
-        if config.json:
-            settings = {"batch_size": config.batch_size, "resolution": config.resolution}
-            settings |= {"prefetch": config.prefetch, "epochs": config.epochs, "threads": config.num_threads}
-            record = {"tool": "bench_memory", "dtype": dtype, **settings, **asdict(memory), **machine()}
-            append_record(config.json, record)
+        settings = {"batch_size": config.batch_size, "resolution": config.resolution}
+        settings |= {"prefetch": config.prefetch, "epochs": config.epochs, "threads": config.num_threads}
+        record = {"tool": "bench_memory", "dtype": dtype, **settings, **asdict(memory), **machine()}
+        append_record(config.json, record)
 
 
 if __name__ == "__main__":

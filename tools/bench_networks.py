@@ -150,14 +150,13 @@ def main() -> None:
         shown = (f"{row.img_per_core_s:.0f}", f"{row.slowest:.0f}, {row.fastest:.0f}", f"{row.mflop:.0f}")
         table.add_row(row.network, *shown, f"{row.parameters:,}")
     print_table(Console(), table)
-    if config.json is not None:
-        facts = {
-            "resolution": config.resolution, "batch_size": config.batch_size, "rounds": config.rounds,
-            "num_threads": config.num_threads, "precision": of_hardware(), "machine": platform.machine(),
-            "torch": str(torch.__version__),
-        }  # fmt: skip
-        for row in found:
-            append_record(config.json, {**asdict(row), **facts})
+    facts = {
+        "resolution": config.resolution, "batch_size": config.batch_size, "rounds": config.rounds,
+        "num_threads": config.num_threads, "precision": of_hardware(), "machine": platform.machine(),
+        "torch": str(torch.__version__),
+    }  # fmt: skip
+    for row in found:
+        append_record(config.json, {**asdict(row), **facts})
 
 
 if __name__ == "__main__":

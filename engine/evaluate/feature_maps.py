@@ -44,15 +44,14 @@ class StageMaps:
 
 
 @torch.inference_mode()
-def stage_maps(network: nn.Module, views: Tensor, most: int = MOST_STAGES) -> list[StageMaps]:
-    """Return the map at the end of each of the last `most` stages, in the order of the network.
+def stage_maps(network: nn.Module, views: Tensor) -> list[StageMaps]:
+    """Return the map at the end of each of the last `MOST_STAGES` stages, in the order of the network.
 
-    If all maps have the same size, as those of a ViT's blocks, `most` evenly spaced stages are taken.
+    If all maps have the same size, as those of a ViT's blocks, as many evenly spaced stages are taken.
 
     Args:
         network: built by `build_backbone`; afterwards each module has its former mode.
         views: float32 [N, 3, H, W], normalised, on the network's device.
-        most: maximum number of stages.
 
     Raises:
         UserError: the network does not name its stages.
@@ -66,8 +65,8 @@ def stage_maps(network: nn.Module, views: Tensor, most: int = MOST_STAGES) -> li
         )
     sides = {stage.maps.shape[-1] for stage in found}
     if len(sides) > 1:
-        return found[-most:]
-    places = np.unique(np.linspace(0, len(found), most + 1)[1:].round().astype(int) - 1)
+        return found[-MOST_STAGES:]
+    places = np.unique(np.linspace(0, len(found), MOST_STAGES + 1)[1:].round().astype(int) - 1)
     return [found[place] for place in places]
 
 

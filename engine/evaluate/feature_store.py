@@ -280,9 +280,6 @@ def features_of(
         make: builds the loader, which is closed afterwards.
         labels: int64 [N], label of each position of the split; the true labels by default.
     """
-    loader = make(split)
-    try:
+    with make(split) as loader:
         store = store_features(network, loader, split, device, folder, out)
-    finally:
-        loader.close()
     return store.features(split.labels() if labels is None else labels)

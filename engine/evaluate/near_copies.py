@@ -26,6 +26,7 @@ MOST_PAIRS = 10_000_000
 _PER_IMAGE = 8  # neighbours that are searched for first, including the image itself
 _SAMPLE = 512
 _ROWS_PER_PART = 4096
+_SEED = 0  # of the cells and of the sample
 _ROUNDING = 1e-6  # tolerance of a cosine; for equal features, float32 is off by at most half of this
 Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # [M, D] and k -> similarities and rows, [M, k] each
 
@@ -48,13 +49,12 @@ class NearPairs:
     recall: float
 
 
-def near_pairs(h: Tensor, threshold: float, seed: int = 0) -> NearPairs:
+def near_pairs(h: Tensor, threshold: float) -> NearPairs:
     """Find the pairs of images with a cosine similarity of at least a threshold.
 
     Args:
         h: float [N, D], such as a memory-mapped float16.
         threshold: least similarity, above 0; a pair that is below it only by rounding still counts.
-        seed: seed of the cells and of the sample.
 
     Raises:
         UserError: more than `MOST_PAIRS` pairs.
@@ -64,8 +64,8 @@ def near_pairs(h: Tensor, threshold: float, seed: int = 0) -> NearPairs:
         keys, similarity = _above(partial(nearest, h), h, rows, threshold)
         recall = 1.0
     else:
-        keys, similarity = _above(_in_cells(h, seed), h, rows, threshold)
-        generator = torch.Generator().manual_seed(seed)
+        keys, similarity = _above(_in_cells(h), h, rows, threshold)
+        generator = torch.Generator().manual_seed(_SEED)
         sample = torch.randperm(len(h), generator=generator)[:_SAMPLE].sort().values
         true, _ = _above(partial(nearest, h), h, sample, threshold)
         recall = float(np.isin(true, keys).mean()) if len(true) else 1.0
@@ -103,17 +103,17 @@ def _above(
     return pairs, torch.cat(similarities).numpy()[where].astype(np.float32)
 
 
-def _in_cells(h: Tensor, seed: int) -> Search:
+def _in_cells(h: Tensor) -> Search:
     """Return a search in a few cells of an inverted file, whose candidates are compared exactly."""
     import faiss
 
     size, cells = h.shape[1], int(4 * math.sqrt(len(h)))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(_SEED)
     sample = torch.randperm(len(h), generator=generator)[: 40 * cells].sort().values
     quantizer = faiss.IndexFlatIP(size)
     codes = faiss.ScalarQuantizer.QT_8bit
     index = faiss.IndexIVFScalarQuantizer(quantizer, size, cells, codes, faiss.METRIC_INNER_PRODUCT)
-    index.cp.seed = seed % 2**31
+    index.cp.seed = _SEED
     index.train(F.normalize(h[sample].float(), dim=1).numpy())
     for first in range(0, len(h), _ROWS_PER_PART):
         index.add(F.normalize(h[first : first + _ROWS_PER_PART].float(), dim=1).numpy())

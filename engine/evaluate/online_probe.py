@@ -149,11 +149,6 @@ class ProbeRecorder:
     def after_step(self, step: int, backbone: nn.Module, device: torch.device) -> dict[str, float]:
         """Measure if a measurement is due; every rank must call this.
 
-        Args:
-            step: number of steps done.
-            backbone: the backbone itself, not wrapped by DistributedDataParallel.
-            device: device of the backbone.
-
         Returns:
             The record; empty if no measurement is due.
         """

@@ -101,9 +101,7 @@ def fit_probes(
     return ChosenProbe(probes[best], inverse_penalties[best], found, passes)
 
 
-def fit_probe(
-    h: Tensor, labels: Tensor, num_classes: int, inverse_penalty: float, seed: int = 0
-) -> LinearProbe:
+def fit_probe(h: Tensor, labels: Tensor, num_classes: int, inverse_penalty: float) -> LinearProbe:
     """Fit a probe by scikit-learn if that takes minutes at most, else by `fit_probes`.
 
     Args:
@@ -111,16 +109,15 @@ def fit_probe(
         labels: int64 [N], in [0, num_classes).
         inverse_penalty: scikit-learn's C. Beyond `MOST_NUMBERS` it is ignored, and the best of `PENALTIES` is
             chosen on a tenth of the images, which are held out.
-        seed: seed of the images held out, and of the order of the others.
 
     Raises:
         UserError: see `fit_linear_probe`, if that is used.
     """
     if h.numel() * num_classes <= MOST_NUMBERS:
         return fit_linear_probe(h, labels, num_classes, inverse_penalty)
-    order = torch.randperm(len(h), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(h), generator=torch.Generator().manual_seed(0))
     held, used = (part.sort().values for part in torch.split(order, [len(h) // 10, len(h) - len(h) // 10]))
-    found = fit_probes(_Rows(h, used), labels[used], num_classes, h[held], labels[held], seed=seed)
+    found = fit_probes(_Rows(h, used), labels[used], num_classes, h[held], labels[held])
     shown = ", ".join(f"{c:g}: {a:.1%}" for c, a in zip(PENALTIES, found.accuracies, strict=True))
     tell(f"linear probe: {found.passes} passes, C chosen on {len(held):,} of the images ({shown})")
     return found.probe

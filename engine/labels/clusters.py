@@ -14,6 +14,7 @@ Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]
 _SAMPLE_NUMBERS = 2**27  # numbers in the sample of features on which centres are found: 512 MiB of float32
 _ROWS_PER_PART = 16_384
+_ALL = 10_000_000  # points per cluster on which faiss finds the centres at most: in practice all of them
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,6 @@ def kmeans(
     num_clusters: int,
     seed: int,
     num_iterations: int = 20,
-    max_points_per_cluster: int = 10_000_000,
     spherical: bool = False,
 ) -> Clusters:
     """Cluster points by Euclidean distance or cosine similarity; deterministic.
@@ -101,8 +101,6 @@ def kmeans(
         num_clusters: K, at most N.
         seed: seed of the first centres, and of the sample.
         num_iterations: iterations of Lloyd's algorithm; 20 in DeepCluster.
-        max_points_per_cluster: for float32, centres are found on a sample of at most this many points per
-            cluster; the default takes all points in practice.
         spherical: cluster by cosine similarity: rows are scaled to length 1, and so is every centre after
             each iteration (Dhillon, Modha 2001). DeepCluster uses plain k-means on rows of length 1, whose
             centres are shorter than 1, and shortest in wide clusters.
@@ -119,64 +117,54 @@ def kmeans(
             f"k-means: expected 1 to {num_points} clusters for {num_points} images, found {num_clusters}; "
             "ask for fewer"
         )
-    if features.dtype != np.float32:
-        halves: Halves = features.astype(np.float16, copy=False)
-        return _kmeans_of_parts(halves, num_clusters, seed, num_iterations, spherical)
-    check_finite(features)
-    whole: Floats = features.astype(np.float32, copy=False)
-    points = np.ascontiguousarray(normalise(whole) if spherical else whole, np.float32)
-    solver = _solver(size, num_clusters, seed, num_iterations, max_points_per_cluster, spherical)
-    solver.train(points)
-    found, nearest = solver.index.search(points, 1)
-    # The index of spherical k-means returns inner products, which order unit vectors as distances do.
-    squares = np.square(points).sum(1) + 1.0 - 2.0 * found[:, 0] if spherical else found[:, 0]
-    distances = np.maximum(squares, 0.0)
-    return repair_empty(points, solver.centroids, nearest[:, 0].astype(np.int64), distances)
-
-
-def _solver(
-    size: int, num_clusters: int, seed: int, num_iterations: int, max_points: int, spherical: bool
-) -> Any:
     import faiss
 
-    return faiss.Kmeans(
+    solver: Any = faiss.Kmeans(
         size,
         num_clusters,
         niter=num_iterations,
         seed=seed % 2**31,
         min_points_per_centroid=1,
-        max_points_per_centroid=max_points,
+        max_points_per_centroid=_ALL,
         spherical=spherical,
     )
+    if features.dtype != np.float32:
+        halves: Halves = features.astype(np.float16, copy=False)
+        return _kmeans_of_parts(halves, solver, seed, spherical)
+    points = _points(features, spherical)
+    solver.train(points)
+    return repair_empty(points, solver.centroids, *_nearest(solver, points, spherical))
 
 
-def _kmeans_of_parts(
-    features: Halves, num_clusters: int, seed: int, num_iterations: int, spherical: bool
-) -> Clusters:
+def _points(features: Floats | Halves, spherical: bool) -> Floats:
+    """Return checked features as float32, as rows of length 1 for spherical k-means."""
+    found: Floats = features.astype(np.float32, copy=False)
+    check_finite(found)
+    return np.ascontiguousarray(normalise(found) if spherical else found)
+
+
+def _nearest(solver: Any, points: Floats, spherical: bool) -> tuple[NDArray[np.int64], Floats]:
+    """Return the nearest centre of each point, and the squared distance to it."""
+    found, nearest = solver.index.search(points, 1)
+    # The index of spherical k-means returns inner products, which order unit vectors as distances do.
+    squares = np.square(points).sum(1) + 1.0 - 2.0 * found[:, 0] if spherical else found[:, 0]
+    return nearest[:, 0].astype(np.int64), np.maximum(squares, 0.0)
+
+
+def _kmeans_of_parts(features: Halves, solver: Any, seed: int, spherical: bool) -> Clusters:
     """Find centres on a sample that fits into memory, then assign all points in parts."""
     num_points, size = features.shape
-    most = max(num_clusters, _SAMPLE_NUMBERS // size)
+    most = max(solver.k, _SAMPLE_NUMBERS // size)
     generator = np.random.Generator(np.random.Philox(key=seed % 2**64))
     chosen = np.sort(generator.permutation(num_points)[:most])
-    sample = features[chosen].astype(np.float32)
-    check_finite(sample)
-    solver = _solver(size, num_clusters, seed, num_iterations, num_points, spherical)
-    solver.train(normalise(sample) if spherical else sample)
-    del sample
+    solver.train(_points(features[chosen], spherical))
     assignment, distances = np.empty(num_points, np.int64), np.empty(num_points, np.float32)
     for first in range(0, num_points, _ROWS_PER_PART):
-        part = features[first : first + _ROWS_PER_PART].astype(np.float32)
-        check_finite(part)
-        part = normalise(part) if spherical else part
-        found, nearest = solver.index.search(part, 1)
-        squares = np.square(part).sum(1) + 1.0 - 2.0 * found[:, 0] if spherical else found[:, 0]
-        assignment[first : first + len(part)] = nearest[:, 0]
-        distances[first : first + len(part)] = np.maximum(squares, 0.0)
-    if np.bincount(assignment, minlength=num_clusters).min() > 0:
+        part = slice(first, first + _ROWS_PER_PART)
+        assignment[part], distances[part] = _nearest(solver, _points(features[part], spherical), spherical)
+    if np.bincount(assignment, minlength=solver.k).min() > 0:
         return Clusters(solver.centroids, assignment, distances, 0)
-    whole = features.astype(np.float32)
-    points = normalise(whole) if spherical else whole
-    return repair_empty(points, solver.centroids, assignment, distances)
+    return repair_empty(_points(features, spherical), solver.centroids, assignment, distances)
 
 
 def repair_empty(

@@ -32,12 +32,7 @@ def is_made(table: Path, options: Options) -> bool:
 
 
 def check_same(file: Path, options: Options, made: Path) -> None:
-    """Refuse to continue with a table or folder that was made with other options.
-
-    Args:
-        file: file of the options with which `made` was made.
-        options: the options of this command.
-        made: path of the table or folder, for messages.
+    """Refuse to continue with a table or folder `made` with other options, which are in `file`.
 
     Raises:
         UserError: the options differ, or their file is damaged.

@@ -153,12 +153,8 @@ def _from_foreign(
     return classifier.train()
 
 
-def foreign_classifier(foreign: Foreign, resolution: int | None = None) -> Classifier:
+def foreign_classifier(foreign: Foreign) -> Classifier:
     """Build the classifier that comes with third-party weights, in evaluation mode, on the CPU.
-
-    Args:
-        foreign: the weights.
-        resolution: side of the views in pixels; by default that of the weights' own view.
 
     Raises:
         UserError: the weights have no linear classifier, or do not fit the network.
@@ -169,12 +165,11 @@ def foreign_classifier(foreign: Foreign, resolution: int | None = None) -> Class
             f"classifier: expected one in {foreign.source}, found only a backbone; train one on labels"
         )
     weight, bias = head
-    view = foreign.view if resolution is None else foreign.view.at(resolution)
     names = foreign.classes or ()
     if len(names) != len(weight):
         names = tuple(f"class {number}" for number in range(len(weight)))
-    backbone = foreign.build(view.resolution)
-    classifier = Classifier(backbone, foreign.backbone, view, names, foreign.origin)
+    backbone = foreign.build(foreign.view.resolution)
+    classifier = Classifier(backbone, foreign.backbone, foreign.view, names, foreign.origin)
     if classifier.head.weight.shape != weight.shape:
         raise UserError(
             f"classifier: expected weights {list(classifier.head.weight.shape)} in {foreign.source}, found "

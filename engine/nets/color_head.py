@@ -31,13 +31,6 @@ class MapHead(nn.Module):
         Parameters of the backbone that its map does not depend on, such as those behind the pooling, are
         frozen, since no gradient would reach them.
 
-        Args:
-            backbone: see `last_map`.
-            resolution: side of the views in pixels.
-            side: side of the map of logits.
-            width: channels of the hidden maps.
-            num_logits: number of logits at each place.
-
         Raises:
             UserError: the backbone gives no square maps [B, C, H', W'], such as a ViT.
         """

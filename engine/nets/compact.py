@@ -47,18 +47,16 @@ class CompactCnn(nn.Module):
 
     stage_modules = tuple(f"blocks.{i}" for i in range(3))  # their outputs are the maps of the stages
 
-    def __init__(self, widths: tuple[int, int, int] = (64, 256, 256)) -> None:
-        """Build the network.
+    num_features = 256
+    reduction = 8  # about side of the views / side of the last map
 
-        Args:
-            widths: channels of the blocks.
-        """
+    def __init__(self) -> None:
+        """Build the network."""
         super().__init__()
-        self.num_features = widths[-1]
-        self.reduction = 2 ** len(widths)  # about side of the views / side of the last map
         self.stem = WhiteningStem(kernel_size=2, stride=1, out_channels=24)
-        sizes = (self.stem.out_channels, *widths)
-        self.blocks = nn.Sequential(*(CompactBlock(*pair) for pair in zip(sizes, widths, strict=False)))
+        self.blocks = nn.Sequential(
+            CompactBlock(24, 64), CompactBlock(64, 256), CompactBlock(256, self.num_features)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map views [B, 3, H, W] to representations [B, num_features]; H and W should be at least 12."""

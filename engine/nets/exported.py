@@ -46,7 +46,6 @@ from loaders.common.errors import MissingBackendError, UserError, brief
 from loaders.common.files import publish, to_json, write_atomic
 from loaders.common.json_text import parse_json
 from loaders.common.notice import tell
-from loaders.views.evaluation import EvaluationView
 
 TOLERANCE = 1e-4
 """Largest difference of a logit between a network and its export, relative to the largest logit if that is
@@ -232,9 +231,8 @@ def write_onnx(network: Classifier, x: Tensor, out: Path) -> None:
         ) from error
     assert program is not None
     model = program.model_proto
-    for key, value in ((METADATA_KEY, description_text(network)),):
-        entry = model.metadata_props.add()
-        entry.key, entry.value = key, value
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, description_text(network)
     with _whole(out) as partial:
         onnx.save(model, partial)
         check_equal(network, OnnxNetwork(partial), x, "onnxruntime")
@@ -290,7 +288,7 @@ class OnnxNetwork(nn.Module):
 
         Raises:
             MissingBackendError: onnxruntime is not installed.
-            UserError: the file is no ONNX graph.
+            UserError: the file is no ONNX graph, or does not describe its network.
         """
         super().__init__()
         runtime = _runtime()
@@ -299,7 +297,9 @@ class OnnxNetwork(nn.Module):
         except Exception as error:
             reason = brief(error)
             raise UserError(f"network: {path} is not an ONNX graph ({reason}); export it again") from None
-        self.text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "{}")
+        text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "{}")
+        described = parse_description(text, path)
+        self.view, self.classes = described.view, described.classes or ()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map views [B, 3, H, W] to logits [B, C]."""
@@ -307,22 +307,8 @@ class OnnxNetwork(nn.Module):
         return torch.from_numpy(logits)
 
 
-class Exported(nn.Module):
-    """A network from any format, with its evaluation view and the names of its classes."""
-
-    def __init__(self, network: nn.Module, view: EvaluationView, classes: tuple[str, ...]) -> None:
-        """Wrap the network."""
-        super().__init__()
-        self.network, self.view, self.classes = network, view, classes
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map views [B, 3, H, W] to logits [B, C]."""
-        logits: Tensor = self.network(x)
-        return logits
-
-    def train(self, mode: bool = True) -> Exported:
-        """Do nothing, since an exported program has no training mode."""
-        return self
+Exported = Classifier | OnnxNetwork
+"""A network from any format, with its evaluation view and the names of its classes."""
 
 
 def load_exported(path: Path, backbone: str | None = None) -> Exported:
@@ -337,18 +323,16 @@ def load_exported(path: Path, backbone: str | None = None) -> Exported:
         UserError: there is no file or folder, or it holds no classifier that can be read.
     """
     if path.suffix == ".onnx":
-        graph = OnnxNetwork(_checked(path))
-        return _described(graph, graph.text, path)
+        return OnnxNetwork(_checked(path))
     if path.suffix == ".pt2":
-        network = _of_program(_checked(path))
-        return Exported(network, network.view, network.classes)
+        return _of_program(_checked(path))
     if path.suffix == ".pth" and path.with_suffix(".json").is_file():
         described = parse_description(path.with_suffix(".json").read_text(), path)
         backbone = backbone or described.backbone
         found = find_classifier(path, None, backbone=backbone).at(described.view.resolution)
-        return Exported(found, described.view, described.classes or found.classes)
-    found = find_classifier(path, None, backbone=backbone)
-    return Exported(found, found.view, found.classes)
+        found.view, found.classes = described.view, described.classes or found.classes
+        return found
+    return find_classifier(path, None, backbone=backbone)
 
 
 def _of_program(path: Path) -> Classifier:
@@ -378,11 +362,6 @@ def _of_program(path: Path) -> Classifier:
             f"network: {path} is not an exported program, or is cut short ({brief(error)}); export it again"
         ) from None
     return network.eval()
-
-
-def _described(network: nn.Module, text: str, path: Path) -> Exported:
-    described = parse_description(text, path)
-    return Exported(network, described.view, described.classes or ())
 
 
 def _checked(path: Path) -> Path:

@@ -48,11 +48,6 @@ class LayerFeatures(nn.Module):
 def read_layer(backbone: nn.Module, x: Tensor, layer: Layer) -> Tensor:
     """Run a backbone up to a layer; the rest is not computed.
 
-    Args:
-        backbone: maps [B, 3, H, W] to h [B, D].
-        x: views [B, 3, H, W].
-        layer: where to stop.
-
     Returns:
         Features [B, F]: a map [B, C, H', W'] is averaged to `side` x `side` and flattened, tokens [B, N, C]
         are averaged, and vectors [B, F] stay as they are.

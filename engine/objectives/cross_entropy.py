@@ -41,7 +41,7 @@ def pretext_loss(logits_BC: Tensor, target: Tensor) -> PretextTerms:
             f"pretext: expected logits [B, C] and targets [B], got {list(logits_BC.shape)} and "
             f"{list(target.shape)}"
         )
-    wide = logits_BC if logits_BC.element_size() >= 4 else logits_BC.float()
+    wide = at_least_float32(logits_BC)
     top1 = (wide.detach().argmax(1) == target).float().mean()
     return PretextTerms(F.cross_entropy(wide, target), top1)
 

@@ -1,4 +1,7 @@
-"""Pseudo-labels: the network's own confident guesses as labels, with a weight that grows.
+"""Pseudo-labels: the weight and the threshold of a loss in which confident guesses serve as labels.
+
+The loss is that of FixMatch, with one view as both the weak and the strong one; a threshold of 0 takes every
+guess, as Lee did.
 
 Source: Lee 2013, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep Neural
 Networks", equations 15 and 16; Sohn et al. 2020 (FixMatch) for the threshold; the INF473V report, section
@@ -6,32 +9,6 @@ Networks", equations 15 and 16; Sohn et al. 2020 (FixMatch) for the threshold; t
 """
 
 from __future__ import annotations
-
-from torch import Tensor
-
-from engine.objectives.fixmatch import FixMatchTerms, fixmatch_loss
-
-
-def pseudo_label_loss(
-    logits_labeled: Tensor,
-    labels: Tensor,
-    logits_unlabeled: Tensor,
-    threshold: float,
-    weight: float,
-    class_weights: Tensor | None = None,
-) -> FixMatchTerms:
-    """Compute the loss with pseudo-labels: that of FixMatch with one view as both weak and strong view.
-
-    Args:
-        logits_labeled: [B, C].
-        labels: int64 [B], or shares of the classes, see `label_loss`.
-        logits_unlabeled: [M, C]; the guess is their argmax, through which no gradient flows.
-        threshold: least probability of a guess; 0 takes every guess, as Lee did.
-        weight: alpha(t), see `label_weight`.
-        class_weights: weight of each class in the supervised loss, see `label_loss`.
-    """
-    unlabeled = logits_unlabeled
-    return fixmatch_loss(logits_labeled, labels, unlabeled, unlabeled, threshold, weight, class_weights)
 
 
 def label_weight(epoch: float, first_epoch: float, last_epoch: float, peak: float) -> float:

@@ -47,6 +47,7 @@ from loaders.packs import LabelTable, Split
 from loaders.packs.labels.validation import apart, are_true
 
 WHOLE = Layer()
+_NEIGHBOURS = 20  # that vote at most
 
 
 def build_head(num_features: int, hidden: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -276,13 +277,9 @@ def train_job(
 
 
 def rehearse(trainer: JobTrainer, job: Job, images: Split, labels: LabelTable) -> list[bool]:
-    """Rehearse a job, and return for each stage whether to train it; see `engine.train.probe_start`.
+    """Rehearse a job whose number of steps is set; return for each stage whether to train it.
 
-    Args:
-        trainer: builds networks and loaders.
-        job: the job; its number of steps must be set.
-        images: images to train on.
-        labels: labels of these images.
+    See `engine.train.probe_start`.
     """
     none = [False] * job.num_stages
     guessed = np.isin(images.rows(np.arange(len(images))), labels.row[~are_true(labels)])
@@ -294,12 +291,9 @@ def rehearse(trainer: JobTrainer, job: Job, images: Split, labels: LabelTable) -
     rest = images.take(np.flatnonzero(np.isin(rows, others)))
     if len(np.unique(rest.labels(labels))) < 2:
         return none
-    loader = trainer.in_order(held, labels)
-    try:
+    with trainer.in_order(held, labels) as loader:
         recipe, all_of_them = trainer.build(job, rest), [True] * job.num_stages
         trained = train_job(trainer, job, recipe, rest, watched(loader), all_of_them, "-rehearsal")
-    finally:
-        loader.close()
     return [done.found is not None and is_worth_it(done.found, len(held)) for done in trained]
 
 
@@ -309,13 +303,6 @@ def leave_classifier(
     """Print warnings, and write accuracy and classifier into a run folder; every rank calls this.
 
     predict.py, export.py and `--init` take the classifier's file.
-
-    Args:
-        out: run folder.
-        recipe: the trained recipe.
-        start: the weights that the backbone began with.
-        classes: names of the classes.
-        tested: accuracy of the classifier on the test split.
 
     Returns:
         The classifier's file; None for a classifier of several layers or on an inner layer of the backbone,
@@ -341,18 +328,16 @@ def leave_classifier(
     return on_main(write)
 
 
-def vote(bank: Features, query: Features, num_classes: int, k: int = 20) -> Accuracy:
+def vote(bank: Features, query: Features, num_classes: int) -> Accuracy:
     """Measure the accuracy of k-nearest-neighbour classification on rank 0; every rank gets the result.
 
     Args:
         bank: features of the neighbours; all have a label.
         query: features of the images to classify; all have a label.
-        num_classes: number of classes.
-        k: number of neighbours; all of `bank` if it has fewer.
     """
 
     def measure() -> Accuracy:
-        votes = knn_scores(bank.h, bank.labels, query.h, num_classes, min(k, len(bank.h)))
+        votes = knn_scores(bank.h, bank.labels, query.h, num_classes, min(_NEIGHBOURS, len(bank.h)))
         top5 = topk_accuracy(votes, query.labels, min(5, num_classes))
         return Accuracy(topk_accuracy(votes, query.labels), len(query.labels), top5)
 

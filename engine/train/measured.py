@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from engine.train.recipe import Recipe, StepOutput
-from engine.train.schedule import Schedule, constant
 from loaders.batch import Batch, Loader
 
 
@@ -68,7 +67,3 @@ class Idle(Recipe):
     def make_optimizer(self) -> torch.optim.SGD:
         """Return SGD with learning rate 0."""
         return torch.optim.SGD(self.parameters(), lr=0.0)
-
-    def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return a constant schedule."""
-        return constant()

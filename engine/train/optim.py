@@ -21,6 +21,15 @@ def split_by_dimension(*modules: nn.Module) -> tuple[list[nn.Parameter], list[nn
     return [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
 
 
+def lars_groups(network: nn.Module, **of_vectors: float) -> list[dict[str, Any]]:
+    """Return the groups of a network for `LARS`, which neither decays nor rescales vectors.
+
+    `of_vectors` has further settings of the group of vectors, such as `lr`.
+    """
+    weights, vectors = split_by_dimension(network)
+    return [{"params": weights}, {"params": vectors, "weight_decay": 0.0, "adapt": False, **of_vectors}]
+
+
 class LARS(Optimizer):
     """SGD with momentum, where the update of each tensor is rescaled in proportion to the tensor's norm.
 

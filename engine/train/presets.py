@@ -63,13 +63,7 @@ def settle(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def describe(config: Any, asked: str, defaults: Mapping[str, Any]) -> str:
-    """Return a line that says what a preset set and what the command line set instead.
-
-    Args:
-        config: the resulting configuration.
-        asked: preset on the command line.
-        defaults: new defaults, from `settle`.
-    """
+    """Return a line that says which `defaults` (see `settle`) took effect, and what options replaced."""
     chosen: list[str] = []
     given: list[str] = []
     for name, value in _flat(defaults):

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from engine.evaluate.predict import Accuracy
 from engine.nets.starts import build_start
-from engine.train.schedule import Schedule
+from engine.train.schedule import Schedule, constant
 from loaders.batch import Batch, Loader
 
 
@@ -99,9 +99,9 @@ class Recipe(nn.Module, ABC):
     def make_optimizer(self) -> Optimizer:
         """Make the optimizer; each group's `lr` is its peak, which the loop scales by the schedule."""
 
-    @abstractmethod
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return the learning-rate factor as a pure function of the step."""
+        """Return the learning-rate factor as a pure function of the step; by default the rate is constant."""
+        return constant()
 
     def weigh_classes(self, counts: Tensor) -> None:
         """Receive the label counts of the classes, int64 [C], before training; for recipes with labels."""

@@ -78,11 +78,6 @@ class RunSummary(TrainSummary):
 def run(config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders) -> RunSummary:
     """Build the loaders and, after seeding, the recipe; train, measure, and close everything.
 
-    Args:
-        config: options of the run.
-        make_recipe: builds the recipe; it is called just after seeding.
-        loaders: builds the run's loaders.
-
     Raises:
         UserError: the options do not fit the pack, the run folder or the hardware; see also `train`.
     """

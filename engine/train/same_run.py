@@ -44,12 +44,6 @@ def check_same_run(
 ) -> None:
     """Refuse a folder that holds something other than the requested run.
 
-    Args:
-        out: run folder.
-        described: the requested recipe and configuration, in JSON types.
-        runtime_fields: fields that may differ.
-        resume: whether to resume the run.
-
     Raises:
         UserError: the folder holds no readable run, another run, or this run although `resume` is off.
     """

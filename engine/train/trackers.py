@@ -12,18 +12,11 @@ from typing import Any
 from loaders.common.errors import UserError, brief
 from loaders.common.notice import tell
 
-# accelerate's name of a tracker -> the module that it needs, and the command that installs it.
-_NEEDS = {
-    "tensorboard": ("tensorboard", "pip install tensorboard"),
-    "wandb": ("wandb", "pip install wandb"),
-    "mlflow": ("mlflow", "pip install mlflow"),
-    "comet_ml": ("comet_ml", "pip install comet_ml"),
-    "aim": ("aim", "pip install aim"),
-    "clearml": ("clearml", "pip install clearml"),
-    "dvclive": ("dvclive", "pip install dvclive"),
-    "swanlab": ("swanlab", "pip install swanlab"),
-    "trackio": ("trackio", "pip install trackio"),
-}
+# accelerate's names of trackers, which are also the names of their modules and packages
+_NEEDS = (
+    *("tensorboard", "wandb", "mlflow", "comet_ml", "aim"),
+    *("clearml", "dvclive", "swanlab", "trackio"),
+)
 _SHOWN = 16  # images of the first batch to show
 _NUM_HISTOGRAMS = 20  # largest number of histograms of each weight in a run
 _LARGEST = 1e19  # bound of values to show: tensorboard raises if all lie beyond its last bin, at 1e20
@@ -41,9 +34,10 @@ def check_trackers(names: Iterable[str]) -> None:
             raise UserError(
                 f"trackers: expected one or more of {', '.join(sorted(_NEEDS))}, found {name}; change it"
             )
-        module, command = _NEEDS.get(name, ("", ""))
-        if module and find_spec(module) is None:
-            raise UserError(f"trackers: expected an installed one, found {name}; {command}, or leave it out")
+        if name != "all" and find_spec(name) is None:
+            raise UserError(
+                f"trackers: expected an installed one, found {name}; pip install {name}, or leave it out"
+            )
 
 
 def prepare_trackers(names: Iterable[str]) -> None:

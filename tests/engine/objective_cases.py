@@ -20,7 +20,6 @@ from engine.objectives.fixmatch import fixmatch_loss
 from engine.objectives.jigsaw import permutation_set, shuffle_tiles
 from engine.objectives.mean_teacher import class_loss, consistency_loss
 from engine.objectives.patches import choose_pairs
-from engine.objectives.pseudo_label import pseudo_label_loss
 from engine.objectives.rotnet import rotate_four, rotnet_loss
 from engine.objectives.ssl_gan import discriminator_loss, feature_matching_loss
 from engine.objectives.supervised import mix, mixed_cross_entropy
@@ -68,7 +67,8 @@ def fixmatch(rows: Rows) -> Tensor:
 
 def pseudo_label(rows: Rows) -> Tensor:
     x = rows.images(), rows.images()
-    return pseudo_label_loss(rows.net(x[0]), rows.integers(), 9 * rows.net(x[1]), 0.6, 0.7).loss
+    labeled, labels, guesses = rows.net(x[0]), rows.integers(), 9 * rows.net(x[1])
+    return fixmatch_loss(labeled, labels, guesses, guesses, 0.6, 0.7).loss
 
 
 def mean_teacher(rows: Rows) -> Tensor:

@@ -223,10 +223,10 @@ BREAKS = {
         ("tests/recipes/test_transfer.py", "rate_zero"),
     ),
     "pseudo_label classical": _recipe(
-        "pseudo_label", "pseudo_label_loss", NO_UNLABELLED, _never_unlabelled(4), "guesses_teach"
+        "pseudo_label", "fixmatch_loss", NO_UNLABELLED, _never_unlabelled(5), "guesses_teach"
     ),
     "pseudo_label labels": _recipe(
-        "pseudo_label", "pseudo_label_loss", SHUFFLED, _shuffled(1), "classical_learns"
+        "pseudo_label", "fixmatch_loss", SHUFFLED, _shuffled(1), "classical_learns"
     ),
     "pseudo_label local": _recipe(
         "pseudo_label", "guess_labels", "pseudo-labels name the next class", _next_class, "local"

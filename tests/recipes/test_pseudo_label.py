@@ -135,16 +135,16 @@ def test_the_threshold_grows_with_the_epochs_and_the_cycles(
     """As in the report, the threshold starts at 0.9 and grows by 0.02 each time."""
     used: list[float] = []
 
-    def loss(labeled, labels, unlabeled, threshold, weight, *weights):
+    def loss(labeled, labels, weak, strong, threshold, weight, *weights):
         used.append(threshold)
-        return pseudo_label_loss(labeled, labels, unlabeled, threshold, weight)
+        return fixmatch_loss(labeled, labels, weak, strong, threshold, weight)
 
     def guess(network, loader, device, num_rows, threshold, out):
         used.append(threshold)
         return guess_labels(network, loader, device, num_rows, threshold, out)
 
-    pseudo_label_loss, guess_labels = recipe.pseudo_label_loss, recipe.guess_labels
-    monkeypatch.setattr(recipe, "pseudo_label_loss", loss)
+    fixmatch_loss, guess_labels = recipe.fixmatch_loss, recipe.guess_labels
+    monkeypatch.setattr(recipe, "fixmatch_loss", loss)
     monkeypatch.setattr(recipe, "guess_labels", guess)
     growing = replace(config, threshold_growth=0.02, mu=3, batch_size=40, epochs=3)
     summary = run_classical(growing, little_pack)

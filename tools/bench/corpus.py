@@ -132,7 +132,8 @@ def open_corpus(pack_path: Path, split_name: str, cache: Path, batch_size: int) 
         (root / "files").mkdir(parents=True, exist_ok=True)
         for row, path in zip(rows, corpus.paths, strict=True):
             path.write_bytes(pack.read(int(row)))
-        write_atomic(root / "corpus.json", _as_json(corpus).encode())
+        about = {"pack": str(corpus.pack), "split": split.name, "num_images": len(split), "uniform": uniform}
+        write_atomic(root / "corpus.json", json.dumps(about).encode())
     return corpus
 
 
@@ -181,14 +182,3 @@ def warm_page_cache(corpus: Corpus) -> None:
                 with path.open("rb") as file:
                     while file.read(2**22):
                         pass
-
-
-def _as_json(corpus: Corpus) -> str:
-    return json.dumps(
-        {
-            "pack": str(corpus.pack),
-            "split": corpus.split,
-            "num_images": corpus.num_images,
-            "uniform": corpus.uniform,
-        }
-    )

@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.objectives.pseudo_label import growing_threshold, label_weight, pseudo_label_loss
+from engine.objectives.fixmatch import FixMatchTerms, fixmatch_loss
+from engine.objectives.pseudo_label import growing_threshold, label_weight
+
+
+def pseudo_label_loss(
+    labeled: Tensor, labels: Tensor, guesses: Tensor, threshold: float, weight: float
+) -> FixMatchTerms:
+    return fixmatch_loss(labeled, labels, guesses, guesses, threshold, weight)
 
 
 def logits(rows: int, seed: int) -> Tensor:

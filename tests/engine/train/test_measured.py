@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from engine.train.measured import TakingTurns
+from engine.train.measured import Idle, TakingTurns
 
 
 def in_turns(asked: list[int]) -> TakingTurns:
@@ -29,3 +29,8 @@ def test_windows_of_fresh_batches_and_of_the_last_one_take_turns() -> None:
 def test_a_run_resumed_inside_an_epoch_gets_its_later_batches() -> None:
     assert [*in_turns([]).epoch(0, start_step=1)] == [1, 2, 2, 2]
     assert [*in_turns([]).epoch(1, start_step=2)] == [12, 13, 13]
+
+
+def test_a_recipe_without_a_schedule_of_its_own_keeps_its_learning_rate() -> None:
+    factor = Idle().make_schedule(10, 100)
+    assert [factor(step) for step in (0, 50, 99)] == [1.0, 1.0, 1.0]
