@@ -77,7 +77,7 @@ def decoder_messages() -> Iterator[list[str]]:
 
 @contextmanager
 def stderr_lines(messages: list[str]) -> Iterator[None]:
-    """Append to `messages` the lines written to standard error within the block; one thread at a time."""
+    """Append to `messages` the first 64 KiB written to standard error in the block; one thread at a time."""
     with _stderr_lock:
         try:
             before = os.dup(_STDERR)

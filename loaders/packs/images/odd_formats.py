@@ -1,4 +1,4 @@
-"""The slow path: images other than plain baseline JPEG, decoded by Pillow to RGB."""
+"""The slow path: images that are no JPEG, are in CMYK or need repair, decoded by Pillow to RGB."""
 
 from __future__ import annotations
 

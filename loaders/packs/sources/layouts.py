@@ -94,7 +94,10 @@ def _tables_without_images(root: Path) -> list[Path]:
 
 
 def _pattern_of(root: Path, tables: list[Path], split: str) -> str:
-    """Return a pattern for the tables of one split: names without part numbers, or else folders, agree."""
+    """Return a pattern for the tables of one split.
+
+    These have one name, part numbers apart, or, if their names are numbers only, lie in one folder.
+    """
     groups: dict[str, list[Path]] = defaultdict(list)
     for path in tables:
         begin = _PART_NUMBER.sub("", path.stem)

@@ -51,7 +51,7 @@ class ZipSource(ArchiveSource):
         return listing.items()
 
     def _decoded(self, info: zipfile.ZipInfo) -> str:
-        """Return a member's name, read as UTF-8 if possible; `zipfile` reads code page 437 unless flagged."""
+        """Return a member's name, as UTF-8 if possible; `zipfile` takes unflagged names for code page 437."""
         if info.flag_bits & _UTF8_FLAG or info.filename.isascii():
             return info.filename
         try:

@@ -45,7 +45,7 @@ class RemotePack(Pack):
     """
 
     def __init__(self, path: Path, manifest: Manifest, columns: IndexColumns, cache: ShardCache) -> None:
-        """Keep the parts of an opened pack; callers use `open_pack` instead."""
+        """Keep the parts of an opened pack, or raise `UserError` if they differ; callers use `open_pack`."""
         super().__init__(path, manifest, columns)
         self.cache = cache
         self.url = cache.store.url
@@ -121,7 +121,7 @@ def open_remote_pack(url: str, options: StoreOptions) -> RemotePack:
 
 
 def _fetch_manifest(store: Store) -> bytes:
-    """Return the bytes of the manifest; request it again after a damaged answer, unless this repeats."""
+    """Return the bytes of the manifest, requested anew after a damaged answer until two answers are equal."""
     last = None
     for _ in range(store.options.tries):
         raw = store.read(MANIFEST_NAME, 0, MAX_MANIFEST_BYTES + 1)

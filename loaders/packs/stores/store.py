@@ -44,7 +44,7 @@ class StoreOptions:
     num_fetchers: int = 4
     """Number of shards fetched at the same time."""
     tries: int = 5
-    """Number of requests for a block before giving up."""
+    """Number of requests for a block, and of fetches of a damaged file, before giving up."""
     backoff_s: float = 0.5
     """Longest pause in seconds after the first failure; it doubles with every further failure."""
     request_timeout_s: float = 8.0
