@@ -1,4 +1,4 @@
-"""Collect the messages of decoders with the image that they decode, instead of printing them."""
+"""Collect what decoders say about the image that they decode, instead of printing it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def decoder_messages() -> Iterator[list[str]]:
 
 @contextmanager
 def stderr_lines(messages: list[str]) -> Iterator[None]:
-    """Append what C libraries write to standard error in the block to `messages`, one thread at a time."""
+    """Append to `messages` the first 64 KiB written to standard error in the block; one thread at a time."""
     with _stderr_lock:
         try:
             before = os.dup(_STDERR)

@@ -1,4 +1,4 @@
-"""Recognise formats by their signatures: those that are not read, and those that need another package.
+"""Recognise formats by their signatures: those that are not read, and those whose decoder may be missing.
 
 Sources of the signatures: the formats' own specifications, and the list of file(1).
 """
@@ -97,13 +97,13 @@ def unread_kind(data: bytes) -> BadImage:
 
 
 class Extra(NamedTuple):
-    """A format whose decoder is a separate package.
+    """A format whose decoder may be missing.
 
     Attributes:
-        pillow_name: Pillow's name for the format once the package is installed.
+        pillow_name: Pillow's name for the format once the decoder is installed.
         name: common name of the format, with its article.
         package: what to install.
-        register: registers the format with Pillow; raises ImportError without the package.
+        register: makes Pillow read the format; raises ImportError if the decoder is missing.
     """
 
     pillow_name: str
@@ -135,10 +135,10 @@ _AVIF = Extra("AVIF", "an AVIF image", "'pillow>=11.3'", _register_avif)
 
 
 def extra_of(data: bytes) -> Extra | None:
-    """Return the format of a file if it needs a separate package, else None.
+    """Return the format of a file that is JPEG XL, AVIF or HEIF; None for any other file.
 
     Raises:
-        BadImage: the package is not installed; the text says how to install it.
+        BadImage: the format's decoder is not installed; the text says how to install it.
     """
     extra = None
     if data.startswith(_JXL):

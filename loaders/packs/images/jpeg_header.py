@@ -33,7 +33,7 @@ class JpegError(ValueError):
     """
 
     def __init__(self, reason: Reason, text: str) -> None:
-        """Store the reason, and a message that says what is wrong and where."""
+        """Store the reason, and a message that says what is wrong."""
         super().__init__(text)
         self.reason = reason
 
@@ -45,9 +45,9 @@ class JpegHeader(NamedTuple):
         height, width: pixels.
         num_components: 1, 3 or 4 in a JPEG that can be decoded.
         precision: bits per sample.
-        is_plain: whether it is baseline, 8 bit, gray or YCbCr of usual sampling, with its own tables, so that
-            libjpeg-turbo, nvJPEG and FFCV all decode it to the same image.
-        orientation: value in EXIF or XMP, 1 to 8; 1 if neither has one.
+        is_plain: whether it is baseline or extended sequential, of 8 bits, gray or YCbCr of usual sampling,
+            and with its own tables, so that libjpeg-turbo, nvJPEG and FFCV all decode it alike.
+        orientation: value in EXIF or else XMP, 1 to 8; 1 if there is none or it is out of range.
     """
 
     height: int
@@ -64,7 +64,7 @@ def is_jpeg(data: bytes) -> bool:
 
 
 def without_junk(data: bytes) -> bytes | None:
-    """Return a JPEG without junk before or after its start-of-image marker; None if no JPEG is found."""
+    """Return a JPEG without up to 256 bytes of junk beside its start marker; None if no JPEG is found."""
     if data[:2] == _BEGIN:
         found = _MARKER.search(data, 2, 2 + _MAX_JUNK_BYTES)
         return None if found is None else _BEGIN + data[found.start() :]
@@ -111,7 +111,7 @@ def parse_jpeg_header(data: bytes) -> JpegHeader:
     """Read the markers up to the first scan.
 
     Raises:
-        JpegError: the header is cut off or damaged; the text says where.
+        JpegError: the header is cut off or damaged; the text says how.
     """
     position, frame, metadata = 2, None, None
     has_codes = has_steps = False
@@ -149,7 +149,7 @@ def parse_jpeg_header(data: bytes) -> JpegHeader:
         raise _cut(end)
     if frame is None:
         raise JpegError(Reason.DAMAGED, "no frame header before the first scan")
-    if not (has_codes and has_steps):  # a decoder may use the tables of the previous image
+    if not (has_codes and has_steps):  # decoders may use tables of the previous image
         frame = frame._replace(is_plain=False)
     if metadata is None:
         return frame
@@ -181,7 +181,7 @@ def _parse_frame(data: bytes, marker: int, body: int, stop: int) -> JpegHeader:
 
 
 def _exif_orientation(tiff: bytes) -> int | None:
-    """Return the orientation in an EXIF block; None if it is absent or, as in viewers, unreadable."""
+    """Return the orientation in an EXIF block; None if it has none or is damaged (viewers ignore it too)."""
     order = {b"II": "little", b"MM": "big"}.get(tiff[:2])
     if order is None or len(tiff) < 8:
         return None

@@ -1,4 +1,4 @@
-"""Decode JPEGs that cause warnings as lenient readers do.
+"""Decode JPEGs that cause warnings, as lenient readers do.
 
 A JPEG that Pillow decodes is kept, unless more than a hundredth of its pixels is lost: if a file ends within
 its scan, decoders fill the rest with gray. To find how much is lost, the file is decoded twice, with
@@ -53,7 +53,7 @@ def repair_jpeg(data: bytes, complaint: str, max_pixels: int) -> DecodedImage:
         max_pixels: larger images are refused.
 
     Raises:
-        BadImage: it is too large or cannot be decoded, or more than a hundredth of its pixels are lost.
+        BadImage: it is too large, has too many scans, cannot be decoded or has lost over 1% of its pixels.
     """
     scans = find_scans(data)
     if scans.num_scans > MAX_SCANS:
@@ -77,7 +77,7 @@ def repair_jpeg(data: bytes, complaint: str, max_pixels: int) -> DecodedImage:
 
 
 def lost_share(data: bytes, scans: _Scans, max_pixels: int) -> float:
-    """Return the share of pixels that a JPEG has lost; 1 if scans are missing, 0 if Pillow must decide."""
+    """Return the share of pixels that a JPEG has lost; 1 if scans are missing, 0 if libjpeg-turbo fails."""
     if not scans.num_scans or not scans.is_complete:
         return 1.0
     noise = np.random.Generator(np.random.PCG64(0)).integers(1, 255, (8, 48), np.uint8)

@@ -1,4 +1,4 @@
-"""The slow path: images other than plain baseline JPEG, decoded by Pillow to RGB."""
+"""The slow path: images that are no JPEG, are in CMYK or need repair, decoded by Pillow to RGB."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ class DecodedImage(NamedTuple):
         orientation: the EXIF value, 1 to 8, that the caller still has to apply.
         is_rotated: whether the file says that the image is not stored upright.
         is_converted: whether the file is anything but a JPEG that Pillow opens as gray or RGB.
-        num_frames: number of frames of an animation, of which the first is decoded.
+        num_frames: number of frames or pages, of which the first is decoded; 1 for the JPEGs of an MPO.
+        messages: what decoders warned about.
     """
 
     pixels: NDArray[np.uint8]
@@ -70,8 +71,7 @@ def decode_any(data: bytes, max_pixels: int) -> DecodedImage:
     """Decode the first frame of any bitmap to RGB, by `to_rgb`.
 
     Raises:
-        BadImage: the data is not an image, is damaged, has a format that cannot be read, or has too many
-            pixels.
+        BadImage: no image, or one that is damaged, too large, or of an unknown format or range of samples.
     """
     extra = extra_of(data)
     formats = _known_formats() if extra is None else (extra.pillow_name,)
@@ -110,7 +110,7 @@ def _decode(data: bytes, formats: tuple[str, ...], max_pixels: int, messages: li
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation; 1 if it is absent or unreadable, as viewers do."""
+    """Return the EXIF orientation; 1 if it is absent, out of range or unreadable (viewers do alike)."""
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except _PILLOW_ERRORS:

@@ -113,7 +113,7 @@ class _Worker(threading.local):
         self.decoder = Decompressor()
 
     def memory(self, name: str, size: int, kind: type[np.generic] = np.uint8) -> NDArray[Any]:
-        """Return scratch for `size` values or more; unless large, the next call with this name reuses it."""
+        """Return scratch for `size` values or more, kept for the next call with `name` unless it is large."""
         if size > _KEPT_VALUES:
             return np.empty(size, kind)
         if name not in self._memory or len(self._memory[name]) < size:

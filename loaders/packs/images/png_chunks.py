@@ -32,14 +32,14 @@ def ends(data: bytes) -> bool:
 
 
 def without_texts(data: bytes) -> bytes:
-    """Return a PNG without colour profile and texts, as the module says; a cut-off chunk at the end stays."""
+    """Return a PNG without colour profile and texts, except short texts that may hold an orientation."""
     position, end = len(SIGNATURE), len(data)
     pieces, first = [], 0
     while position + _FRAME_BYTES <= end:
         stop = position + _FRAME_BYTES + int.from_bytes(data[position : position + 4], "big")
         kind = data[position + 4 : position + 8]
         if stop > end:
-            break
+            break  # a cut-off chunk at the end stays
         if kind == b"iCCP" or (kind in _TEXTS and not _is_kept(data, position + 8, stop)):
             pieces.append(data[first:position])
             first = stop

@@ -10,7 +10,7 @@ MIN_WIDTH_PX = 6
 
 
 def fit_inside(height: int, width: int, max_side: int | None) -> tuple[int, int]:
-    """Return (height, width) scaled so that no side exceeds `max_side`; never enlarges."""
+    """Return (height, width) scaled down so that no side exceeds `max_side`, if that is given."""
     longest = max(height, width)
     if max_side is None or longest <= max_side:
         return height, width
@@ -19,7 +19,7 @@ def fit_inside(height: int, width: int, max_side: int | None) -> tuple[int, int]
 
 
 def fit_short_side(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Return (height, width) scaled so that the shorter side is `short_side`; never enlarges."""
+    """Return (height, width) scaled down so that the shorter side is at most `short_side`."""
     shortest = min(height, width)
     if shortest <= short_side:
         return height, width

@@ -10,7 +10,7 @@ from loaders.kernels.jpeg.turbojpeg import decode_jpeg, factor_leaving
 from loaders.packs.images.resize import fit_inside, resize_antialiased
 from loaders.packs.pack import Pack
 
-THUMBNAIL_PX = 144  # twice the height shown on sheets, for zooming
+THUMBNAIL_PX = 144  # longest side; twice the height on sheets (4.5rem), for zooming
 _UNREADABLE_GRAY = 128
 _QUALITY = 80
 

@@ -1,6 +1,6 @@
 """Convert a Pillow image of any mode to RGB with 8 bits per sample, with transparent parts on white.
 
-The scale depends on the mode of a file, never on the values of its samples: unsigned integers are divided by
+The scale depends on the type of a file's samples, never on their values: unsigned integers are divided by
 the largest value of their type, and floating-point samples must lie between 0 and 1. Samples whose range no
 standard defines are refused.
 """

@@ -112,10 +112,7 @@ class BetonShardWriter:
         self._page = bytearray()
 
     def finish(self) -> list[FileInfo]:
-        """Write the tables and the header; return size and checksum of the shard.
-
-        The caller fills in the path of the shard.
-        """
+        """Write tables and header; return size and checksum of the shard, whose path the caller fills in."""
         if self._page:
             self._flush_page()
         samples = self._samples[: self._num_samples]

@@ -28,9 +28,9 @@ class PartInfo:
     """Summary of one finished shard.
 
     Attributes:
-        files: the shard, then its index if it has one; empty if no input of the shard could be packed.
+        files: the shard, then its DALI index if it is a tar; empty if no input could be packed.
         num_images: number of images in the shard.
-        num_key_bytes: bytes of their keys together.
+        num_key_bytes: total bytes of the images' keys.
         num_quarantined: number of inputs that were refused.
         actions: number of images per `Action` value.
         num_warned: number of packed images about which decoders warned.

@@ -19,7 +19,7 @@ from loaders.packs.sources.naming import file_key, file_stem, folder_key, join_k
 
 
 class FolderSource(Source):
-    """Files below `root`; the class of a file is its folder, and files in `root` itself have no class."""
+    """Files below `root`; a file's label is the name of its folder, and files in `root` itself have none."""
 
     labels_are_folders = True
 

@@ -9,7 +9,7 @@ from loaders.common.errors import UserError
 from loaders.packs.sources.naming import is_image_name
 from loaders.packs.sources.numbers import class_text
 
-# Names of folders that only hold the images of their parent folder: class/images/x.jpg.
+# Names of folders that hold the images of the class that their parent folder names: class/images/x.jpg.
 _CONTAINERS = frozenset(("images", "image", "imgs", "img", "jpegimages", "jpeg", "jpg"))
 _SPLITS = frozenset("train training val valid validation test testing dev unlabeled unlabelled".split())  # noqa: SIM905
 _SHARD_NUMBER = re.compile(r"[0-9]{5,}")
@@ -25,9 +25,9 @@ class FolderClasses:
     """Decides the class of every folder of a tree, after `see` was called for all files.
 
     A folder below the root that holds files with names of images is a class with the folder's name. There are
-    two exceptions: The folder `cat/images` has the class `cat` if all images below `cat` are in `cat/images`.
-    A folder whose name is a number of five digits or more, with texts beside its images, is a shard of
-    img2dataset and no class.
+    exceptions: A folder with a name such as `images` has its parent's class if all images below the parent
+    are in or below it. A folder whose name is a number of five digits or more, with texts beside its images,
+    is taken for a shard of img2dataset and has no class; nor has the root.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class FolderClasses:
         )
 
     def corrections(self) -> dict[str, str | None]:
-        """Return the class of each folder whose class is not the folder's name."""
+        """Return the class, or None, of every image folder whose name differs; call this before `classes`."""
         for folder in self._with_images:
             self._num_below.update(_ancestors(folder))
         found = {folder: self._label(folder) for folder in self._with_images}

@@ -12,9 +12,9 @@ _INFO_NAME = "dataset_info.json"  # lies beside the Arrow files of `save_to_disk
 
 
 def class_names_of(path: Path) -> dict[str, tuple[str, ...]]:
-    """Return the class names of each column that a table declares as class labels.
+    """Return the class names of the columns that a table or its `dataset_info.json` declares as class labels.
 
-    Only .parquet and .arrow files declare columns; for any other file the result is empty.
+    Only .parquet and .arrow files have declared columns; for any other file the result is empty.
     """
     if path.suffix.lower() not in (".parquet", ".arrow"):
         return {}

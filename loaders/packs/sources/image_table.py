@@ -33,8 +33,8 @@ _LOOKED_AT = 4096
 def holds_images(path: Path, options: ColumnOptions | None = None) -> bool:
     """Tell whether a table holds images.
 
-    An .arrow file always does. A .parquet file does if the chosen column holds bytes or, if the user chose
-    none, any column does.
+    An .arrow file always counts as one that does. A .parquet file does if the chosen column holds bytes or,
+    if the user chose none, any column does.
     """
     if path.suffix.lower() == ".arrow":
         return True
@@ -74,7 +74,8 @@ class ImageTableSource(NumberLabels):
         self._notes = self._unused(rest)
         self.has_keys = self._key is not None
         self._lock = threading.Lock()
-        self._block: tuple[str, int, int, Any] = ("", 0, 0, None)  # file, first row, stop row, images
+        # The block of rows read last: file, first row, stop row, images.
+        self._block: tuple[str, int, int, Any] = ("", 0, 0, None)
 
     def _unused(self, rest: list[str]) -> list[str]:
         """Return the notes on unused columns for the summary."""
@@ -93,7 +94,7 @@ class ImageTableSource(NumberLabels):
         return notes
 
     def items(self) -> Iterator[SourceItem]:
-        """Yield an item for each row of the split, table by table; memory holds one block of rows."""
+        """Yield an item for each row, or each of the split, table by table; memory holds a block of rows."""
         columns = [c for c in (self._image, self._label, self._key, self._split_column) if c is not None]
         for file, path in self._paths.items():
             if read_schema(path).names != self._schema.names:

@@ -24,7 +24,7 @@ class SourceItem(NamedTuple):
     Attributes:
         name: path inside the source, with "/" between folders; bytes that are not UTF-8 are
             surrogate-escaped.
-        key: the item's name in the pack, which every shard format can hold (`loaders.packs.sources.naming`).
+        key: the item's name in its split of the pack, escaped as `loaders.packs.sources.naming` says.
         label: name or number of the file's class, or with --multi-label a JSON list of these; None if the
             source gives none.
         size_bytes: size of the file; `UNKNOWN_BYTES` if its server does not report it.
@@ -57,8 +57,7 @@ class Source(ABC):
     """Base of the adapters, one for each kind of source.
 
     Attributes:
-        labels_are_folders: labels are names of folders; a folder is then a class only if it holds a file with
-            the name of an image.
+        labels_are_folders: whether labels are names of folders; `FolderClasses` then decides on the classes.
         has_labels: whether the source has labels in a list, a table or samples of WebDataset; final after the
             listing. None for folders, archives and betons; always True for packs and with a label file.
     """
@@ -82,11 +81,11 @@ class Source(ABC):
     def read_many(
         self, items: Sequence[SourceItem]
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
-        """Read several items at once, or none if that is not faster; may be called in several threads.
+        """Read several items at once, or none if that is not faster; may be called from several threads.
 
         Returns:
             uint8 [total], the bytes; int64 [N + 1], where each item begins, and the end; bool [N], whether an
-            item was read and has the listed size. For the other items, `read` raises the reason.
+            item was read and has the listed size. The other items are left to `read`.
         """
         return np.zeros(0, np.uint8), np.zeros(len(items) + 1, np.int64), np.zeros(len(items), np.bool_)
 

@@ -1,4 +1,4 @@
-"""Labels in a file beside the images: a tensor (.pt), an array (.npy), or a list of paths and labels."""
+"""Labels in a file of their own: a tensor, an array, a text of numbers, or a list of paths and labels."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _IMAGE_COLUMNS = (*PATH_COLUMNS, "id", "key", "name")
 class LabeledSource(NumberLabels):
     """A source with labels from a file.
 
-    A list names files by their paths below the root. Folders or suffixes may be left out if the names of
-    files stay unique. A tensor, an array or a text of numbers has one label per image. If the images are
-    named 0 to N - 1, image `17.png` takes entry 17; otherwise the i-th image in the order of names takes
-    entry i. Names such as `10.png` and `2.png`, whose order by name differs from the order by number, are
-    refused, since either order might be that of the labels.
+    A list names files by their paths below the root. All of these paths may lack folders or suffixes if they
+    stay unique, or begin with the root's own name. A tensor, an array or a text of numbers has one label per
+    image. If the images are named 0 to N - 1, image `17.png` takes entry 17; otherwise the i-th image in the
+    order of names takes entry i. Names such as `10.png` and `2.png`, whose order by name differs from the
+    order by number, are refused, since either order might be that of the labels.
     """
 
     has_labels = True
@@ -218,7 +218,7 @@ def _plain(name: str) -> str:
 
 
 def _falls(first: str, second: str) -> bool:
-    """Tell whether the first difference of two names is a number, and the first name has the larger one."""
+    """Tell whether two names first differ in a number, and this number is larger in the first name."""
     parts = zip(_NUMBER.split(first), _NUMBER.split(second), strict=False)
     for place, (one, other) in enumerate(parts):
         if one != other:
@@ -227,13 +227,13 @@ def _falls(first: str, second: str) -> bool:
 
 
 def read_label_array(path: Path) -> NDArray[np.int64]:
-    """Read labels from a .npy or .pt file, without unpickling anything but tensors.
+    """Read labels from a .npy, .pt or .pth file, without running code that the file may hold.
 
     Returns:
         int64 [N].
 
     Raises:
-        UserError: an unreadable file, a pickle with code, or anything but one integer per image.
+        UserError: an unreadable file, a pickle with code, or anything but N whole numbers that fit int64.
     """
     values: Any
     if path.suffix.lower() == ".npy":

@@ -81,7 +81,7 @@ def _saved(root: Path) -> str:
 
 
 def _tables_without_images(root: Path) -> list[Path]:
-    """Return the tables of images below a folder; none if the folder also holds an image file."""
+    """Return the tables below a folder; none if the first has no images, or if an image file is there too."""
     tables = []
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not is_hidden_folder(name))
@@ -94,7 +94,10 @@ def _tables_without_images(root: Path) -> list[Path]:
 
 
 def _pattern_of(root: Path, tables: list[Path], split: str) -> str:
-    """Return a pattern for the tables of one split, which share the start of their names, or a folder."""
+    """Return a pattern for the tables of one split.
+
+    These have one name, part numbers apart, or, if their names are numbers only, lie in one folder.
+    """
     groups: dict[str, list[Path]] = defaultdict(list)
     for path in tables:
         begin = _PART_NUMBER.sub("", path.stem)

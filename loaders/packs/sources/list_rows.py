@@ -21,12 +21,12 @@ _BATCH_ROWS = 4096
 def read_rows(path: Path, short: bool = False) -> Iterator[dict[str, Any]]:
     """Yield the rows of a list as dictionaries, a block in memory at a time.
 
-    Commas, semicolons, tabs or bars may separate the cells of a .csv; blanks around cells are dropped, and an
-    empty cell is None. A .txt has no heading: each line is a path, or a path and a label; its keys are `path`
-    and `label`.
+    Commas, semicolons, tabs or bars may separate the cells of a .csv or .tsv; blanks around them are dropped,
+    and an empty cell is None. A .txt has no heading: each line is a path, or a path and a label; its keys are
+    `path` and `label`. Rows of .jsonl and .parquet stay as they are; an object of .jsonl may lack keys.
 
     Args:
-        short: whether a row of a .csv may lack its last cells, as spreadsheets leave out empty ones.
+        short: whether a row of a .csv or .tsv may lack its last cells, as spreadsheets leave out empty ones.
 
     Raises:
         UserError: a file that cannot be read, a wrong heading, or a row that does not fit the heading.

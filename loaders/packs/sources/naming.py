@@ -2,7 +2,7 @@
 
 Every reader of a shard must read a key correctly. webdataset and DALI cut the name of a member at the first
 dot of its last part, and DALI splits its index at spaces. Therefore dots of the last part, white space,
-control characters, "%" and bytes that are not UTF-8 are written as "%XX" in keys. This can be undone.
+unprintable characters, "%" and bytes that are not UTF-8 are written as "%XX" in keys. This can be undone.
 """
 
 from __future__ import annotations

@@ -90,11 +90,11 @@ class NumberedClasses:
         self._num_empty, self._first_empty = 0, ""
 
     def label(self, value: Any, where: str) -> str | None:
-        """Return the class of a label; None for -1 and for a missing value, which mean "no label".
+        """Return the class of a label; None for a missing value and, without `multi_label`, for -1: no label.
 
         Args:
             value: number or text; with `multi_label` a list of these, or a text that holds a list.
-            where: file and row, for messages.
+            where: file and row or sample, for messages.
 
         Returns:
             Name or number of the class, as text; with `multi_label` a JSON list of these, without -1.

@@ -97,8 +97,8 @@ class PathListSource(NumberLabels):
     def _found(self, name: str) -> tuple[str, int]:
         r"""Return the path of the file to which a path in a list refers, and the file's size.
 
-        If a local path does not exist as written, it is tried without surrounding blanks and with "/" for
-        the "\" of Windows, and then also with the suffix of an image, which many lists leave out.
+        If a local path does not exist as written, it is tried without surrounding blanks and with "/" for the
+        "\" of Windows, and then with the suffix of the one image with this stem: many lists lack suffixes.
         """
         try:
             return name, self._size(name)
@@ -174,7 +174,7 @@ class ListColumns:
         self.label = find_labels(str(path), rest, options.label_column, declared)
 
     def value(self, row: dict[str, Any], kind: str, path: Path) -> Any:
-        """Return the cell of a row in the column of a kind: "path", "label", "split" or "key"."""
+        """Return a row's "path", "label", "split" or "key"; None for a label that the row lacks."""
         name = getattr(self, kind)
         if name is None:
             raise UserError(f"{path} has no column for the {kind}: expected {' or '.join(SPLIT_COLUMNS)}")

@@ -11,7 +11,7 @@ from loaders.packs.stores.connect import connect, store_errors
 
 
 class RemoteFolderSource(Source):
-    """Files below a remote folder, one request each; the class of a file is its folder."""
+    """Files below a remote folder, one request each; a file's label is the name of its folder."""
 
     labels_are_folders = True
 

@@ -37,7 +37,7 @@ class SplitSource:
     """A split, the source of its images, and its own options.
 
     Attributes:
-        source: PATH as the user gave it, see `open_source`.
+        source: PATH, see `open_source`; as the user gave it, or as `resolve_layout` returns it.
         division: division of the images of the source among several splits; None if this split has all of
             them.
         quality: JPEG quality of this split; None takes that of the pack's policy.
@@ -77,12 +77,11 @@ def parse_splits(
     """Parse texts such as `name=PATH`, or `name,name=PATH:0.8,0.2`, which divides the images of a PATH.
 
     Args:
-        near: whether images that look the same must go to the same split.
+        near: for a divided PATH, whether images that look the same must go to the same split.
         several: whether a name may be repeated, for a split that has several sources after an append.
 
     Raises:
-        UserError: no split, a text without "=", a name that cannot be part of a file name, a repeated name,
-            or missing or wrong shares.
+        UserError: no split, a text other than NAME=PATH, a wrong or repeated name, or no or wrong shares.
     """
     if not texts:
         raise UserError("no split given: expected --splits NAME=PATH ..., e.g. train=images/train")
@@ -120,7 +119,7 @@ def with_own_options(
     """Read `--quality` and `--short-side`: a number for all splits, or NAME=NUMBER for one.
 
     Returns:
-        The splits with their own values; the quality and the short side of all other splits.
+        The splits with their own values; quality and short side of all other splits, None if not given.
 
     Raises:
         UserError: no number, a split that is not packed, or two values for one split or for all others.
@@ -167,10 +166,10 @@ def open_source(source: str, spool: Path, options: ColumnOptions | None = None) 
     """Open the adapter for a PATH.
 
     Args:
-        source: a folder, an archive, WebDataset shards (`wds:` in front), betons, a list of paths, a table of
-            images, a split of another pack (`pack:FOLDER#split`); several files by `*` or `{000..012}`;
-            `#inside` names a folder in an archive or a split of a list or a table; `#labels=FILE` gives
-            labels to the images of a folder or an archive. Paths may be remote (s3://, https://, hf://).
+        source: a folder, an archive, a split of another pack (`pack:FOLDER#split`); or WebDataset shards
+            (`wds:` in front), betons, lists of paths or tables of images, several by `*` or `{000..012}`.
+            `#inside` names a folder in an archive or a split of lists or tables; `#labels=FILE` gives labels
+            to the images of a folder or an archive. All but packs may be remote (s3://, https://, hf://).
         spool: folder for copies of files that cannot be read in place (remote files, .tar.gz).
 
     Raises:

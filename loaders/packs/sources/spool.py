@@ -79,7 +79,7 @@ def _expand_stars(text: str) -> list[str]:
 
 
 def unzipped_copy(path: str, spool: Path) -> Path:
-    """Return an unpacked copy of a .gz file, since gzip can be read only sequentially from the beginning.
+    """Return the path of an unpacked copy of a .tar.gz, since gzip can be read only from the beginning on.
 
     Raises:
         UserError: there is no such file, it cannot be fetched, or it is damaged or cut off.

@@ -17,7 +17,7 @@ SPLIT_COLUMNS = ("split", "subset", "partition")
 KEY_COLUMNS = ("key", "id")
 # Columns whose names end like this hold classes, though not always the wanted ones: fine_label, coarse_label.
 _LABEL_ENDINGS = ("label", "labels", "class", "category", "target")
-# Columns whose values repeat without being classes.
+# Columns that never hold classes, even if their values repeat.
 _NEVER_LABELS = frozenset(
     "width height w h x y xmin ymin xmax ymax bbox size bytes url caption text prompt description title "  # noqa: SIM905
     "md5 sha256 hash license author date time timestamp index idx row status error_message "
@@ -33,8 +33,8 @@ class ColumnOptions:
 
     Attributes:
         image_column: column of paths or of image bytes; None finds one by its name.
-        label_column: column of labels, or the member or JSON field of a WebDataset sample; None finds one.
-        multi_label: a label cell holds several labels, which the pack keeps in a table of their own.
+        label_column: column of labels; in WebDataset, suffix of a member or field of `.json`. None finds one.
+        multi_label: whether an image may have several labels, which the pack keeps in a table of their own.
     """
 
     image_column: str | None = None
@@ -50,7 +50,7 @@ def column_options(recorded: Mapping[str, Any]) -> ColumnOptions:
 
 
 def find_column(names: Iterable[str], known: Sequence[str]) -> str | None:
-    """Return the one of `names` that comes first in `known`, or None; ignore case and surrounding blanks."""
+    """Return the one of `names` that, stripped and in lower case, comes first in `known`; None if none is."""
     by_lower = {name.strip().lower(): name for name in reversed(list(names))}
     return next((by_lower[name] for name in known if name in by_lower), None)
 
@@ -74,7 +74,7 @@ def find_labels(where: str, names: Sequence[str], wanted: str | None, declared: 
     else a declared column, else a column whose name has a usual ending.
 
     Args:
-        names: columns of the file without those of images, keys and splits.
+        names: columns of the file without that of the images or paths.
         wanted: name from `--label-column`.
         declared: columns that the file declares as class labels.
 
@@ -95,9 +95,10 @@ def find_labels(where: str, names: Sequence[str], wanted: str | None, declared: 
 
 
 def unused_labels(rows: Sequence[dict[str, Any]], used: Iterable[str | None]) -> list[str]:
-    """Return the unused columns whose first rows look like labels.
+    """Return the columns not in `used` that look like labels in `rows`, the first rows of a file.
 
-    Such a column holds text, whole numbers or lists. If there are more than a few rows, its values repeat.
+    Such a column is not named like other data (`url`), and its values are text, whole numbers or lists. If
+    there are more than a few rows, each value occurs twice or more on average.
     """
     taken = set(used)
     names = dict.fromkeys(name for row in rows for name in row)

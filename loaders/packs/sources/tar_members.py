@@ -18,12 +18,12 @@ BLOCK_BYTES = 512
 _MAX_DIGITS = 18
 _FILE_TYPES = b"0\x007"
 _FOLDER = b"5"
-# Types of members that have no bytes behind their header.
+# Types of members, besides folders, that have no bytes behind their header.
 _WITHOUT_BYTES = {b"1": "link", b"2": "link", b"3": "device", b"4": "device", b"6": "pipe"}
 
 
 def list_members(path: Path) -> Iterator[SourceItem]:
-    """Yield the files of a tar in the order of the archive.
+    """Yield the members of a tar except its folders, in the order of the archive.
 
     Raises:
         UserError: the file is no tar, or is damaged or cut off. A tar that is cut off may lack any number of

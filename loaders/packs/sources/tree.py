@@ -1,7 +1,7 @@
 """Sorting listed files into the order of a folder walk, and giving them the keys of such a walk.
 
 Archives and remote stores list their members in any order. Here the members are sorted into the order of a
-walk over the unpacked folder, so the pack of an archive equals the pack of its folder, byte for byte.
+walk over the unpacked folder, so an archive gives the same shards as its folder, byte for byte.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SHOWN_FOLDERS = 4
 
 
 class ArchiveSource(Source):
-    """Base of archives of a folder tree, read in place; the class of a file is its folder, as in a tree."""
+    """Base of archives of a folder tree, read in place; a file's label is the name of its folder."""
 
     labels_are_folders = True
 
@@ -53,15 +53,15 @@ class ArchiveSource(Source):
 
 
 class TreeListing:
-    """Collects entries and yields them as items, sorted; entries beyond a limit are sorted on disk."""
+    """Collects entries and yields them as items, sorted; entries beyond a limit wait on disk."""
 
     def __init__(self, source: str, inside: str | None, entries_at_once: int = _ENTRIES_AT_ONCE) -> None:
         """Start an empty listing.
 
         Args:
-            source: name of the archive, for messages.
-            inside: folder to take as the root. None takes the deepest folder that holds all files, so that
-                the single top folder of most archives does not become a class.
+            source: the archive or remote folder, for messages.
+            inside: folder to take as the root. None takes the deepest folder that holds all but hidden files,
+                so that the single top folder of most archives does not become a class.
             entries_at_once: approximate number of entries held in memory.
         """
         self._source = source
@@ -165,7 +165,7 @@ class TreeListing:
         yield entries[-1]._replace(name=name, key=key, label=label)
 
     def _ambiguous_stems(self, prefix: str, file: IO[bytes]) -> NDArray[np.int64] | None:
-        """Find the files below the root whose path without suffix is also that of another file.
+        """Find the files below the root whose path without an image suffix is also that of another file.
 
         Returns:
             int64 [K], increasing positions among the files below the root; None if there is no file.
@@ -174,8 +174,8 @@ class TreeListing:
         for entry in self._in_order():
             if entry.name.startswith(prefix):
                 folder, slash, name = entry.name.rpartition("/")
-                # A repeated member is not ambiguous: its position is hashed instead of its path. A file in
-                # the root whose stem is this position, such as "1", counts as ambiguous, so its key keeps its
+                # A repeated member is not ambiguous: its position is hashed instead of its path. A file in no
+                # folder whose stem is this position, such as "1", counts as ambiguous, so its key keeps its
                 # suffix. Another rule would change keys, and packs of such archives would fail verification.
                 text = f"{count}" if entry.name == previous else f"{folder}{slash}{file_stem(name)}"
                 file.write(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest())

@@ -1,4 +1,4 @@
-"""WebDataset shards: a sample is a run of members with the same name up to the first dot."""
+"""WebDataset shards: a sample is a run of members whose paths agree up to the file name's first dot."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class WebDatasetSource(NumberLabels):
         self._unused: dict[str, None] = {}
 
     def items(self) -> Iterator[SourceItem]:
-        """Yield the images of all samples, shard by shard."""
+        """Yield the images of all samples; unwanted files and samples without an image have a problem."""
         self._unused = {}
         for shard, path in self._paths.items():
             refused: list[SourceItem] = []
@@ -99,7 +99,7 @@ class WebDatasetSource(NumberLabels):
         return self._opened[shard]
 
     def notes(self) -> list[str]:
-        """Return the notes on unused members and fields for the summary."""
+        """Return the notes on labels, and on unused members and fields, for the summary."""
         notes = self._classes.notes()
         if self._unused and not self.has_labels:
             notes.append(

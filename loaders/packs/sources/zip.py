@@ -34,7 +34,7 @@ class ZipSource(ArchiveSource):
             with zipfile.ZipFile(self._path) as archive:
                 num_bytes = self._path.stat().st_size
                 members = archive.infolist()
-                # Some writers on Windows separate folders by "\\", which on other systems is part of a name.
+                # Some writers on Windows separate folders by "\", which on other systems is part of a name.
                 windows = not any("/" in info.filename for info in members)
                 for info in members:
                     if not 0 <= info.header_offset < num_bytes:
@@ -51,7 +51,7 @@ class ZipSource(ArchiveSource):
         return listing.items()
 
     def _decoded(self, info: zipfile.ZipInfo) -> str:
-        """Return the name of a member; `zipfile` reads it as code page 437 unless a flag says UTF-8."""
+        """Return a member's name, as UTF-8 if possible; `zipfile` takes unflagged names for code page 437."""
         if info.flag_bits & _UTF8_FLAG or info.filename.isascii():
             return info.filename
         try:

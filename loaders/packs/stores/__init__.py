@@ -1,1 +1,1 @@
-"""Packs in remote stores."""
+"""Access to remote stores, and packs in them."""

@@ -45,7 +45,7 @@ class RemotePack(Pack):
     """
 
     def __init__(self, path: Path, manifest: Manifest, columns: IndexColumns, cache: ShardCache) -> None:
-        """Keep the parts of an opened pack; callers use `open_pack` instead."""
+        """Keep the parts of an opened pack, or raise `UserError` if they differ; callers use `open_pack`."""
         super().__init__(path, manifest, columns)
         self.cache = cache
         self.url = cache.store.url
@@ -121,7 +121,7 @@ def open_remote_pack(url: str, options: StoreOptions) -> RemotePack:
 
 
 def _fetch_manifest(store: Store) -> bytes:
-    """Return the bytes of the manifest; if they are damaged, request them again until an answer repeats."""
+    """Return the bytes of the manifest, requested anew after a damaged answer until two answers are equal."""
     last = None
     for _ in range(store.options.tries):
         raw = store.read(MANIFEST_NAME, 0, MAX_MANIFEST_BYTES + 1)
@@ -144,7 +144,7 @@ def _fetch_manifest(store: Store) -> bytes:
 
 
 def _copy_class_names(store: Store, folder: Path) -> None:
-    """Copy the classes named after packing; the manifest does not list their file, so always fetch it."""
+    """Copy the class names added after packing; always fetch their file, which the manifest does not list."""
     try:
         raw = store.read(CLASS_NAMES_PATH, 0, MAX_MANIFEST_BYTES)
     except UserError:  # there are none; some stores deny access to a file that does not exist

@@ -1,7 +1,7 @@
 """Whole shards of remote packs on the local disk: verified, bounded in bytes, shared between processes.
 
-The folder is the only state. A shard with its final name is whole and was checked against its SHA-256; its
-modification time is the time of its last use.
+Processes share only the folder. A shard with its final name is whole and was checked against its SHA-256; its
+modification time is the time at which `fetch` last returned the shard.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ShardCache:
             (folder / inside).mkdir(parents=True, exist_ok=True)
 
     def protect(self, owner: tuple[int, int], names: frozenset[str]) -> None:
-        """Have these shards removed last, in place of those that `owner` (loader, stream) named before."""
+        """Set which shards this process removes last on behalf of `owner` (loader, stream)."""
         with self._lock:
             self._protected[owner] = names
 
@@ -138,7 +138,7 @@ class ShardCache:
             time.sleep(_POLL_S)  # wait for the fetches that hold the rest of the room
 
     def _make_room(self, root: Path, size_bytes: int) -> int:
-        """Remove the longest unused shards, protected ones last; return the bytes still over the limit."""
+        """Free `size_bytes` by removing the longest unused shards, protected last; return bytes lacking."""
         files = _by_last_use(root)
         excess = sum(size for _, size in files) + size_bytes - self.cache_bytes
         for path, size in sorted(files, key=lambda file: self._is_mine(file[0])):

@@ -1,8 +1,8 @@
 """Objects of a remote store, fetched in blocks with time limits, retries and checksums, through fsspec.
 
 A store may fail, stall, slow to a crawl or cut an answer short. All of these are handled alike: the block is
-requested again after a pause, and after the last try an error names the URL. An object counts as complete
-only if it has the known size and checksum.
+requested again after a pause, and after the last try an error names the URL. A downloaded object counts as
+complete only if it has the known size and checksum.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from loaders.packs.stores.connect import connect, refuse_without_credentials, wi
 
 
 class StoreError(LoaderError):
-    """A store did not deliver an object within all tries; the message names its URL."""
+    """A store did not deliver an object in all tries, or the loader was closed; the message names the URL."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class StoreOptions:
     num_fetchers: int = 4
     """Number of shards fetched at the same time."""
     tries: int = 5
-    """Number of requests for a block before giving up."""
+    """Number of requests for a block, and of fetches of a damaged file, before giving up."""
     backoff_s: float = 0.5
     """Longest pause in seconds after the first failure; it doubles with every further failure."""
     request_timeout_s: float = 8.0
@@ -128,7 +128,7 @@ class Store:
         )
 
     def download(self, name: str, info: FileInfo, out: BinaryIO) -> None:
-        """Write an object to `out` and check its size and SHA-256; fetch it again if these are wrong.
+        """Write an object of the size in `info` to `out`; fetch it again if its SHA-256 is wrong.
 
         Raises:
             UserError: see `read`.
