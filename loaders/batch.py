@@ -50,7 +50,7 @@ class Loader(Protocol[BatchT_co]):
 
     @property
     def batch_size(self) -> int:
-        """Global batch size, summed over all ranks."""
+        """Global batch size, summed over all ranks; of pairs, that of the labelled part."""
 
     @property
     def fingerprint(self) -> Mapping[str, str]:

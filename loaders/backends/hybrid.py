@@ -27,7 +27,7 @@ from loaders.placing import CudaStreams, PinnedPool
 
 
 class HybridBackend(DeviceBackend):
-    """Decodes on the host and draws on the device; if that is the processor, the same as the cpu backend."""
+    """Decodes on the host and draws on the device; if the device is the CPU, the same as the cpu backend."""
 
     name = "hybrid"
 

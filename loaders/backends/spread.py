@@ -117,6 +117,7 @@ def load_parts(
 
     Raises:
         UserError: the devices have no room, or a rank cannot map another's memory.
+        RankFailed: another rank failed or ended.
     """
     memories, own = ranks.exchange(memory_of(device)), ranks.local_rank
     names, weights = zip(*memories, strict=True)

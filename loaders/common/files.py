@@ -25,6 +25,7 @@ def check_folder(out: Path, option: str = "out", writable: bool = True) -> None:
     Args:
         out: path of the folder, which need not exist.
         option: name of the option that gave the path.
+        writable: whether the user must be allowed to write there.
 
     Raises:
         UserError: the path or a folder above it is a file, or cannot be accessed or written.

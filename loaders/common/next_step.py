@@ -14,7 +14,7 @@ _SHORT = {
     "inspect_pack": "inspect",
 }  # as tools/sluice.py calls them
 IS_A_STEP = "SLUICE_IS_A_STEP"
-"""Variable of the environment of a command that another one runs as a step: it suggests no next command."""
+"""Environment variable, set for a command that another runs as a step: no next command is then suggested."""
 _STEPS = ("active", "evaluate")  # scripts of recipes/ that train no network of their own
 
 
@@ -34,6 +34,6 @@ def next_line(script: str, *words: object) -> str:
 
 
 def say_next(script: str, *words: object) -> None:
-    """Print the line of `next_line`, in the first of a launcher's processes and outside of others' steps."""
+    """Print the line of `next_line`, in a launcher's first process only, and not in a step of a command."""
     if os.environ.get("RANK", "0") == "0" and IS_A_STEP not in os.environ:
         print(next_line(script, *words))

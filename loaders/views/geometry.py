@@ -55,7 +55,7 @@ class CenterCrop:
 
 @dataclass(frozen=True)
 class ResizedCenterCrop:
-    """The centred square of the image resized to `short_side`, both at whole pixels, in one step.
+    """The centred square of an image whose shorter side is resized to `short_side`; one step does both.
 
     The box is that of torchvision's Resize(short_side) and CenterCrop, and so of timm's. The resized long
     side is rounded down to whole pixels, which distorts the image a little, and the square begins at a whole
