@@ -32,7 +32,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class PairedBatch:
-    """The B labelled and mu * B unlabelled images of one step; `Alternating` leaves one part empty."""
+    """The labelled and mu times as many unlabelled images of a step; `Alternating` leaves one part empty."""
 
     labeled: Batch
     unlabeled: Batch

@@ -58,7 +58,7 @@ def build_loader(
         batch_transform: `transform(views, generator)`, a callable but no lambda, which returns the new views.
             Its arguments are the views [B, 3, H, W] on the device, in [0, 1] before normalisation, and a
             generator seeded by (seed, epoch, step, rank). A callable of the views alone, such as one of
-            torchvision's v2 transforms, may draw from torch's global generators; the call seeds them likewise.
+            torchvision's v2 transforms, may use torch's global generators, which are seeded likewise.
 
     Returns:
         A loader; see `loaders.batch.Loader`. Each `for batch in loader` yields the next epoch's `Batch`es,

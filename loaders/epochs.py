@@ -47,7 +47,7 @@ def _cancel_both(pair: tuple[Pending, Pending]) -> None:
 
 
 class _EpochSource(ABC, Generic[BatchT]):
-    """Base of the two loaders: checks the arguments of `epoch`, and refuses any use after `close`.
+    """Base of the two loaders: checks the arguments of `epoch`, and refuses to yield batches after `close`.
 
     Attributes:
         batch_size: global batch size, summed over all ranks; of a paired loader, that of the labelled rows.

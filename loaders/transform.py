@@ -132,7 +132,7 @@ def _told(value: Any, said: Callable[[Any], str]) -> str:
         for name, one in told:
             if isinstance(one, set | frozenset):
                 text = text.replace(repr(one), said(one))
-            # A field with an address is skipped: only a custom __repr__ can have left it out of the text.
+            # A field whose repr shows an address is skipped: a custom __repr__ has left it out of the text.
             elif " at 0x" not in repr(one) and said(one) != repr(one):
                 held.append((name, one))
     return text + _with([f"{name}={said(one)}" for name, one in held])

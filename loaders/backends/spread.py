@@ -69,7 +69,7 @@ class Part(NamedTuple):
     Attributes:
         first: number of the first row.
         last: number of the last row, plus 1.
-        memory: uint8, at least the bytes of these rows.
+        memory: uint8, large enough for the pixels of these rows.
         origin: where `memory` begins among the bytes of the whole split's pixels.
     """
 

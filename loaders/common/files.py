@@ -117,7 +117,7 @@ def publish(partial: Path, final: Path) -> None:
 
 
 def leftovers(folder: Path) -> set[Path]:
-    """Return the temporary files that killed writers left in a folder, including .tmp of older versions."""
+    """Return the temporary files that killed writers left in a folder; older versions named them `.*.tmp`."""
     return {*folder.glob(f"*{PARTIAL_SUFFIX}"), *folder.glob(".*.tmp")}
 
 

@@ -34,6 +34,6 @@ def next_line(script: str, *words: object) -> str:
 
 
 def say_next(script: str, *words: object) -> None:
-    """Print the line of `next_line`, in a launcher's first process only, and not in a step of a command."""
+    """Print `next_line` in a launcher's first process, unless another command runs this one as a step."""
     if os.environ.get("RANK", "0") == "0" and IS_A_STEP not in os.environ:
         print(next_line(script, *words))

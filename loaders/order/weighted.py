@@ -91,9 +91,9 @@ def weighted_positions(
     largest = float(np.diff(ends, prepend=0.0).max())
     most = int(num_rows * largest) + 2  # a row occurs at most this many times in an epoch
     if in_turns:
-        # If `most` were even, a row that comes once per epoch would get an odd number in every epoch, and
-        # always show the same side. With an odd `most`, the parity changes from epoch to epoch. The numbers
-        # also seed the random draws of views, so without `in_turns` an even `most` is kept.
+        # If `most` were even, the returned epoch of a row drawn once per epoch would always be odd, and the
+        # row always show the same side. With an odd `most`, the parity changes from epoch to epoch. Returned
+        # epochs also seed the random draws of views, so without `in_turns` an even `most` is kept.
         most |= 1
     turn = slots - np.floor(begins[rows] * num_rows - start).astype(np.int64)
     return (epoch * most + np.clip(turn, 0, most - 1)) % _NUM_EPOCHS, rows

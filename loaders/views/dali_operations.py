@@ -56,7 +56,7 @@ class Branch:
 
     Attributes:
         policy: the view.
-        number: number of the view in its loader.
+        number: number of the view in the graph.
         on_gpu: whether the pixels lie on a GPU.
         feeds: the inputs added so far.
         fn: the module `nvidia.dali.fn`.
