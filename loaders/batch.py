@@ -32,7 +32,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class PairedBatch:
-    """The B labelled and mu * B unlabelled images of one step; `Alternating` leaves one part empty."""
+    """The labelled and mu times as many unlabelled images of a step; `Alternating` leaves one part empty."""
 
     labeled: Batch
     unlabeled: Batch
@@ -50,7 +50,7 @@ class Loader(Protocol[BatchT_co]):
 
     @property
     def batch_size(self) -> int:
-        """Global batch size, summed over all ranks."""
+        """Global batch size, summed over all ranks; of pairs, that of the labelled part."""
 
     @property
     def fingerprint(self) -> Mapping[str, str]:

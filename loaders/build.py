@@ -55,10 +55,10 @@ def build_loader(
             for a split that holds each row once per label; see `Split.labeled_by`.
         sampler: how training draws rows; by default, each row once. "balanced" draws every class equally
             often, as many rows as have a label; weights [len(split)] draw len(split) rows in proportion.
-        batch_transform: `transform(views, generator)`, a function with a name. Its arguments are the views
-            [B, 3, H, W] on the device, in [0, 1] before normalisation, and a generator seeded by (seed,
-            epoch, step, rank); it returns the new views. A callable of the views alone, such as torchvision's
-            v2 transforms, draws from torch's global generators, which are seeded likewise during the call.
+        batch_transform: `transform(views, generator)`, a callable but no lambda, which returns the new views.
+            Its arguments are the views [B, 3, H, W] on the device, in [0, 1] before normalisation, and a
+            generator seeded by (seed, epoch, step, rank). A callable of the views alone, such as one of
+            torchvision's v2 transforms, may use torch's global generators, which are seeded likewise.
 
     Returns:
         A loader; see `loaders.batch.Loader`. Each `for batch in loader` yields the next epoch's `Batch`es,
@@ -66,6 +66,7 @@ def build_loader(
 
     Raises:
         UserError: an argument cannot be used; the message names the remedy.
+        LoaderError: backend resident could not decode the split: a thread hangs, or another rank failed.
     """
     _check_split("split", split)
     check_views("views", views)
@@ -116,7 +117,7 @@ def _check_any_order(backend: Backend, renderer: Renderer, work: Work) -> None:
 
 
 def _draws(sampler: Sampler | None, work: Work) -> tuple[Draws | None, dict[str, str]]:
-    """Return the function by which a sampler draws rows, and fingerprint entries; (None, {}) without one."""
+    """Return the function by which a sampler draws rows and its fingerprint entries; (None, {}) for None."""
     if sampler is None:
         return None, {}
     seed, num_rows = work.options.seed, len(work.split)
@@ -167,7 +168,7 @@ def build_paired_loader(
         over the unlabelled rows.
 
     Raises:
-        UserError: an argument cannot be used; the message names the remedy.
+        UserError, LoaderError: see `build_loader`.
     """
     views = (labeled_views, unlabeled_views)
     for name, split, own in zip(("labeled", "unlabeled"), (labeled, unlabeled), views, strict=True):

@@ -25,7 +25,7 @@ from loaders.views import presets
 from loaders.views.evaluation import EvaluationView
 from loaders.views.policy import Augmentation, ViewPolicy
 
-_ROWS_IN_ORDER = 256  # most rows of an evaluation batch on each rank; the result does not depend on it
+_ROWS_IN_ORDER = 256  # default size of an evaluation batch per rank; the result does not depend on it
 
 
 class LabelFields(ValidationFields, Protocol):

@@ -1,4 +1,4 @@
-"""The loaders over any backend: they decide which rows come when, on which rank, and how far ahead."""
+"""The loaders over any backend: they decide which rows come when and on which rank."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _cancel_both(pair: tuple[Pending, Pending]) -> None:
 
 
 class _EpochSource(ABC, Generic[BatchT]):
-    """Base of the two loaders: checks the start of an epoch, closes the loader, then refuses further use.
+    """Base of the two loaders: checks the arguments of `epoch`, and refuses to yield batches after `close`.
 
     Attributes:
         batch_size: global batch size, summed over all ranks; of a paired loader, that of the labelled rows.
@@ -84,6 +84,7 @@ class _EpochSource(ABC, Generic[BatchT]):
 
         Raises:
             UserError: the epoch or the step does not exist, or another process built the loader.
+            RuntimeError: the loader is closed; also from the iterator.
             LoaderError: from the iterator, when a batch cannot be made.
         """
         self._check_open()
@@ -132,7 +133,7 @@ class _EpochSource(ABC, Generic[BatchT]):
             raise UserError(_OTHER_PROCESS)
 
     def _open_only(self, batches: Iterator[BatchT]) -> Iterator[BatchT]:
-        """Yield the batches for as long as the loader is open."""
+        """Yield the batches; raise a RuntimeError once the loader is closed."""
         while True:
             self._check_open()
             try:
@@ -247,7 +248,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class LabeledStream:
-    """The rows that have a label in one label table.
+    """The rows that have a label: in one label table, or in the pack.
 
     Attributes:
         renderer: renders these rows.
@@ -266,7 +267,7 @@ class PairedLoader(_EpochSource[PairedBatch]):
     """Exactly B labelled and mu * B unlabelled rows in every step.
 
     An epoch is one pass over the unlabelled rows (rounded down to whole steps). Each stream cycles through
-    its own epochs without a gap, so its position follows from the global step and the labels.
+    its own epochs without a gap, so the rows of a step follow from the global step and the labels in use.
     """
 
     def __init__(
@@ -291,7 +292,7 @@ class PairedLoader(_EpochSource[PairedBatch]):
         super().__init__(work, batch_size, mu * batch_size, place, backend)
         self._make_labeled = make_labeled
         self._labeled = labeled
-        self._replaced: list[dict[int, str]] = []  # under earlier tables; batches under way may add to them
+        self._replaced: list[dict[int, str]] = []  # under earlier label tables; late batches add to them
         self.unlabeled = unlabeled
         self._options = work.options
         self._mu = mu
@@ -367,7 +368,7 @@ class PairedLoader(_EpochSource[PairedBatch]):
         stream: int,
         groups: ClassGroups | None = None,
     ) -> Request:
-        """Return the rows of one stream that this rank renders in a step, counted from training's start."""
+        """Return the rows of one stream that this rank renders in a step, numbered from training's start."""
         ranks, seed = (self._options.rank, self._options.num_ranks), self._options.seed
         if groups is None:
             epochs, positions = permutation.stream_positions(global_step, batch_size, num_rows, *ranks)

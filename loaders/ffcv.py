@@ -95,7 +95,7 @@ class _Columns:
     height: NDArray[np.uint16]
     width: NDArray[np.uint16]
     encoding: NDArray[np.uint8]
-    size: NDArray[np.int64]  # of the images located so far
+    size: NDArray[np.int64]  # bytes; set for the images of batches begun so far
     shard: NDArray[np.uint8]
 
 
@@ -116,7 +116,6 @@ def fused_views(
     seed, on FFCV's count of epochs (set `loader.next_epoch` to resume) and on the sample's number.
 
     Args:
-        views: one policy per view.
         num_threads: threads that decode and render.
         dtype: "float32", "float16" or "bfloat16" (normalised as the policy says), or "uint8".
         channels_last: deliver views in torch.channels_last.
@@ -192,7 +191,7 @@ class EpochOrder:
         return self
 
     def sample_order(self, epoch: int) -> NDArray[np.uint64]:
-        """Return the sample numbers of this rank's full batches of `epoch`, without steps to skip."""
+        """Return the sample numbers of this rank's full batches of `epoch`, without those to skip."""
         indices, batch_size = self._loader.indices, self._loader.batch_size * self._num_ranks
         check_batch(len(indices), batch_size, self._num_ranks)
         first = self.skip[1] if epoch == self.skip[0] else 0

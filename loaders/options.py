@@ -47,7 +47,7 @@ class LoaderOptions:
     """What renders the views; see docs/backends.md. auto: stream for packs in a store, else cpu."""
     num_threads: int | None = None
     """Worker threads of each rank. By default, one per core that the process may use, divided among the
-    ranks of the machine. Commands use 2 where the network runs on the processor too."""
+    ranks of the machine. Commands use 2 where the network runs on the CPU too."""
     bad_images: BadImages = "replace"
     """What to do with a damaged image. replace: count it, and use the next readable row; raise: stop."""
     verify: bool = False

@@ -132,7 +132,7 @@ def _told(value: Any, said: Callable[[Any], str]) -> str:
         for name, one in told:
             if isinstance(one, set | frozenset):
                 text = text.replace(repr(one), said(one))
-            # A field with an address is skipped: only a custom __repr__ can have left it out of the text.
+            # A field whose repr shows an address is skipped: a custom __repr__ has left it out of the text.
             elif " at 0x" not in repr(one) and said(one) != repr(one):
                 held.append((name, one))
     return text + _with([f"{name}={said(one)}" for name, one in held])
@@ -158,7 +158,7 @@ def _enclosed(function: Any, said: Callable[[Any], str]) -> list[str]:
 
 
 def takes_generator(transform: BatchTransform) -> bool:
-    """Tell whether a transform takes a generator after the views."""
+    """Tell whether a transform takes a generator: any second positional parameter counts as one."""
     call = transform.forward if isinstance(transform, torch.nn.Module) else transform
     try:
         parameters = inspect.signature(call).parameters.values()
@@ -219,7 +219,7 @@ class Transforming:
         """Return the batch with its views transformed and normalised.
 
         Raises:
-            UserError: the transform returned something else than views, or changed their number or length.
+            UserError: the transform did not return as many views, each of as many images, as it got.
         """
         text = f"{self._seed}/{epoch}/{step}/{self._rank}".encode()
         seed = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
@@ -256,9 +256,10 @@ def _normalized(view: Tensor, how: Normalize | Standardize | None) -> Tensor:
 
 
 def transform_facts(transform: BatchTransform | None, options: LoaderOptions) -> dict[str, Any]:
-    """Return a transform's entry in the fingerprint: text, number of ranks and, unless "cpu", kind of device.
+    """Return a transform's entry in the fingerprint; {} without a transform.
 
-    From one seed, generators on different kinds of device draw different numbers.
+    The entry holds the transform's text, the number of ranks and, unless it is "cpu", the kind of device:
+    from one seed, generators on different kinds of device draw different numbers.
     """
     if transform is None:
         return {}

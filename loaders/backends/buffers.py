@@ -36,8 +36,7 @@ class BufferPool:
         """Begin without memory.
 
         Args:
-            shape: shape of each array.
-            dtype: dtype of each array.
+            shape, dtype: those of each array.
             usual: number of arrays that suffice if users drop theirs in time; `take` waits a moment before it
                 allocates more. None: it never waits.
             allocate: returns a new array of a shape and dtype.

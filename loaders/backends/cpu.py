@@ -42,7 +42,7 @@ from loaders.views.policy import Standardize, ViewPolicy
 
 CHUNK_BYTES = 8 << 20  # decoded pixels of a chunk; each chunk costs up to 0.3 ms in the interpreter
 MAX_REPLACEMENTS = 64  # rows tried in place of a damaged one before giving up
-_LARGE_BYTES = 64 << 20  # size of a batch's view from which threads wait for used memory; see `_buffer`
+_LARGE_BYTES = 64 << 20  # size of one view of a batch from which on `_buffer` waits for used memory
 
 FIELDS = ("box", "window", "shift", "flip", "codes", "args")  # fields of ViewParameters, in their order
 
@@ -218,7 +218,7 @@ class CpuRenderer(Renderer):
             raise
 
     def _located(self, job: Job) -> EncodedRows:
-        """Return where a job's bytes lie. The first thread to call looks them up and takes the memory."""
+        """Return where a job's bytes lie. The first call looks them up, and takes the memory of the views."""
         with job.locating:
             if job.located is None:
                 job.out = tuple(self._buffer(len(job.rows), number) for number in range(len(self.work.views)))
@@ -289,7 +289,7 @@ class CpuRenderer(Renderer):
         return EncodedRows(addresses, sizes, encodings, heights, widths, regions, whole, keep)
 
     def verify(self, job: Job, rows: EncodedRows, first: int) -> None:
-        """With `verify`, mark the rows whose bytes differ from the index; `rows` begins at row `first`."""
+        """With option `verify`, note in `whole` which rows match the index; `rows` begins at row `first`."""
         if self._crc32 is not None:
             numbers = job.rows[first : first + len(rows.sizes)]
             rows.whole[:] = crc32_all(rows.addresses, rows.sizes, rows.keep) == self._crc32[numbers]
@@ -385,7 +385,7 @@ def shaped(pixels: Tensor, resolution: int, channels_last: bool) -> Tensor:
 
 
 def normalization(view: ViewPolicy, dtype: np.dtype[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return gain and bias, float32 [3] each, that map values in [0, 255] to delivered values.
+    """Return gain and bias, float32 [3] each, that map values after a view's operations to delivered ones.
 
     Raises:
         UserError: `Standardize` with dtype uint8.
@@ -406,7 +406,7 @@ def normalization(view: ViewPolicy, dtype: np.dtype[Any]) -> tuple[NDArray[np.fl
 
 
 def _chunk_edges(sizes: NDArray[np.int64], num_threads: int) -> list[int]:
-    """Return the borders of chunks of at most about `CHUNK_BYTES` and one thread's share of the rows.
+    """Return the borders of chunks: each is at most about `CHUNK_BYTES`, and at most one thread's share.
 
     A thread that finishes early continues with the next batch.
     """

@@ -142,7 +142,7 @@ class DaliRenderer(Rows):
     """The cpu backend's renderer over pixels that DALI has decoded.
 
     Our own decoder decodes the rows that DALI cannot. A row that neither can decode is replaced as in the cpu
-    backend. DALI decodes damaged images without a warning, so the bytes of a row are compared with their
+    backend. DALI decodes some damaged images without a warning, so the bytes of a row are compared with their
     CRC-32 when the row is first read, or at every reading with the option `verify`.
     """
 

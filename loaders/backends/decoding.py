@@ -51,8 +51,7 @@ class EncodedRows(NamedTuple):
         addresses: uint64 [K].
         sizes: int64 [K], bytes.
         encodings: uint8 [K], values of the column `encoding`.
-        heights: int64 [K], pixels.
-        widths: int64 [K], pixels.
+        heights, widths: int64 [K], pixels.
         regions: int64 [K, 4], top, left, height and width of the wanted region; after decoding, of the
             decoded region.
         whole: bool [K], False where a checksum has failed.
@@ -76,8 +75,7 @@ class EncodedRows(NamedTuple):
 
         Args:
             data: K arrays of uint8 [size in bytes].
-            heights: int64 [K], pixels.
-            widths: int64 [K].
+            heights, widths: int64 [K], pixels.
         """
         return cls(
             addresses=np.array([one.ctypes.data for one in data], np.uint64),
@@ -122,8 +120,8 @@ class Decoder:
     ) -> int:
         """Decode rows `first` .. K - 1 into channel planes, one row after the other, without the GIL.
 
-        A warning of the JPEG library counts as damage. A JPEG is decoded whole if its last bytes do not show
-        that it was not cut off, or if its sampling is unusual. Images stored as pixels are taken whole.
+        A warning of the JPEG library counts as damage. A region alone is decoded only from a JPEG that ends
+        with the end-of-image marker and has a usual chroma sampling; other images are taken whole.
 
         Args:
             rows: K rows; the decoded regions are written to their `regions`.
@@ -179,8 +177,7 @@ def regions_of(
 
     Args:
         windows: per view int32 [K, 4], top, left, bottom and right; empty to decode the whole images.
-        heights: int64 [K], pixels of the images.
-        widths: int64 [K].
+        heights, widths: int64 [K], pixels of the images.
 
     Returns:
         int64 [K, 4], top, left, height and width.

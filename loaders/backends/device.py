@@ -136,10 +136,10 @@ class _Drawn(NamedTuple):
 
 
 class DeviceRenderer(Renderer):
-    """Draws batches of one stream on a device."""
+    """Draws the batches of one stream of images on a device."""
 
     def __init__(self, rows: Rows, streams: CudaStreams | None = None) -> None:
-        """Open a stream; the kernels are compiled with the first batch.
+        """Open a CUDA stream; the kernels are compiled with the first batch.
 
         Args:
             streams: streams of the device; by default those of the options' CUDA device.

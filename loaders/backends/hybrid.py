@@ -1,9 +1,9 @@
 """The hybrid backend: host threads decode, and device kernels draw the views.
 
 It is for images that do not fit into the device's memory, on a machine whose processor is busy with decoding.
-Threads write the region of each image that its views need to pinned memory. A stream copies it to the device,
-where the kernels of `loaders.backends.device` read it. Order, random numbers, labels and the rule for damaged
-rows are the cpu backend's.
+Threads decode the region of each image that its views need, and put the pixels in pinned memory. From there
+a stream copies them to the device, for the kernels of `loaders.backends.device`. Order, random numbers,
+labels and the rule for damaged rows are the cpu backend's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from loaders.placing import CudaStreams, PinnedPool
 
 
 class HybridBackend(DeviceBackend):
-    """Decodes on the host and draws on the device; if that is the processor, the same as the cpu backend."""
+    """Decodes on the host and draws on the device; if the device is the CPU, the same as the cpu backend."""
 
     name = "hybrid"
 

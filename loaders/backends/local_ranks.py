@@ -110,7 +110,7 @@ class LocalRanks:
         """Connect to rank 0 if it listens; on rank 0, accept the next rank."""
         with socket.socket(socket.AF_UNIX) if self.local_rank else listener.accept()[0] as end:
             if self.local_rank:
-                time.sleep(0.01)  # between tries
+                time.sleep(0.01)  # wait a little before each try
                 end.connect(address)
             peer = _trusted(end)
         if self.local_rank:

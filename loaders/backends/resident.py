@@ -113,11 +113,11 @@ class ResidentPixels:
         return bool((self.starts[rows] != _ABSENT).all())
 
     def serve(self, options: LoaderOptions, spread: bool) -> bool:
-        """Tell whether a loader may use these pixels, which it would otherwise load with or without `spread`.
+        """Tell whether a loader may use these pixels instead of decoding the split again.
 
-        With `spread`, a rank must not reuse what it holds alone, because the other ranks wait for it. A part
-        on another rank's device is gone when that rank ends, so several parts serve only ranks that were
-        launched, and so train, together.
+        With `spread`, it would decode together with the other ranks; it must then not reuse pixels that this
+        rank decoded alone, because the other ranks wait for it. A part on another rank's device is gone when
+        that rank ends, so several parts serve only ranks that were launched, and so train, together.
         """
         if not self.spread:
             return not spread

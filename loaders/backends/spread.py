@@ -69,7 +69,7 @@ class Part(NamedTuple):
     Attributes:
         first: number of the first row.
         last: number of the last row, plus 1.
-        memory: uint8, at least the bytes of these rows.
+        memory: uint8, large enough for the pixels of these rows.
         origin: where `memory` begins among the bytes of the whole split's pixels.
     """
 
@@ -117,6 +117,7 @@ def load_parts(
 
     Raises:
         UserError: the devices have no room, or a rank cannot map another's memory.
+        RankFailed: another rank failed or ended.
     """
     memories, own = ranks.exchange(memory_of(device)), ranks.local_rank
     names, weights = zip(*memories, strict=True)

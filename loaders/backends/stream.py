@@ -100,8 +100,7 @@ class StreamRenderer(CpuRenderer):
         Args:
             work: work on the split of a remote pack.
             shuffle: the order of training; None keeps as many shards of the split as the cache holds.
-            shards: int64 [S], from `shards_of`.
-            rows: int64 [S], from `shards_of`.
+            shards, rows: int64 [S] each, from `shards_of`.
         """
         super().__init__(work)
         assert isinstance(work.split.pack, RemotePack)

@@ -32,6 +32,7 @@ def result_until(
     Args:
         deadline: time of `time.monotonic` at which waiting ends.
         limit_s: the time limit from which the deadline follows, for the message.
+        what: name of the thread's work, for the message.
         may_hang: a clause that says what may hang, or a function that returns it when time is up.
 
     Raises:

@@ -59,7 +59,7 @@ class Pending:
 
     Attributes:
         under_way: futures of the threads' tasks.
-        what, may_hang: arguments of `result_until`.
+        what, may_hang: name of the batch, and what may hang, for the message of `result_until`.
         collect: makes the batch once the tasks are done.
         cancel: gives up the batch.
     """

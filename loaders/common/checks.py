@@ -11,8 +11,8 @@ from typing import Annotated, Any, get_args
 
 from loaders.common.errors import UserError
 
-_LARGEST = 2**62  # seeds and counts are int64, and phases add to the seed
-_LARGEST_FLOAT = 2.0**127  # weights and their learning rates are float32
+_LARGEST = 2**62  # seeds and counts are int64, below 2**63, and later phases of a training add to the seed
+_LARGEST_FLOAT = 2.0**127  # weights and their learning rates are float32, which overflows at 2**128
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def check_numbers(config: Any) -> None:
     """Refuse numbers outside the ranges that a configuration, or one nested in it, declares.
 
     A field annotated `int` or `float` may be 0 or more; `Count`, `Positive`, `Share` and `PositiveShare`
-    allow less. A range still holds where a subclass declares the field again.
+    narrow this. A range still holds where a subclass declares the field again.
 
     Raises:
         UserError: a number out of its range, not finite, or too large (whole ones from 2**62 on, others from
@@ -56,7 +56,7 @@ def check_different(config: Any, *names: str) -> None:
     """Refuse options that are empty or contain the same value twice.
 
     Raises:
-        UserError: the error names the first of these options.
+        UserError: there is such an option; the error names the first one.
     """
     for name in names:
         values = getattr(config, name)

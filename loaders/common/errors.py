@@ -49,7 +49,7 @@ class UserError(Exception):
 
 
 class MissingBackendError(UserError):
-    """An optional dependency that is not installed; the message gives the command that installs it."""
+    """An optional dependency cannot be imported; the message says how to install it."""
 
 
 class LoaderError(RuntimeError):
@@ -75,7 +75,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     """Run a command-line entry point; a `UserError` prints one line to stderr and exits with code 2.
 
     A `LoaderError` does the same, since a pack or store that cannot deliver is repaired outside the program.
-    So do a lack of memory, usually for a size with too many digits, and system errors with a known remedy.
+    So do a lack of memory, often due to a mistyped size, and system errors with a known remedy.
     Ctrl-C exits with code 130. If the reader of the output is gone (`--help | head`), the code is 141, as in
     shells.
     """
@@ -84,7 +84,7 @@ def run_command(main: Callable[[], int | None]) -> None:
 
 
 def prepare_process() -> None:
-    """Set up what every command needs: UTF-8, kept memory, the usual Ctrl-C, help in paragraphs."""
+    """Set up what every command needs: UTF-8, freed memory kept, the usual Ctrl-C, help in paragraphs."""
     use_utf8()
     keep_freed_memory()
     heed_ctrl_c()

@@ -25,6 +25,7 @@ def check_folder(out: Path, option: str = "out", writable: bool = True) -> None:
     Args:
         out: path of the folder, which need not exist.
         option: name of the option that gave the path.
+        writable: whether the user must be allowed to write there.
 
     Raises:
         UserError: the path or a folder above it is a file, or cannot be accessed or written.
@@ -122,7 +123,7 @@ def publish(partial: Path, final: Path) -> None:
 
 
 def leftovers(folder: Path) -> set[Path]:
-    """Return the temporary files that killed writers left in a folder, including .tmp of older versions."""
+    """Return the temporary files that killed writers left in a folder; older versions named them `.*.tmp`."""
     return {*folder.glob(f"*{PARTIAL_SUFFIX}"), *folder.glob(".*.tmp")}
 
 

@@ -1,4 +1,4 @@
-"""Advisory locks (`flock`): a second process on a folder waits or is refused."""
+"""Advisory locks of files (`flock`): a second process that wants a lock waits or is refused."""
 
 from __future__ import annotations
 

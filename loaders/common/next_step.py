@@ -15,7 +15,7 @@ _SHORT = {
     "show_views": "show",
 }  # as tools/sluice.py calls them
 IS_A_STEP = "SLUICE_IS_A_STEP"
-"""Variable of the environment of a command that another one runs as a step: it suggests no next command."""
+"""Environment variable, set for a command that another runs as a step: no next command is then suggested."""
 _STEPS = ("active", "evaluate")  # scripts of recipes/ that train no network of their own
 _SCRIPT = re.compile(r"(?<![\w./-])(?:python )?((?:tools|recipes)/\w+\.py)\b")
 _called: str | None = None
@@ -59,6 +59,6 @@ def next_line(script: str, *words: object) -> str:
 
 
 def say_next(script: str, *words: object) -> None:
-    """Print the line of `next_line`, in the first of a launcher's processes and outside of others' steps."""
+    """Print `next_line` in a launcher's first process, unless another command runs this one as a step."""
     if os.environ.get("RANK", "0") == "0" and IS_A_STEP not in os.environ:
         print(next_line(script, *words))

@@ -77,7 +77,7 @@ def command_line(config: Any, description: str | None) -> Any: ...
 
 
 def command_line(config: Any, description: str | None) -> Any:
-    """Return the parsed command line, from `check_command_line` if that has read the same words.
+    """Return the parsed command line, its preset applied; reuse what `check_command_line` has read.
 
     Args:
         description: what the program does, for `--help`.

@@ -27,7 +27,7 @@ class BlockPlan:
         shards: int64 [S], shard numbers in reading order.
         shard_starts: int64 [S + 1], position at which each shard in reading order would begin if rows were
             not shuffled within windows; then the number of rows.
-        window_starts: int64 [ceil(S / W) + 1], position at which each window begins; then the number of rows.
+        window_starts: int64 [windows + 1], position at which each window begins; then the number of rows.
         row_starts: int64 [S], first row of each shard, by shard number.
     """
 

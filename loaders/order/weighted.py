@@ -17,7 +17,7 @@ from loaders.common.errors import UserError, brief
 from loaders.kernels.random import uniform4
 from loaders.order import permutation
 
-_STREAM = 2**16  # far from the streams of rows and classes
+_STREAM = 2**16  # also the `view` of the random start; far from the streams of rows and classes
 _OPERATION = 2**16 + 1
 _NUM_EPOCHS = 2**32  # the counter of the random numbers has 32 bits for the epoch
 
@@ -89,11 +89,11 @@ def weighted_positions(
     rows = np.minimum(np.searchsorted(ends, (slots + start) / num_rows, side="right"), num_rows - 1)
     begins = np.concatenate([[0.0], ends[:-1]])
     largest = float(np.diff(ends, prepend=0.0).max())
-    most = int(num_rows * largest) + 2  # at most, a row occurs this many times in an epoch
+    most = int(num_rows * largest) + 2  # a row occurs at most this many times in an epoch
     if in_turns:
-        # If `most` were even, a row that comes once per epoch would get an odd number in every epoch, and
-        # always show the same side. With an odd `most`, the parity changes from epoch to epoch. The numbers
-        # also seed the random draws of views, so without `in_turns` an even `most` is kept.
+        # If `most` were even, the returned epoch of a row drawn once per epoch would always be odd, and the
+        # row always show the same side. With an odd `most`, the parity changes from epoch to epoch. Returned
+        # epochs also seed the random draws of views, so without `in_turns` an even `most` is kept.
         most |= 1
     turn = slots - np.floor(begins[rows] * num_rows - start).astype(np.int64)
     return (epoch * most + np.clip(turn, 0, most - 1)) % _NUM_EPOCHS, rows

@@ -56,8 +56,7 @@ def draw_cutmix(alpha: float, seed: int, step: int, height: int, width: int) -> 
         alpha: concentration, above 0; the paper takes 1.
         seed: any int64.
         step: global step.
-        height: height of the views in pixels.
-        width: width of the views in pixels.
+        height, width: size of the views in pixels.
 
     Raises:
         UserError: alpha is not above 0.
@@ -105,7 +104,6 @@ def mix_labels(labels: Tensor, mixing: Mixing, num_classes: int) -> Tensor:
     Args:
         labels: int64 [B] in [0, num_classes), or floating point [B, num_classes], such as soft labels.
         mixing: the same mixing as for `mix_views`.
-        num_classes: number of classes.
 
     Returns:
         Floating point [B, num_classes]; each row sums to 1 if the given rows do.

@@ -56,7 +56,7 @@ class Branch:
 
     Attributes:
         policy: the view.
-        number: number of the view in its loader.
+        number: number of the view in the graph.
         on_gpu: whether the pixels lie on a GPU.
         feeds: the inputs added so far.
         fn: the module `nvidia.dali.fn`.
@@ -132,7 +132,7 @@ def _slots(operation: Operation, slot: int) -> list[tuple[int, list[int]]]:
 
 
 def _apply_where_drawn(branch: Branch, slot: int, code: int, operation: Operation, pixels: Any) -> Any:
-    """Apply an operation to the images whose slot holds its code; other images pass at no cost."""
+    """Apply an operation to the images whose `slot` holds `code`; other images pass unchanged at no cost."""
     drawn = branch.feed(f"{slot}_{code}", lambda p: p.codes[:, slot] == code, np.zeros((), np.bool_))
     apply = _APPLY[code]
     if drawn:  # DALI turns this condition into a split of the batch

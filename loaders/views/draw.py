@@ -105,12 +105,11 @@ def draw(
         seed: any int64.
         epochs: int64 [B], in [0, 2^32); one per row, since a batch may hold rows of two epochs.
         rows: int64 [B], rows of the pack; in [0, 2^48).
-        view: number of the view in its loader, in [0, 2^16).
-        heights: int64 [B], height of each image in pixels.
-        widths: int64 [B].
+        view: number of the view in the counter of the random numbers, in [0, 2^16); see `Work.first_view`.
+        heights, widths: int64 [B], pixels of each image.
 
     Returns:
-        The parameters. They depend only on the arguments, and no row's parameters on another row.
+        The parameters. They depend only on the arguments, and those of a row on no other row.
     """
     batch = len(rows)
     standardize = isinstance(policy.normalize, Standardize)

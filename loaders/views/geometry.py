@@ -55,7 +55,7 @@ class CenterCrop:
 
 @dataclass(frozen=True)
 class ResizedCenterCrop:
-    """The centred square of the image resized to `short_side`, both at whole pixels, in one step.
+    """The centred square of the image resized to `short_side`; resize and crop are done in one step.
 
     The box is that of torchvision's Resize(short_side) and CenterCrop, and so of timm's. The resized long
     side is rounded down to whole pixels, which distorts the image a little, and the square begins at a whole
@@ -100,7 +100,7 @@ class Tile:
     Attributes:
         row: row of the cell in the grid, from 0.
         column: column of the cell in the grid, from 0.
-        grid: cells per side, at most 255: each cell has its own random numbers, a block of 16 bits.
+        grid: cells per side, at most 255: each cell has its own random numbers, counted by 16 bits.
         cell: side of a cell in pixels of the resized crop; the view's resolution is the tile's side.
         crop: box under the grid.
     """

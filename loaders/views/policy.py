@@ -2,7 +2,7 @@
 
 A `ViewPolicy` is a geometry (which box of the image becomes the view) followed by operations on the
 resized pixels. Every class here is frozen and holds only settings, such as probabilities and ranges, from
-which `draw.py` draws the numbers that `kernels/` or another backend applies.
+which `draw.py` draws the numbers that our kernels or DALI's operators apply.
 
 Example:
     crop, operations = RandomResizedCrop(scale=(0.2, 1.0)), (HorizontalFlip(0.5), Grayscale(0.2))
@@ -119,7 +119,7 @@ class GaussianBlur:
 
 @dataclass(frozen=True)
 class Solarize:
-    """Invert the values of at least `threshold`, in [0, 256], with probability `p`."""
+    """With probability `p`, invert all values that reach `threshold`, a number in [0, 256]."""
 
     p: float = 0.2
     threshold: float = 128.0
@@ -325,10 +325,10 @@ IMAGENET = Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 @dataclass(frozen=True)
 class Standardize:
-    """(value - mean) / (std + eps) per channel, with the view's own mean and deviation, values in [0, 1].
+    """Normalise each channel to (value - mean) / (std + eps), with mean and std of the view itself.
 
-    Without it, brightness and contrast would reveal which tiles are neighbours (Noroozi, Favaro 2016,
-    section 4.2). Float views only.
+    `eps` belongs to values in [0, 1]. For float views only. Without this, brightness and contrast would
+    reveal which tiles are neighbours (Noroozi, Favaro 2016, section 4.2).
     """
 
     eps: float = 1e-3
@@ -408,5 +408,5 @@ class ViewPolicy:
 
     @property
     def rounded(self) -> bool:
-        """Whether the image is resized in whole bytes, as Pillow does."""
+        """Whether the resize rounds its results to bytes, as Pillow does."""
         return isinstance(self.geometry, ResizedCenterCrop) and self.geometry.rounded
