@@ -253,7 +253,7 @@ class JobTrainer(Protocol):
         """Build a loader of this rank's part of the given images, in order, without augmentation."""
 
     def plan(self, job: Job, steps_per_epoch: int, worth_it: Sequence[bool], ending: str = "") -> list[Stage]:
-        """Return the stages of a job: `worth_it` has a value for each, folders' names contain `ending`."""
+        """Return a job's stages: `worth_it` has a value for each; their folders' names contain `ending`."""
 
 
 def train_job(

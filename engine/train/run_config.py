@@ -359,7 +359,7 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
         from engine.train import autocast
 
         options = self.loader_options()
-        exact = self.compares_pixels or self.start_resolution is not None  # resized before rounding
+        exact = self.compares_pixels or self.start_resolution is not None  # compared, or shrunk, unrounded
         precision = "no" if exact else AcceleratorState().mixed_precision
         return replace(options, dtype=autocast.dtype_of_views(precision, options.device, self.out))
 

@@ -1,4 +1,4 @@
-"""Computes the kernels of whitening stems from the first views of a run."""
+"""Computes the kernels of whitening stems from the first batches of a run."""
 
 from __future__ import annotations
 
