@@ -161,12 +161,12 @@ class ForwardConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenConfig(PackConfig, ForwardConfig):
-    """Options of commands that use the features of a network from a run or weights file, without training."""
+    """Options of commands that use the features of an existing network without training it."""
 
     backbone: str | None = None
     """Name of the network, for a weights file that does not state it."""
     resolution: Side | None = None
-    """Side of the views in pixels; by default the one for which the network was trained."""
+    """Side of the views in pixels; by default that of the evaluation view of the network's weights."""
 
 
 def on_this_rank(options: LoaderOptions, **changes: Any) -> LoaderOptions:

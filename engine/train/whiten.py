@@ -45,7 +45,7 @@ def whiten_stems(networks: nn.Module, loader: Loader[Any]) -> None:
 
 @torch.no_grad()
 def _first_views(loader: Loader[Any]) -> Iterator[Tensor]:
-    """Yield the first view of each image, in batches: `_ENOUGH` images over all ranks, or a whole epoch."""
+    """Yield the first view of each image, in batches: at least `_ENOUGH` over all ranks, or a whole epoch."""
     batches = loader.epoch(0)
     wanted = -(-_ENOUGH // (world_size() * _rows(loader)))
     for batch in islice(batches, min(wanted, loader.steps_per_epoch)):
