@@ -1,6 +1,6 @@
 """A generative adversarial network without labels: the losses of the discriminator and the generator.
 
-Source: Goodfellow et al. 2014, "Generative Adversarial Nets" (arXiv 1406.2661), algorithm 1, with the
+Source: Goodfellow et al. 2014, "Generative Adversarial Nets" (arXiv 1406.2661), equation 1 (halved), with the
 non-saturating generator loss of section 3, which Radford et al. 2015 (arXiv 1511.06434) use too.
 
 Shapes: B real and G generated rows of this rank. A logit is the log-odds that an image is real.

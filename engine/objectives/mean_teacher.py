@@ -53,7 +53,7 @@ def class_loss(
     """Return the summed cross-entropy of the labelled rows, divided by the number of all rows.
 
     The consistency weight of 100 in the authors' code assumes this divisor: a mean over the labelled rows
-    alone would be N / B = 1 + mu times as large.
+    alone would be N / B times as large.
 
     Args:
         logits_labeled: [B, C].
@@ -70,7 +70,7 @@ def class_loss(
 
 
 def ramp_up(step: int, ramp_steps: int) -> float:
-    """Return exp(-5 (1 - t)^2) with t = min(1, step / ramp_steps).
+    """Return exp(-5 (1 - t)^2) with t = min(1, step / ramp_steps), or t = 1 if `ramp_steps` is 0.
 
     The weight of the consistency loss follows this ramp, since the teacher is useless at first.
     """

@@ -27,7 +27,7 @@ def rotate_four(x_BCHW: Tensor) -> Tensor:
         90 degrees, and so on.
 
     Raises:
-        ValueError: images that are not square.
+        ValueError: the shape is not [B, C, H, H].
     """
     if x_BCHW.ndim != 4 or x_BCHW.shape[2] != x_BCHW.shape[3]:
         raise ValueError(f"RotNet: expected square images [B, C, H, H], got {list(x_BCHW.shape)}")

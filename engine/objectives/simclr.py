@@ -17,7 +17,7 @@ from engine.train.distributed import all_gather, rank, world_size
 
 
 def simclr_loss(z_a_BD: Tensor, z_b_BD: Tensor, temperature: float = 0.1) -> PretextTerms:
-    """Compute NT-Xent, averaged over the 2B views of this rank, each among the 2N - 1 others of all ranks.
+    """Compute NT-Xent, averaged over this rank's 2B views, each compared with the 2N - 1 others of all ranks.
 
     Args:
         z_a_BD: [B, D], any scale, float32 or wider; B is equal on all ranks.

@@ -94,7 +94,7 @@ def feature_matching_loss(features_real: Tensor, features_generated: Tensor) -> 
 def diversity(images: Tensor) -> Tensor:
     """Return the root mean square difference of images [G, 3, H, W] from their mean over all ranks, a scalar.
 
-    It is close to 0 if the generator draws the same image for every input.
+    The value is close to 0 if the generator makes the same image from every input.
     """
     mean = all_reduce_sum(images.mean(0)) / world_size()
     square = all_reduce_sum((images - mean).square().mean()) / world_size()

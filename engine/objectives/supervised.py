@@ -65,7 +65,7 @@ def mix(x: Tensor, labels: Tensor, mixing: Mixing, alpha: float, seed: int, step
     Args:
         x: [B, 3, H, W]; B must be even if images are mixed.
         labels: int64 [B].
-        mixing: "mixup" blends all pixels, "cutmix" pastes a box of the neighbour.
+        mixing: "mixup" blends all pixels, "cutmix" pastes a box of the neighbour, "none" changes nothing.
         alpha: parameter of Beta(alpha, alpha); the papers have 0.2 (mixup on ImageNet) and 1 (CutMix).
         seed: seed of the run.
         step: step of the run; every step draws new numbers.

@@ -74,13 +74,13 @@ def vae_loss(
     beta: float,
     kind: Reconstruction = "bce",
 ) -> VaeTerms:
-    """Compute the negative evidence lower bound, averaged over the rank's rows.
+    """Compute reconstruction + beta * divergence: with "bce" and beta = 1, the negative evidence lower bound.
 
     Args:
-        logits: [B, 3, H, W], decoded from a sample of q(z | x).
+        logits: [B, 3, H, W], decoded from a sample of q(z | x), or from the plain autoencoder's code.
         target: [B, 3, H, W], in [0, 1].
-        mean_BD: [B, D], mean of q(z | x).
-        log_variance_BD: [B, D]; None in the plain autoencoder, whose code has no distribution.
+        mean_BD: [B, D], mean of q(z | x); the code itself in the plain autoencoder.
+        log_variance_BD: [B, D]; None in the plain autoencoder, whose code has no variance.
         beta: weight of the divergence; 1 in the paper.
         kind: see `reconstruction_loss`.
     """

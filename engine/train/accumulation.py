@@ -34,7 +34,7 @@ from loaders.common.errors import UserError
 
 
 class Shell(nn.Module):
-    """A recipe as a module whose `forward` takes a training step, as DistributedDataParallel (DDP) needs.
+    """A recipe as a module whose `forward` computes a step's loss, as DistributedDataParallel (DDP) needs.
 
     `forward` returns a tuple and no `StepOutput`: with a static graph, DDP reduces the gradients of the first
     step only if it finds the loss in the output, and it does not look into classes of ours.

@@ -21,7 +21,7 @@ def advise_before(config: Any, recipe: Recipe, steps_per_epoch: int | None = Non
     """Print warnings about settings that are probably mistakes.
 
     Args:
-        steps_per_epoch: converts `config.steps` to epochs; if it is None, `config.epochs` counts instead.
+        steps_per_epoch: converts `config.steps` to epochs; if either is None, `config.epochs` counts.
     """
     warn(before(config, recipe, steps_per_epoch))
 

@@ -197,7 +197,7 @@ def read_meta(checkpoint: Path) -> CheckpointMeta:
     """Read the meta.json of a checkpoint.
 
     Raises:
-        ValueError: meta.json is damaged or of another format.
+        OSError, ValueError, TypeError: meta.json cannot be read, is damaged or of another format.
     """
     content = parse_json((checkpoint / "meta.json").read_bytes())
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -232,7 +232,7 @@ def load_weights(checkpoint: Path, recipe: nn.Module) -> None:
 
 
 def load_optimizer(checkpoint: Path, optimizer: Optimizer) -> None:
-    """Restore the optimizer's state bit for bit, except `foreach` and `fused`, which suit the present device.
+    """Restore the optimizer's state bit for bit, but keep `foreach` and `fused`, set for the present device.
 
     Raises:
         UserError: the checkpoint has parameter groups of other sizes.

@@ -32,7 +32,7 @@ class ClassifierConfig(StartConfig, ValidationOptions):
     label_seed: int = 0
     """Seed for the choice of labels; with one seed, more labels per class include those of fewer."""
     extra_labels: tuple[Path, ...] = ()
-    """More label tables to train on, such as pseudo-labels; of several labels of a row, the first counts."""
+    """More label tables to train on, such as pseudo-labels; of an image with several, the first counts."""
     test_split: str = "test"
     """Labelled split on which the finished run is measured; "" for none."""
     balanced: bool = False

@@ -86,7 +86,7 @@ class ProbeStart:
 
         Args:
             labels: labels to train on.
-            loop: options of the loop; for a rehearsal the run folder is claimed here.
+            loop: options of the loop; without validation images, the run folder is claimed here.
             validated: whether the run has validation images.
             accelerator: the run's Accelerator.
 

@@ -31,7 +31,7 @@ class of CIFAR-10) it was 3 points less accurate than the current weights, since
 
 
 def make_target(source: ModuleT) -> ModuleT:
-    """Return a copy of a module whose parameters take no gradients."""
+    """Return a copy of a module; the parameters of the copy take no gradients."""
     return copy.deepcopy(source).requires_grad_(False)
 
 

@@ -61,8 +61,8 @@ def build_head(num_features: int, hidden: tuple[int, ...], num_classes: int) -> 
     Raises:
         UserError: a size in `hidden` is below 1.
 
-    Source: Gidaris et al. 2018 (RotNet), section 4, the non-linear classifiers; the reports use three layers
-        like theirs.
+    Source: Gidaris et al. 2018 (RotNet), section 4, the non-linear classifiers; Muaz and Kumar use
+        three layers like theirs.
     """
     if any(size < 1 for size in hidden):
         raise UserError(f"hidden: expected positive sizes, found {list(hidden)}; change them")
@@ -254,7 +254,7 @@ class JobTrainer(Protocol):
         """Build a loader of this rank's part of the given images, in order, without augmentation."""
 
     def plan(self, job: Job, steps_per_epoch: int, worth_it: Sequence[bool], ending: str = "") -> list[Stage]:
-        """Return the stages of a job; `worth_it` has one value each, `ending` ends their folders' names."""
+        """Return a job's stages: `worth_it` has a value for each; their folders' names contain `ending`."""
 
 
 def train_job(

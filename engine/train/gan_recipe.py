@@ -47,7 +47,7 @@ class GanRecipe(Recipe):
         return images
 
     def rivals(self, lr: float, *discriminator: nn.Module) -> torch.optim.Adam:
-        """Return Adam with learning rate `lr` for the discriminators and another one for the generator."""
+        """Return Adam with learning rate `lr` for the discriminators, `lr_generator` for the generator."""
         groups = [
             {"params": [p for module in discriminator for p in module.parameters()], "lr": lr},
             {"params": list(self.generator.parameters()), "lr": self.gan.lr_generator},

@@ -13,14 +13,14 @@ from engine.train.options import OptimizerOptions
 from engine.train.recipe import Recipe
 from loaders.batch import Batch, PairedBatch
 
-_MULTIPLE = 4  # pixels by which sides grow, so that a network that halves twice loses none
+_MULTIPLE = 4  # pixels by which sides grow, so that a network that halves them twice loses no pixel
 
 
 class Growth:
     """Shrinks the views of a batch to the side for the current step.
 
-    The side is a pure function of the step, so a resumed run needs no state. The loader draws and decodes
-    full-size views as always; only the finished views are shrunk.
+    The side is a pure function of the step, so a resumed run needs no state. The loader makes full-size views
+    as always; only the finished views are shrunk.
 
     Source: Howard 2018, the DAWNBench entry of fast.ai ("Training Imagenet in 3 hours for $25"); Tan and Le
         2021, "EfficientNetV2" (arXiv 2104.00298), section 4, which calls it progressive learning.

@@ -1,8 +1,8 @@
 """The only training loop.
 
 It owns everything that does not depend on the paper: devices, autocast, backward, clipping, the learning rate
-of each step, finite checks, logging, checkpoints, exact resume and the clock. Ordinary steps do not wait for
-the device; log steps, measurements and checkpoints do.
+of each step, finite checks, logging, checkpoints, exact resume and the clock. Log steps, measurements and
+checkpoints wait for the device; other steps do so to skip bad steps (`on_non_finite`, float16's scaler).
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def train(
 
     Args:
         recipe: built after `seed_everything`, so that all ranks hold the same weights.
-        loader: divides itself among the ranks and delivers on the accelerator's device; do not `prepare` it.
+        loader: gives this rank's part of each batch on the accelerator's device; is not `prepare`d.
         accelerator: from `make_accelerator`.
         probe: measurements on frozen features during training.
         validation: plan for measuring the recipe's `network` on validation images during training.
@@ -142,7 +142,7 @@ class _Run:
         except ValueError as error:
             raise UserError(f"optimizer: {error}; change its options") from None
         self.peak_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
-        # A static graph is the same in every pass; with micro-batches, only the last part reduces gradients.
+        # DDP's static graph must be the same in every pass; of micro-batches, only the last one reduces.
         accelerator.ddp_handler.static_graph = rules.micro_batch is None
         self.model, self.stepper = accelerator.prepare(Shell(recipe), self.optimizer)
         self.accumulate = Accumulator(recipe, self.model, accelerator, loader, rules.micro_batch)
@@ -328,7 +328,7 @@ class _Run:
                 )
 
     def _train_step(self, batch: Any) -> bool:
-        """Train on one batch; return False if the update of the weights was skipped."""
+        """Train on one batch; return False if `StepGuard`, not the gradient scaler, skipped the update."""
         factor = self.schedule(self.step)
         for group, peak_lr in zip(self.optimizer.param_groups, self.peak_lrs, strict=True):
             group["lr"] = peak_lr * factor

@@ -56,7 +56,7 @@ class Idle(Recipe):
     backbone_name = "idle"
 
     def __init__(self) -> None:
-        """Make one weight, which an optimizer needs."""
+        """Make the smallest layer, since an optimizer needs parameters."""
         super().__init__()
         self.backbone = nn.Linear(1, 1)
 

@@ -107,7 +107,7 @@ def choose_schedule(
     Weight decay needs no schedule: SGD, LARS, AdamW and Muon multiply it by the learning rate of the step.
 
     Raises:
-        UserError: the options have a warm-up and one_cycle, which has its own.
+        UserError: the options have a warm-up although the schedule is one_cycle, which has its own.
     """
     warmup_steps = round(options.warmup_epochs * steps_per_epoch)
     # Called even if the result is not used: some recipes record the run's length there, for other ramps.

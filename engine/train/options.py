@@ -19,8 +19,8 @@ class ValidationOptions:
     validation_split: str | None = None
     """Images to validate on while training: a labelled split, or a label table (.parquet), whose rows are
     then not trained on; "" for none. By default the table that the run of --init set aside; else a labelled
-    split named val or validation; else a tenth of the labels, if every class has at least 20; else none. The
-    line "validation: ..." at the start of a run says which."""
+    split named val or validation (none if it shares images with training or test); else a tenth of the
+    labels, if every class has at least 20. The line "validation: ..." at the start of a run says which."""
     validation_share: float | None = None
     """Instead of --validation-split: share of each class's training labels to set aside for validation,
     chosen by --label-seed and written to labels/validation.parquet in the run folder; 0 for none."""
@@ -82,7 +82,7 @@ class PresetOptions:
 
     preset: Preset = "paper"
     """Source of the other options' defaults. paper: the paper's settings; cpu: a network, resolution, sizes
-    and length that a processor trains in minutes; auto: paper if --device selects a GPU, else cpu. Options on
+    and length for minutes of training on a processor; auto: paper with a GPU, else cpu. Options on
     the command line take precedence; the first line printed says what was set; config.json has all values."""
 
     def settle(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -92,7 +92,7 @@ class PresetOptions:
         return settle(self)
 
     def describe_preset(self, asked: Any, defaults: Mapping[str, Any]) -> str:
-        """Return a line that says what the preset set; "" for the preset "paper"."""
+        """Return a line that says what the preset set; "" if `asked` has the preset "paper"."""
         from engine.train.presets import describe
 
         return "" if asked.preset == "paper" else describe(self, asked.preset, defaults)

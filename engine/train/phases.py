@@ -263,7 +263,7 @@ class Phases:
 
         Args:
             name: name of the phase and of its folder.
-            init: run folder whose weights to start from; None for random weights.
+            init: weights to start from, such as a run folder; None for random weights.
             keep_head: start with the classifier layer of `init` too.
             epochs: passes over the labelled images.
             labels: labels of the images; several tables if an image can have several labels.

@@ -1,4 +1,4 @@
-"""Presets: defaults for a command line, either a paper's settings or settings that a CPU trains in minutes.
+"""Presets: defaults for a command line, either a paper's settings or those for minutes of training on a CPU.
 
 A preset changes only defaults; options on the command line take precedence. config.json keeps the resulting
 values, which a resume and `--init` read. Importing this module loads no heavy library.
@@ -93,7 +93,7 @@ def suit_processor(config: Any) -> dict[str, Any]:
     network = _network_of(getattr(config, "init", None))
     if network is not None:
         changed |= network
-    elif getattr(config, "init", None) is not None:  # third-party weights: the user names their network
+    elif getattr(config, "init", None) is not None:  # no run folder: the user names the weights' network
         changed = {name: value for name, value in changed.items() if name not in ("backbone", "resolution")}
     return changed
 
@@ -132,7 +132,7 @@ def _suit(config: Any, images: int | None, pool: int | None) -> dict[str, Any]:
 def _lengths(config: Any, paper: Mapping[str, Any], images: int | None) -> dict[str, Any]:
     """Return epochs for `CPU_IMAGES` images, at most the paper's, and the lengths that scale with them."""
     seen = max(1, images or CPU_IMAGES // 20)
-    if "mu" in paper:  # an epoch shows each unlabelled image in two views, beside 1 / mu labelled images
+    if "mu" in paper:  # per unlabelled image, an epoch shows two views and 1 / mu labelled images
         seen = round(seen * (2 + 1 / min(CPU_MOST["mu"], paper["mu"])))
     names = [name for name in ("epochs", "first_epochs", "true_epochs") if name in paper]
     if not names:

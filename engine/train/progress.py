@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINE_EVERY_S = 10.0
-_ESTIMATE_AFTER_S = 5.0  # measured after the first step, which includes compilation and warm-up
+_ESTIMATE_AFTER_S = 5.0  # from the end of the first step, which is left out, since it includes compilation
 _LONG_STEP_S = 5.0  # a first step longer than this is reported at once, since the next may take long too
 
 
@@ -34,7 +34,7 @@ class RowsProgress:
 
         Args:
             total: number of trainings.
-            visible: False on every rank but 0.
+            visible: whether lines are printed; callers pass False on every rank but 0.
         """
         self._console = Console(stderr=True, quiet=not visible)
         self._total, self._done, self._start = total, 0, time.monotonic()
@@ -86,7 +86,7 @@ class CountProgress(_WithBar):
             name: name of the work, such as "features".
             total: number of images; 0 if not known yet: then the first call of `show` starts the clock.
             done: number of images that were done before.
-            visible: False on every rank but 0.
+            visible: whether anything is shown; callers pass False on every rank but 0.
         """
         self._console = Console(stderr=True, quiet=not visible)
         self._name, self._before, self._begun = name, done, total > 0

@@ -57,7 +57,7 @@ class Recipe(nn.Module, ABC):
 
     @property
     def network(self) -> nn.Module:
-        """The network to validate and use, from views to logits: the average if there is one."""
+        """The network to validate and use, from views to logits (recipes with labels): the average if any."""
         return self
 
     @property
@@ -83,7 +83,7 @@ class Recipe(nn.Module, ABC):
         """Compute the loss of one batch of this rank; the loop runs it under autocast.
 
         Args:
-            batch: batch of the run's loader, `Batch` or `PairedBatch`, on the device.
+            batch: `Batch` or `PairedBatch` of the run's loader, or a part of it (see `parts`), on the device.
             step: optimizer steps done before this one, over all epochs.
         """
 

@@ -134,7 +134,7 @@ class PackConfig:
             check_start(getattr(self, option, None), option, backbone, classifies)
 
     def _check_labels(self, manifest: Manifest, option: str, splits: tuple[str, ...]) -> None:
-        """Refuse splits without labels; those to train on may lack them beside --extra-labels."""
+        """Refuse a pack with several labels per image, and splits that need labels but have none."""
         manifest.require_one_label(self.pack)
         extra = getattr(self, "extra_labels", None)
         if extra is not None:
@@ -161,12 +161,12 @@ class ForwardConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenConfig(PackConfig, ForwardConfig):
-    """Options of commands that use the features of a start without training it."""
+    """Options of commands that use the features of an existing network without training it."""
 
     backbone: str | None = None
     """Name of the network, for a weights file that does not state it."""
     resolution: Side | None = None
-    """Side of the views in pixels; by default that of the start."""
+    """Side of the views in pixels; by default that of the evaluation view of the network's weights."""
 
 
 def on_this_rank(options: LoaderOptions, **changes: Any) -> LoaderOptions:
@@ -240,8 +240,8 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
     """Compile the backbone (torch.compile). It takes a minute at the start and pays off in long runs on a
     GPU. Weights keep their names, and a resumed run may turn it on or off."""
     measure: Measure = "training"
-    """training: an ordinary run. To measure speed, turns repeats one batch in every second log window, and
-    loader leaves out the model."""
+    """training: an ordinary run. Two values measure speed. turns: one batch is repeated throughout every
+    second log window; loader: the run has no model."""
     probe_every_epochs: int = 0
     """Epochs between measurements of kNN and a linear probe on frozen features; 0: none. The labels used
     affect no gradient; probe.jsonl states the seconds that each measurement took."""
@@ -250,12 +250,12 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
     learn from and the second to measure on. Make no choices by a test split."""
     allow_leak: bool = False
     """Run even if the run learns from labels of images that it is measured on, or of copies of these images;
-    config.json then describes the shared images under leaks."""
+    the entry `leaks` of config.json then describes the shared images."""
     loader: LoaderField = DEFAULT_LOADER
     """How the loaders work."""
 
     compares_pixels: ClassVar[bool] = False
-    """Whether the recipe compares images with its views, which then keep their size and are float32."""
+    """Whether the recipe compares its output with the pixels of views, which then keep size and float32."""
 
     def __post_init__(self) -> None:
         """Refuse unfit values and combinations; a recipe with further checks calls this too."""
@@ -359,12 +359,12 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
         from engine.train import autocast
 
         options = self.loader_options()
-        exact = self.compares_pixels or self.start_resolution is not None  # resized before rounding
+        exact = self.compares_pixels or self.start_resolution is not None  # compared, or shrunk, unrounded
         precision = "no" if exact else AcceleratorState().mixed_precision
         return replace(options, dtype=autocast.dtype_of_views(precision, options.device, self.out))
 
     def account(self, division: Division | None = None) -> Account:
-        """Look for images that the two splits of the online probe share.
+        """Look for images that the splits of the online probe share, if it has two.
 
         Args:
             division: the labels to train on and to validate on, for recipes with labels.

@@ -1,4 +1,4 @@
-"""The run folder: its content, and the right to write into it.
+"""The run folder: its main content, and the right to write into it.
 
 config.json            recipe, configuration, versions
 lock                   lock of the process that works in the folder

@@ -12,14 +12,14 @@ from loaders.common.errors import UserError
 from loaders.common.files import to_json
 from loaders.common.json_text import parse_json
 
-_LATER = {"init_weights"}  # fields that older runs may lack and still be resumed
+_LATER = {"init_weights"}  # fields that an older run's config.json may lack when the run is resumed
 
 
 def check_given(config: Any, runtime_fields: Collection[str]) -> None:
     """Refuse to resume a run of another recipe, or one whose options differ from those given.
 
-    Options with their defaults are compared later, since the run may have replaced a default by what it found
-    in its pack.
+    Options left at their defaults are not compared here but when training begins, since the run may have
+    replaced a default by what it found in its pack.
 
     Args:
         config: configuration of a recipe, whose `out` holds the run. The file of its class has the

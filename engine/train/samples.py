@@ -45,7 +45,7 @@ def save_samples(
 
 
 def normalization_of(out: Path) -> tuple[Channels, Channels]:
-    """Return the mean and standard deviation with which the views from `save_samples` were normalised.
+    """Return the mean and standard deviation by which the saved views were normalised, ImageNet's by default.
 
     Raises:
         UserError: the file is missing or damaged.

@@ -81,8 +81,8 @@ def one_cycle(
         first_factor: factor of step 0.
         final_factor: factor reached at `total_steps`.
 
-    Source: Smith and Topin 2018, "Super-Convergence" (arXiv 1708.07120); the shares and factors are those of
-        Jordan 2024 (arXiv 2404.00498), its published code.
+    Source: Smith and Topin 2018, "Super-Convergence" (arXiv 1708.07120); the shares and factors are those in
+        the published code of Jordan 2024 (arXiv 2404.00498).
     """
     rise = peak_at * total_steps
 

@@ -82,7 +82,7 @@ class SemiSupervised:
     ema_decay: Share = 0.999
     """Decay, after its warm-up, of the average of the weights, which is used as the result. Report: 0.999."""
     strong: Literal["fixmatch", "gentle"] = "fixmatch"
-    """Strong view: the paper's, or one with smaller magnitudes."""
+    """Strong view. fixmatch: the paper's; gentle: the same operations with smaller magnitudes."""
     pseudo_per_class: Count = 16
     """Pseudo-labels of each class that are used like true labels. Report: 16. Their images stay among the
     unlabelled ones, as labelled images do in FixMatch's paper; the report removes them there."""

@@ -77,7 +77,7 @@ class StopSignal:
             raise self.end("this training is finished and saved")
 
     def end(self, what: str) -> BaseException:
-        """Return the exception to raise for the signal; rank 0 also reports it, and `what` was saved."""
+        """Return the exception to raise for the signal; rank 0 tells the user of the signal and of `what`."""
         line = f"{_SIGNALS[self._told]}: {what}; run the same command with --resume to continue"
         if self._told == signal.SIGINT:  # `run_command` prints the exception's argument
             return KeyboardInterrupt(line if rank() == 0 else "")

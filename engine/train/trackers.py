@@ -41,7 +41,7 @@ def check_trackers(names: Iterable[str]) -> None:
 
 
 def prepare_trackers(names: Iterable[str]) -> None:
-    """Set W&B, if it is among `names`, to offline mode for a user without API key, so that it asks for none.
+    """For a user without API key, set W&B (in `names` as "wandb" or "all") offline, so that it asks for none.
 
     A WANDB_MODE that is set stays.
     """
@@ -99,7 +99,7 @@ def _has_login() -> bool:
 
 
 def log_views(accelerator: Any, batch: Any, step: int, view: Mapping[str, Any] | None = None) -> None:
-    """Show the first views of a batch on TensorBoard and W&B, if these are among the trackers.
+    """Show the views of a batch's first images on TensorBoard and W&B, if these are among the trackers.
 
     Args:
         accelerator: the run's Accelerator.

@@ -39,7 +39,7 @@ class FineTuning:
     warmup_steps: int = 0
     """Steps over which the learning rates rise linearly."""
     weight_decay: float = 0.0
-    """Weight decay of all weights. Paper: 0."""
+    """Weight decay of all parameters, biases and BatchNorm included. Paper: 0."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -88,7 +88,7 @@ class Job:
 
     @property
     def num_stages(self) -> int:
-        """The number of trainings of the network."""
+        """The number of trainings of the network, if the method trains it."""
         return 2 if self.method == "two_stage" else 1
 
     def stages(self, head_steps: int | None, together_factor: float) -> list[tuple[str, FineTuning, bool]]:

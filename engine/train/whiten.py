@@ -1,4 +1,4 @@
-"""Computes the kernels of whitening stems from the first views of a run."""
+"""Computes the kernels of whitening stems from the first batches of a run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def whiten_stems(networks: nn.Module, loader: Loader[Any]) -> None:
 
 @torch.no_grad()
 def _first_views(loader: Loader[Any]) -> Iterator[Tensor]:
-    """Yield batches of first views, `_ENOUGH` images or more over all ranks if an epoch has that many."""
+    """Yield the first view of each image, in batches: at least `_ENOUGH` over all ranks, or a whole epoch."""
     batches = loader.epoch(0)
     wanted = -(-_ENOUGH // (world_size() * _rows(loader)))
     for batch in islice(batches, min(wanted, loader.steps_per_epoch)):
