@@ -251,7 +251,7 @@ class Candidates:
             return store_features(network, loader, pool, self.device, folder, out)
 
     def pool(self, split: Split) -> Split:
-        """Return the images whose features to store: the same for every request, and at least the split."""
+        """Return the images to store features of: the same for every split that is in them, or else all."""
         names = [*self.config.unlabeled_splits, *filter(None, [self.config.labeled_split])]
         pack = split.pack
         pool = pack.pool([name for name in names if name in pack.splits])
@@ -415,7 +415,7 @@ def ask_oracle(pack: Pack, rows: NDArray[np.int64], cycle: int) -> LabelTable:
 
 
 def run(config: Config) -> Path:
-    """Run the command; return the path of the request, or of the label table where labels are known."""
+    """Run the command; return the path of the page, or of the label table with --filled or --oracle."""
     refuse_ranks("active")
     pack = open_pack(config.pack, config.loader.store)
     bought = config.out / "bought.parquet"

@@ -290,7 +290,11 @@ def run_rounds(config: Config, true_labels: LabelTable, rounds: Rounds) -> Path:
 
 
 def run(config: Config) -> list[PhaseSummary]:
-    """Run all rounds and write the final classifier into --out; with --labels-only, write labels alone."""
+    """Run all rounds and write the final classifier into --out, or only write labels; return the trainings.
+
+    Raises:
+        UserError: --go-on-from best, but no validation images.
+    """
     pack = open_pack(config.pack, config.loader.store)
     division = divided_labels(pack, config)
     if division.validation is None and config.go_on_from == "best":

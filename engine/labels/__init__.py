@@ -1,1 +1,1 @@
-"""The labels that a run learns from: matched, chosen, bought, and kept apart from its test images."""
+"""The labels that a run learns from: matched to classes, chosen to be given, and kept apart from tests."""

@@ -87,7 +87,7 @@ class RankPages:
         return Section("Precision at rank", [self._curves(), self._table()])
 
     def imbalance(self, training: NDArray[np.int64] | None, per_class: NDArray[np.float64]) -> Section:
-        """Return the number of images per predicted class and, if possible, accuracy over training labels.
+        """Return the images per predicted class and, if numbers of training labels differ, accuracy over them.
 
         Args:
             training: int64 [C], number of labels of each class that were trained on; None if unknown.
