@@ -192,10 +192,7 @@ class Candidates:
         return self.open.rows(np.arange(len(self.open)))
 
     def predict(self) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
-        """Return the readable images' rows, int64 [N], and their probabilities, float32 [N, C].
-
-        Without a classifier, return None.
-        """
+        """Return rows, [N], and probabilities, [N, C], of the readable images; None without a classifier."""
         if self.classifier is None:
             return None
         with self.shown(self.open) as loader:
@@ -337,7 +334,7 @@ def write_request(config: Config, pack: Pack, request: Request) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
     rows = request.row.tolist()
     name = f"{pack.path.resolve()} {config.cycle}"
-    side = SHOWN_PX if len(rows) <= _MANY_IMAGES else SHOWN_PX // 2  # 12,800 larger ones would take 100 MB
+    side = SHOWN_PX if len(rows) <= _MANY_IMAGES else SHOWN_PX // 2  # 12,800 larger pictures take 100 MB
     page = label_page(name, COLUMNS, cells, pack.classes, lambda i: thumbnail(pack, rows[i], side))
     write_atomic(config.out / "request.html", page.encode())
     write_atomic(config.out / "request.csv", table_text(COLUMNS, cells).encode())

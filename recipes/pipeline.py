@@ -54,7 +54,7 @@ class Config(PackConfig, PresetOptions):
     """Use only this many labels per class, of --labeled-split or, if it has none, of --extra-labels; all by
     default."""
     extra_labels: tuple[Path, ...] = ()
-    """Further label tables, for all stages with labels. If a row has several labels, the first counts."""
+    """Label tables for all stages with labels. An image keeps its true label, else the first table's."""
     unlabeled_split: str = "unlabeled"
     """Split of the images without labels."""
     test_split: str = "test"

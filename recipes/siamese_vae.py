@@ -132,7 +132,7 @@ class SiameseVae(Recipe):
         return torch.optim.Adam(self.parameters(), self.config.lr)
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return a constant learning rate, as in the paper."""
+        """Return a constant learning rate, as Kingma and Welling do."""
         return constant()
 
     def write_results(self, out: Path) -> None:

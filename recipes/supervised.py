@@ -93,7 +93,7 @@ from loaders.views.policy import ViewPolicy
 
 
 class Supervised(ClassifierRecipe):
-    """A classifier under cross-entropy."""
+    """A classifier trained by cross-entropy."""
 
     name = "supervised"
     parts = "rows"
@@ -106,7 +106,7 @@ class Supervised(ClassifierRecipe):
         self.config = config
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
-        """Classify one view of each image, with --mixing mixed with the view of a neighbour in the batch."""
+        """Classify one view of each image; --mixing mixes it with the view of a neighbour in the batch."""
         assert batch.labels is not None
         config = self.config
         mixed = mix(batch.views[0], batch.labels, config.mixing, config.mixing_alpha, config.seed, step)

@@ -62,7 +62,7 @@ class Config(PackConfig):
     train_split: str = "train"
     """Split to choose the labels from; if it is "" or has no labels, --extra-labels alone are used."""
     extra_labels: tuple[Path, ...] = ()
-    """Further label tables to choose from. If a row has several labels, the first counts."""
+    """Further label tables to choose from. An image keeps its true label, else that of the first table."""
     test_split: str = "test"
     """Labelled split to measure on."""
     allow_leak: bool = False

@@ -1,1 +1,1 @@
-"""The labels that a run learns from: matched to classes, chosen to be given, and kept apart from tests."""
+"""The labels that a run learns from: matching classes by name, choosing images to label, finding leaks."""

@@ -28,7 +28,7 @@ from loaders.common.errors import UserError
 
 Scores = NDArray[np.float32]
 Rows = NDArray[np.int64]
-_AT_ONCE = 256  # rows that are sorted at once, so that their keys fit into the caches of a core
+_AT_ONCE = 256  # rows whose scores are sorted at once, so that they fit into the caches of a core
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Account:
 
     Attributes:
         leaks: one text for each leak that the user allowed.
-        notes: what else the user should know, also of leaks into validation images that nobody chose.
+        notes: other remarks, such as on a leak into validation images that the user did not choose.
         validation: says which images the run is validated on; "" for a run without labels.
     """
 
