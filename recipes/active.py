@@ -192,10 +192,7 @@ class Candidates:
         return self.open.rows(np.arange(len(self.open)))
 
     def predict(self) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
-        """Return the readable images' rows, int64 [N], and their probabilities, float32 [N, C].
-
-        Without a classifier, return None.
-        """
+        """Return rows, [N], and probabilities, [N, C], of the readable images; None without a classifier."""
         if self.classifier is None:
             return None
         with self.shown(self.open) as loader:
@@ -251,7 +248,7 @@ class Candidates:
             return store_features(network, loader, pool, self.device, folder, out)
 
     def pool(self, split: Split) -> Split:
-        """Return the images whose features to store: the same for every request, and at least the split."""
+        """Return the images to store features of: the same for every split that is in them, or else all."""
         names = [*self.config.unlabeled_splits, *filter(None, [self.config.labeled_split])]
         pack = split.pack
         pool = pack.pool([name for name in names if name in pack.splits])
@@ -326,7 +323,7 @@ def write_request(config: Config, pack: Pack, request: Request) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
     rows = request.row.tolist()
     name = f"{pack.path.resolve()} {config.cycle}"
-    side = SHOWN_PX if len(rows) <= _MANY_IMAGES else SHOWN_PX // 2  # 12,800 larger ones would take 100 MB
+    side = SHOWN_PX if len(rows) <= _MANY_IMAGES else SHOWN_PX // 2  # 12,800 larger pictures take 100 MB
     page = label_page(name, COLUMNS, cells, pack.classes, lambda i: thumbnail(pack, rows[i], side))
     write_atomic(config.out / "request.html", page.encode())
     write_atomic(config.out / "request.csv", table_text(COLUMNS, cells).encode())
@@ -404,7 +401,7 @@ def ask_oracle(pack: Pack, rows: NDArray[np.int64], cycle: int) -> LabelTable:
 
 
 def run(config: Config) -> Path:
-    """Run the command; return the path of the request, or of the label table where labels are known."""
+    """Run the command; return the path of the page, or of the label table with --filled or --oracle."""
     refuse_ranks("active")
     pack = open_pack(config.pack, config.loader.store)
     bought = config.out / "bought.parquet"

@@ -64,7 +64,8 @@ class Config(StartConfig):
     final_lr_factor: float = 0.001
     """Final learning rate, after a cosine decay, as a fraction of the peak. Paper: 1/1000."""
     batchnorm: Literal["per_view", "joint"] = "per_view"
-    """BatchNorm's statistics. per_view: of each view alone, as in the authors' code; joint: of both views."""
+    """BatchNorm's statistics in backbone and projector. per_view: of each view alone, as in the authors'
+    code; joint: of both views."""
 
 
 if __name__ == "__main__":  # check the options before the slow imports below

@@ -9,8 +9,8 @@ Source: Zhang, Isola, Efros 2016, "Colorful Image Colorization" (arXiv 1603.0851
 Zhang et al.'s published code for the sizes of images, views and batches.
 
 The backbone sees the lightness of a view, copied to all three channels; the target is the colour of the same
-view at a quarter of its side length. Gray images teach nothing. A finished run contains `colorized.png`: the
-lightness of some views, the same views in predicted colours, and the views themselves.
+view at a quarter of its side length. Images that are gray already teach nothing about colours. A
+finished run contains `colorized.png`: some views as lightness, in predicted colours, and in their own.
 
 The algorithm is in `Colorization.training_step`, its loss in `engine.objectives.colorization`.
 """

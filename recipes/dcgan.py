@@ -85,7 +85,7 @@ class Dcgan(GanRecipe):
         self.add_generator(config, self.backbone)
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
-        """Return the sum of the discriminator's and the generator's loss (Goodfellow et al., algorithm 1)."""
+        """Add the discriminator's loss and the generator's non-saturating loss (Goodfellow et al. 2014)."""
         x = batch.views[0]
         noise = StepDraws(self.config.seed, step, x.device).uniform(len(x), self.config.noise_size)
         generated = self.generate(noise)

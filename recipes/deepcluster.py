@@ -132,7 +132,10 @@ class DeepCluster(Recipe):
     def _cluster(
         self, parts: list[Features], before: np.ndarray, epoch: int
     ) -> tuple[np.ndarray, tuple[float, float]]:
-        """Return each row's cluster, -1 for none, and the NMI with the last clusters and with the labels."""
+        """Return each row's cluster, -1 for none, and the NMI with the last clusters and with the labels.
+
+        NMI is the normalised mutual information, in [0, 1]; 0 if there are no last clusters or no labels.
+        """
         rows, first = np.unique(np.concatenate([p.index.numpy() for p in parts]), return_index=True)
         features = np.concatenate([p.h.numpy() for p in parts])[first]
         labels = np.concatenate([p.labels.numpy() for p in parts])[first]

@@ -35,8 +35,8 @@ class Config(PackConfig, ForwardConfig):
     split: str = "test"
     """Split to predict; images without a label are predicted but not measured."""
     allow_leak: bool = False
-    """Measure even if the run was trained on labels of the split or of copies of its images;
-    classification.json states leaks."""
+    """Measure even if the run, or one that it started from, was trained on labels of the split or of copies
+    of its images; classification.json states leaks."""
     weights: Weights | None = None
     """Weights to measure: raw, or ema, their moving average; by default ema if the run has it."""
     sizes: tuple[Count, ...] = ()
@@ -49,8 +49,7 @@ class Config(PackConfig, ForwardConfig):
     predictions: bool = True
     """Write predictions.csv and predictions.npz, from which the page is made."""
     classes: tuple[str, ...] = ()
-    """Classes for which the page shows images that the classifier got right and wrong; by default the two
-    best classes and the two worst."""
+    """Classes whose right and wrong images the page shows; by default the two best and the two worst."""
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range, and an --out that cannot be written or holds a run."""

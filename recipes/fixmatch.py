@@ -46,11 +46,11 @@ class Config(SemiConfig):
     threshold: Share = 0.95
     """Tau, lowest probability at which a guess counts. Paper: 0.95 (0.7 on ImageNet)."""
     adaptive_threshold: bool = False
-    """Replace --threshold by the mean probability of recent guesses, before any --align; without --align, the
-    threshold is lower for rarely guessed classes. FreeMatch (Wang et al. 2023), without its fairness loss."""
+    """Replace --threshold by the mean confidence of recent guesses, as it is before --align; without --align,
+    it is lower for rarely guessed classes. FreeMatch (Wang et al. 2023), without its fairness loss."""
     align: bool = False
-    """Divide guesses by their recent mean, so that all classes are guessed equally often; for classes of
-    similar size. ReMixMatch's distribution alignment (Berthelot et al. 2020)."""
+    """Divide the guessed probabilities by their recent mean, so that classes are guessed about equally often;
+    for classes of similar size. ReMixMatch's distribution alignment (Berthelot et al. 2020)."""
     unlabeled_weight: float = 1.0
     """Lambda_u, weight of the loss on unlabelled images. Paper: 1 (10 on ImageNet)."""
     lr: float = 0.03

@@ -36,8 +36,7 @@ class Config(TileConfig):
     num_permutations: Count = 1000
     """Number of permutations to tell apart, chosen far from each other in Hamming distance. Paper: 1000."""
     min_crop: float = 0.5
-    """Smallest fraction of the image's area that the crop shows. This project's choice; paper: always
-    (225/256)^2."""
+    """Smallest fraction of the image's area in the crop. This project's choice; paper: always (225/256)^2."""
     gray_p: float = 0.3
     """Probability that an image is shown in gray, where colour gives no cue. Paper: 0.3."""
     tile_features: Count = 1024

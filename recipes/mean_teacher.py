@@ -34,7 +34,7 @@ class Config(SemiConfig):
     epochs: int = 300
     """Passes over the unlabelled images. Authors' code: 300 with 4,000 labels."""
     batch_size: int = 32
-    """Labelled images per step over all ranks. Authors' code: 31 of 128."""
+    """Labelled images per step over all ranks. Authors' code: 31 of 128 images."""
     mu: Count = 3
     """Unlabelled images per labelled one. Authors' code: 97 to 31."""
     consistency: Distance = "mse"

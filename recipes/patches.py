@@ -39,8 +39,7 @@ class Config(TileConfig):
     """Probability that an image is shown in gray, where chromatic aberration gives no cue. This project's
     choice; the paper drops two colour channels of every patch."""
     hidden: tuple[Count, ...] = (4096, 4096)
-    """Sizes of the layers on the concatenated features of both patches (fc7, fc8); may be empty. Paper: 4096
-    4096."""
+    """Sizes of the layers on both patches' joined features (fc7, fc8); may be empty. Paper: 4096 4096."""
     epochs: int = 70
     """Passes over the split. This project's choice."""
     batch_size: int = 256

@@ -54,13 +54,13 @@ class Config(PackConfig, PresetOptions):
     """Use only this many labels per class, of --labeled-split or, if it has none, of --extra-labels; all by
     default."""
     extra_labels: tuple[Path, ...] = ()
-    """Further label tables, for all stages with labels. If a row has several labels, the first counts."""
+    """Label tables for all stages with labels. An image keeps its true label, else the first table's."""
     unlabeled_split: str = "unlabeled"
     """Split of the images without labels."""
     test_split: str = "test"
     """Labelled split to measure on."""
     allow_leak: bool = False
-    """Train even on labels of --test-split or of copies of its images; results list these under leaks."""
+    """Run even if labels of --test-split or of copies of its images are trained on; results list leaks."""
     seed: int = 0
     """Seed of the weights, the order, the views and the choice of labels."""
     flip_p: float = 0.5
@@ -76,7 +76,7 @@ class Config(PackConfig, PresetOptions):
     pretrain: Pretrain = field(default_factory=Pretrain)
     """Barlow Twins on the unlabelled images."""
     fine_tune: FineTune = field(default_factory=FineTune)
-    """Training on the true labels, also from scratch."""
+    """Training on the true labels (fine_tune and scratch); the rounds use some of these options too."""
     rounds: Rounds = field(default_factory=Rounds)
     """Rounds of balanced pseudo-labels."""
     fixmatch: SemiSupervised = field(default_factory=SemiSupervised)
@@ -275,7 +275,7 @@ def fixmatch_config(chain: Chain, out: str, extra_labels: tuple[Path, ...]) -> f
 
 
 def semi_supervised(chain: Chain, stage: Stage, out: str, extra_labels: tuple[Path, ...]) -> None:
-    """Train `chain.best` further with FixMatch, and measure it."""
+    """Train with FixMatch, from `chain.best` if it is set, and measure the result."""
     chain.best = fixmatch.run(fixmatch_config(chain, out, extra_labels)).out
     chain.measure(stage, chain.best)
 

@@ -9,10 +9,10 @@ and 3.2.
 
 * classical: each step guesses the labels of its unlabelled images and trains on the confident guesses at
   once, with a weight alpha(t) that grows (section 2.4).
-* permanent: in each cycle every image with a confident guess gets the guess as its label for good, and
+* permanent: in each cycle every unlabelled image with a confident guess gets it as its label for good, and
   training goes on with all labels so far (section 2.5).
-* local: train on true labels, label all images with a confident guess, train on these, train on true labels
-  again, and so on; the pseudo-labels of a cycle are dropped after it (section 2.6).
+* local: train on true labels, label the unlabelled images with confident guesses, train on these labels, then
+  on true labels again, and so on; the pseudo-labels of a cycle are dropped after it (section 2.6).
 
 The algorithms are in `Classical.training_step`, `run_permanent` and `run_local`.
 """
@@ -61,8 +61,7 @@ class Config(PhasesConfig):
     threshold_growth: float = 0.0
     """Increase of the threshold per epoch (classical) or per cycle. Report: 0.02, from 0.9."""
     threshold_limit: float = 0.99
-    """Value at which a growing threshold stops; at 1, only guesses whose probability rounds to 1
-    would count."""
+    """Value at which a growing threshold stops. At 1, only probabilities that round to 1 would count."""
     unlabeled_weight: float = 1.0
     """classical: peak of alpha(t), the weight of the loss on pseudo-labels. Report: 1; Lee: 3."""
     ramp_start: float = 0.0

@@ -9,10 +9,10 @@ learning for image classification" (arXiv 1905.00546).
 
 Each round predicts all unlabelled images with the newest network (or the best, see `--go-on-from`). It keeps
 the top K classes of each image and, of these, the top P images of each class. It fine-tunes on pseudo-labels
-and true labels, then on true labels only, with a classifier layer from random weights both times. P grows
-from round to round. Every round writes its labels to labels/round-N.parquet and counts the images selected
-for several classes. `--init` is a run of supervised.py or of any pre-training recipe; a pre-trained network
-is first trained on the true labels.
+and true labels, then on true labels only, with a classifier layer from random weights both times. P usually
+grows from round to round. Every round writes its labels to labels/round-N.parquet and counts the images
+selected for several classes. `--init` is a classifier or a pre-trained network; without a classifier, the
+network is first trained on the true labels.
 
 The algorithm is in `run_rounds`, the selection in `engine.labels.select`.
 """
@@ -287,7 +287,11 @@ def run_rounds(config: Config, true_labels: LabelTable, rounds: Rounds) -> Path:
 
 
 def run(config: Config) -> list[PhaseSummary]:
-    """Run all rounds and write the final classifier into --out; with --labels-only, write labels alone."""
+    """Run all rounds and write the final classifier into --out, or only write labels; return the trainings.
+
+    Raises:
+        UserError: --go-on-from best, but no validation images.
+    """
     pack = open_pack(config.pack, config.loader.store)
     division = divided_labels(pack, config)
     if division.validation is None and config.go_on_from == "best":

@@ -56,14 +56,11 @@ class Config(RunConfig):
     """Distance between two codes. cosine: 1 - cosine, as in Wang and Gupta; euclidean: Euclidean distance,
     for which a good --margin depends on the scale of the codes."""
     triplet_weight: float = 100.0
-    """Weight of the triplet loss; large, since the reconstruction is a sum over pixels. This project's
-    choice."""
+    """Weight of the triplet loss. This project's choice: large, since the reconstruction sums over pixels."""
     margin: float = 0.5
-    """Margin by which another image should be farther away than the other view. Wang and Gupta: 0.5, for
-    cosine."""
+    """Margin by which another image should be farther than the other view. Wang and Gupta: 0.5 (cosine)."""
     reconstruction: Reconstruction = "bce"
-    """Reconstruction loss. bce: cross-entropy of intensities (Kingma and Welling, appendix C.1); mse: squared
-    error."""
+    """Reconstruction loss. bce: cross-entropy (Kingma and Welling, appendix C.1); mse: squared error."""
     lr: float = 1e-3
     """Learning rate of Adam. This project's choice; Kingma and Welling used Adagrad."""
 

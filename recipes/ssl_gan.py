@@ -42,7 +42,7 @@ class Config(GanConfig, SemiConfig):
     batch_size: int = 100
     """Labelled images per step over all ranks. Authors' code: 100."""
     mu: Count = 1
-    """Unlabelled images per labelled one, and likewise generated ones. Authors' code: 1."""
+    """Unlabelled images per labelled one, and as many generated ones. Authors' code: 1."""
     noise_size: Count = 100
     """Size of the noise vector behind an image, drawn uniformly from [0, 1). Authors' code: 100."""
     generator_width: Count = 128

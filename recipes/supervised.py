@@ -41,7 +41,7 @@ class Config(ClassifierConfig):
     batch_size: int = 256
     """Images per step over all ranks, or all labelled images if there are fewer. Paper: 256."""
     lr: float = 0.1
-    """Peak learning rate; a cosine takes it down to 0. Paper: 0.1; report's fine-tuning: 0.05 throughout."""
+    """Peak learning rate; a cosine takes it down to 0. Paper: 0.1; report's fine-tuning: 0.05, all layers."""
     weight_decay: float = 1e-4
     """Weight decay of the weights; biases and BatchNorm have none. Paper: 0.0001; report's fine-tuning: 0."""
     warmup_epochs: float = 0.0
@@ -93,7 +93,7 @@ from loaders.views.policy import ViewPolicy
 
 
 class Supervised(ClassifierRecipe):
-    """A classifier under cross-entropy."""
+    """A classifier trained by cross-entropy."""
 
     name = "supervised"
     parts = "rows"
@@ -106,7 +106,7 @@ class Supervised(ClassifierRecipe):
         self.config = config
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
-        """Classify one view of each image, mixed with a neighbour's if --mixing is set."""
+        """Classify one view of each image; --mixing mixes it with the view of a neighbour in the batch."""
         assert batch.labels is not None
         config = self.config
         mixed = mix(batch.views[0], batch.labels, config.mixing, config.mixing_alpha, config.seed, step)

@@ -60,15 +60,15 @@ class Config(PackConfig):
     resolution: Count | None = None
     """Side length of the views in pixels; by default that of --init."""
     train_split: str = "train"
-    """Labelled split to choose the labels from; if it is "" or has none, --extra-labels alone are used."""
+    """Split to choose the labels from; if it is "" or has no labels, --extra-labels alone are used."""
     extra_labels: tuple[Path, ...] = ()
-    """Further label tables to choose from. If a row has several labels, the first counts."""
+    """Further label tables to choose from. An image keeps its true label, else that of the first table."""
     test_split: str = "test"
     """Labelled split to measure on."""
     allow_leak: bool = False
-    """Train even on labels of the splits to measure on, or of copies; results list these under leaks."""
+    """Run even if labels of images to measure on, or of copies, are trained on; results list the leaks."""
     labels_per_class: tuple[Count, ...] = (1, 2, 5, 10)
-    """Numbers of labels per class; a larger choice contains the smaller ones."""
+    """Numbers of labels per class; with one seed, a larger choice contains the smaller ones."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds, one per run, of the choice of labels, of new weights, and of order and views."""
     beside_scratch: bool = True
@@ -90,14 +90,14 @@ class Config(PackConfig):
     together_factor: float = 0.1
     """two_stage: the classifier's learning rate in stage 2 over that in stage 1. Muaz and Kumar: "small"."""
     validation_split: str = ""
-    """Labelled split for early stopping and the grid; "" for none."""
+    """Labelled split of validation images, for --keep best, --patience and --grid; "" for none."""
     validation_share: float = 0.0
     """Instead of --validation-split: fraction of each class's labels to set aside before any choice."""
     validate_every: Count | None = None
-    """Steps between validations; by default a twentieth of the training."""
+    """Steps between validations; by default a twentieth of the training, but at least 10."""
     keep: Keep | None = None
     """Weights to test: the last, or the best by validation accuracy. With validation images, the default is
-    the best if the classifier starts as the linear probe and there is no --grid, else the last."""
+    best if the classifier starts as the linear probe without --grid, else last; --patience: always best."""
     patience: int = 0
     """Stop after this many validations without improvement, and test the best weights; 0: never."""
     grid: bool = False
@@ -123,7 +123,7 @@ class Config(PackConfig):
     precision: Precision = "auto"
     """Autocast: auto is bf16 if the GPU or the processor has it in hardware, see recipes/supervised.py."""
     device: Device = "auto"
-    """Device of the networks: auto takes the GPU if there is one, else the processor; cpu the processor."""
+    """Device of the networks: cpu, cuda, or auto, which takes the GPU if there is one, else the processor."""
     loader: LoaderField = DEFAULT_LOADER
     """Options of the data loaders."""
 
@@ -431,7 +431,7 @@ def run_grid(config: Config) -> list[Cell]:
 
 
 def main() -> None:
-    """Run the command line; rank 0 prints."""
+    """Parse the command line and run the command; rank 0 prints."""
     config = command_line(Config, __doc__)
     if config.grid:
         cells = run_grid(config)

@@ -1,1 +1,1 @@
-"""The labels that a run learns from: matched, chosen, bought, and kept apart from its test images."""
+"""The labels that a run learns from: matching classes by name, choosing images to label, finding leaks."""

@@ -12,7 +12,7 @@ from loaders.common.errors import UserError
 
 Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]
-_SAMPLE_NUMBERS = 2**27  # numbers in the sample of features on which centres are found: 512 MiB of float32
+_SAMPLE_NUMBERS = 2**27  # largest sample of float16 features to find centres on: 512 MiB as float32
 _ROWS_PER_PART = 16_384
 _ALL = 10_000_000  # points per cluster on which faiss finds the centres at most: in practice all of them
 

@@ -1,4 +1,4 @@
-"""A page for labelling images: one HTML file that works offline, and the table of labels that it saves."""
+"""A page for labelling images (one HTML file that works offline), and a CSV table of labels to fill in."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def table_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def refuse_filled(path: Path) -> None:
     """Refuse to overwrite a request that holds labels.
 
-    A row without a column "label" counts as labelled, since its label may be in another column.
+    Without a column "label", every row counts as labelled, since the labels may be in another column.
 
     Raises:
         UserError: the table holds labels, or cannot be read.

@@ -1,8 +1,8 @@
-"""Balanced pseudo-labels from a stream of scores: the best rows of each class.
+"""Balanced pseudo-labels from a network's scores: for each class, the images that score highest in it.
 
-Scores come in chunks and are read once. Each row is paired with its top K classes only. The pairs are
-collected, and from time to time all but the best P of each class are dropped, so that memory holds at most
-about 2 * classes * P pairs.
+An image is given by its row in the pack. Scores come in chunks and are read once. Each row is paired with
+its top K classes only. The pairs are collected, and from time to time all but the best P of each class are
+dropped, so that memory holds at most about 2 * classes * P pairs.
 
 Of equal scores in a row, the lower class wins; of equal scores in a class, the lower row. The result thus
 depends only on the scores, not on the size or order of the chunks or the number of ranks.
@@ -28,7 +28,7 @@ from loaders.common.errors import UserError
 
 Scores = NDArray[np.float32]
 Rows = NDArray[np.int64]
-_AT_ONCE = 256  # rows that are sorted at once, so that their keys fit into the caches of a core
+_AT_ONCE = 256  # rows whose scores are sorted at once, so that they fit into the caches of a core
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class BalancedSelector:
             column[first : self._num_pairs] = values
 
     def join_ranks(self) -> None:
-        """Exchange the pairs of all ranks, so that every rank holds all of them."""
+        """Exchange the best pairs of all ranks, so that every rank selects from the same pairs."""
         kept = gather_on_main(self.finish())
         self._num_pairs = 0
         for found in on_main(lambda: kept):

@@ -39,7 +39,7 @@ class Account:
 
     Attributes:
         leaks: one text for each leak that the user allowed.
-        notes: facts that are no leak but that the user should know.
+        notes: other remarks, such as on a leak into validation images that the user did not choose.
         validation: says which images the run is validated on; "" for a run without labels.
     """
 
@@ -60,9 +60,7 @@ class Account:
 
 
 def account(config: ClassifierConfig, division: Division | None = None) -> Account:
-    """Look for leaks between the labels that a run learns from and its test and validation images.
-
-    The labels of the runs that it starts from count too.
+    """Look for test and validation images with labels that the run, or one that it starts from, learns from.
 
     Args:
         config: options of the run.
@@ -78,7 +76,7 @@ def account(config: ClassifierConfig, division: Division | None = None) -> Accou
 
 
 def _validation_account(config: ClassifierConfig, division: Division) -> Account:
-    """Compare the validation images with the labels that the runs behind `config.init` were trained on."""
+    """Look for validation images, or copies, with labels that a run behind `config.init` was trained on."""
     if division.validation is None:
         return Account(validation=division.said)
     pack = open_pack(config.pack)
@@ -175,9 +173,9 @@ def check_run(path: Path | None, measured: Split, allow: bool) -> Account:
 
 
 def _runs_behind(path: Path | None) -> Iterator[tuple[Path, Mapping[str, Any] | None]]:
-    """Yield each run behind a start that was trained on labels, and its options; the latest run comes first.
+    """Yield the run that a path is in, the run that this one started from, and so on, with their options.
 
-    A run whose folder is gone is yielded too, with None in place of the options.
+    Runs without labels are left out. A run whose folder is gone comes last, with None for its options.
     """
     seen: set[Path] = set()
     while path is not None:

@@ -78,6 +78,6 @@ class Sheet:
 
 
 def image_sheet(pack: Pack, name: str, rows: Sequence[int], said: Sequence[str]) -> Sheet:
-    """Return a sheet of rows of a pack; the text of each row in `said` follows its key."""
+    """Return a sheet of the images in some rows of a pack; `said` has a text to follow the key of each."""
     keys = [f"{pack.key(row)}: {text}" for row, text in zip(rows, said, strict=True)]
     return Sheet(name, [thumbnail(pack, row) for row in rows], keys)

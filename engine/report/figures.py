@@ -65,7 +65,8 @@ def draw_curves(curves: Sequence[Curve], caption: str = "", x_name: str = "step"
     # A legend omits texts such as "_x".
     texts = dict(zip(names, (f" {t}" if t[:1] == "_" else t for t in labels.texts), strict=True))
     runs, kinds = list(dict.fromkeys(curve.run for curve in curves)), _kinds(panels.values())
-    # The legend stands above the panels, which are too small for it. A line of a run alone has its colour.
+    # The legend stands above the panels, which are too small for it. It leaves out labels that are just a
+    # run's name, since their lines have the colour of the run's other lines.
     explained = [n for n in names if n not in runs] or names
     num_columns = 2 if len(runs) == 2 else 3
     has_legend = any(len(drawn) > 1 for drawn in panels.values())
@@ -109,7 +110,7 @@ def draw_curves(curves: Sequence[Curve], caption: str = "", x_name: str = "step"
 
 
 def _kinds(panels: Iterable[Sequence[Curve]]) -> dict[str, int]:
-    """Return for each label the place of its line among those of its run; it is the same in all panels."""
+    """Return, for each label, the number of its line among the lines of its run, the same in all panels."""
     kinds: dict[str, int] = {}
     for drawn in panels:
         last: dict[str, int] = {}

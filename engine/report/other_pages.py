@@ -122,7 +122,7 @@ def pipeline_page(options: PageOptions) -> str:
 
 
 def _stage_maps(config: dict[str, Any], options: PageOptions) -> Section:
-    """Return the feature maps of each stage's network for the first test image, or why there are none.
+    """Show feature maps of the first test image after each stage but scratch, or say why there are none.
 
     Source: figure 1 of Zhou, Wan, Li 2021.
     """

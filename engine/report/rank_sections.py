@@ -81,13 +81,13 @@ class RankPages:
         return Section("Right and wrong by rank", blocks)
 
     def precision(self) -> Section:
-        """Return the precision at rank as curves and as a table; an empty section without labels."""
+        """Return the precision at rank as curves and as a table; an empty section if no image has a label."""
         if not self.has_labels:
             return Section("Precision at rank", [])
         return Section("Precision at rank", [self._curves(), self._table()])
 
     def imbalance(self, training: NDArray[np.int64] | None, per_class: NDArray[np.float64]) -> Section:
-        """Return the number of images per predicted class and, if possible, accuracy over training labels.
+        """Return images per predicted class, and accuracy by number of training labels if numbers differ.
 
         Args:
             training: int64 [C], number of labels of each class that were trained on; None if unknown.

@@ -54,7 +54,7 @@ _SHOWN_BAD_ROWS = 20
 
 @dataclass(frozen=True)
 class PageOptions:
-    """The options of tools/report.py for the page of one run; `commands` holds lines, not a file."""
+    """The options of tools/report.py for the page of one folder; `commands` holds lines, not a file."""
 
     run: Path
     few_labels: Path | None = None
@@ -95,7 +95,7 @@ class _Sections:
         return made[0]
 
     def all(self) -> list[Section]:
-        """Return the sections, followed by the list of what is missing."""
+        """Print what is missing, and return the sections, the last of which lists the same."""
         for line in self.missing:
             tell(f"report: without {line}")
         return [*self.found, Section("What is missing", [Paragraph(line) for line in self.missing])]
@@ -248,7 +248,7 @@ def original_pixels(pack: Pack, rows: Tensor, resolution: int) -> Tensor:
 
 
 def _shown(runs: Sequence[Path]) -> Path:
-    """Return the first folder that has samples, or the first one if none has."""
+    """Return the first folder of a run that recorded its first views, or the first folder if none did."""
     return next((run for run in runs if (run / SAMPLES_NAME).is_file()), runs[0])
 
 
@@ -268,7 +268,7 @@ def views_section(runs: Sequence[Path], pack: Pack, num_images: int) -> Section:
 
 
 def feature_maps(runs: Sequence[Path], pack: Pack) -> Section:
-    """Return feature maps of the first run's network for training images; if unknown, the pack's first."""
+    """Return the first run's feature maps for recorded training images, or for the pack's first images."""
     from engine.report.feature_maps import maps_section
 
     try:

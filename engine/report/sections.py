@@ -87,7 +87,7 @@ def leaks_section(leaks: Sequence[str]) -> Section:
 
 
 def frozen_section(evaluation: Evaluation) -> Section:
-    """Return the accuracies with frozen weights."""
+    """Return the accuracies of nearest neighbours and linear probes on the features of frozen networks."""
     first = evaluation.rows[0]
     rows = [
         [row.network, percent(row.knn_top1), percent(row.linear_top1), percent(row.linear_top5)]
@@ -179,9 +179,9 @@ def configuration_section(described: Mapping[str, Any], commands: Sequence[Block
 
 
 def _options(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield options by their names on the command line; a group is replaced by its options.
+    """Yield names and values; a group of options, such as `loader`, is replaced by its options.
 
-    Where the run has an option of the same name, as seed and device, that of the group is left out.
+    An option of a group is left out if the run has one of the same name, such as `seed` or `device`.
     """
     for name, value in config.items():
         if isinstance(value, Mapping):
