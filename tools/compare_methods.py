@@ -50,7 +50,7 @@ class Config(PackConfig):
     labels_per_class: tuple[int, ...] = ()
     """Numbers of labels per class: selfsup fine-tunes on 1 4 16 64 by default, semisup trains on 4 25 400."""
     seeds: tuple[int, ...] = (0,)
-    """Seeds of weights, order, views and the choice of labels; the table has mean and standard deviation."""
+    """Seeds of weights, order, views and labels to train on; the table has mean and standard deviation."""
     probe_labels_per_class: Count = 1000
     """selfsup: labels per class for kNN and the linear probe."""
     calibration_steps: tuple[Count, Count] = (8, 40)

@@ -118,7 +118,7 @@ class Job:
 
     @property
     def start(self) -> str:
-        """Digest of the weights that the job starts from (see `weights_digest`); empty without --init."""
+        """What `weights_digest` returns for the start of the job; "" without --init."""
         options = self.method.options
         named = [option.removeprefix("--init=") for option in options if option.startswith("--init=")]
         named += [value for option, value in pairwise(options) if option == "--init"]

@@ -43,7 +43,7 @@ class Bench(Measurements):
         return self.record_of(stage_of(identity), lambda: {**identity, **work()})
 
     def adopt(self, records: Iterable[Record], batch_sizes: Mapping[str, int]) -> None:
-        """Copy records of another folder; a stage that has a record here keeps it.
+        """Add records to the folder; a stage that has a record there keeps it.
 
         Args:
             records: records of a comparison with the same budget, on a pack of the same size.

@@ -158,7 +158,7 @@ class Cost:
         base: seconds of a run without steps: start-up, and work before the first epoch.
         per_step: seconds of a step.
         per_epoch: seconds of the work before each later epoch.
-        steps_per_epoch: steps in an epoch of the split that the method trains on.
+        steps_per_epoch: steps in an epoch, to count the epochs for `per_epoch`.
     """
 
     base: float

@@ -287,7 +287,7 @@ def measure_row(
 def measure_rows(
     bench: Bench, rows: Sequence[Row], labels_per_class: Sequence[int], seeds: Sequence[int]
 ) -> Iterator[Record]:
-    """Yield the records of rows as `measure_row` does; a row that another command holds up comes again."""
+    """Yield the records of rows as `measure_row` does; a row held up by another command is repeated later."""
     while rows:
         held: list[tuple[Row, Path]] = []
         for row in rows:
