@@ -23,8 +23,8 @@ from tools.comparison.results import Held, Measurements, Record, alone_at
 from tools.reproduction.plan import LINES, ResultTable, Row, Stage
 
 TOLERANCE = 1.05
-"""A row is ended by the system, and has no accuracy, if it takes this multiple of its budget. It is above 1
-because the speed of a shared machine varies after the calibration."""
+"""A row with a budget is ended by the system, and has no accuracy, if it takes this multiple of its budget.
+The multiple is above 1 because the speed of a shared machine varies after the calibration."""
 
 PLANNED = 0.95
 """A training gets as many steps as should take this part of its share of the budget. It is below 1 because
