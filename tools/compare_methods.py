@@ -12,9 +12,9 @@ Both families are tested on the split `test`.
 The budget is kept as follows. First, two short runs of each method show how long its steps take. The training
 then takes as many steps as fit into the budget, which excludes the start-up of a run, and its schedule spans
 these steps. Its record has the seconds that it really took. On a shared machine, CPU time grows with the
-load, so calibrate (--calibrate-only) while the machine is idle. Evaluation is not part of the budget. Every
-finished stage leaves a JSON file in --out, so the same command, given again, continues from there. Another
-pack, budget or other common setting needs another --out. The table and the plot are made from these files.
+load, so calibrate (--calibrate-only) while the machine is idle. Evaluation, and fine-tuning in selfsup, are
+not part of the budget. Every finished stage leaves a JSON file in --out, so the same command, given again,
+continues from there. Another pack, budget or other common setting needs another --out.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Config(PackConfig):
     out: Path
     """Folder of all runs and records; finished stages in it are not repeated."""
     budget_s: Positive
-    """CPU seconds, user and system, of each training, without start-up."""
+    """CPU seconds, user and system, of a training (selfsup: of a pre-training), without start-up."""
     methods: tuple[str, ...] = ()
     """Names of the methods; all by default."""
     labels_per_class: tuple[int, ...] = ()
     """Numbers of labels per class: selfsup fine-tunes on 1 4 16 64 by default, semisup trains on 4 25 400."""
     seeds: tuple[int, ...] = (0,)
-    """Seeds of weights, order, views and the choice of labels; the table has mean and standard deviation."""
+    """Seeds of weights, order, views and labels to train on; the table has mean and standard deviation."""
     probe_labels_per_class: Count = 1000
     """selfsup: labels per class for kNN and the linear probe."""
     calibration_steps: tuple[Count, Count] = (8, 40)
@@ -63,8 +63,8 @@ class Config(PackConfig):
     """Threads of every command; with one, CPU time is easiest to compare."""
     records: Path | None = None
     """File of all records, one per line; the table (.md) and the plot (.png) are written beside it. In --out
-    by default. If the file exists, its results of other seeds or methods count as measured, and its times of
-    steps are used: every seed then takes the same number of steps, on any machine."""
+    by default. Each record of a given file counts as measured, unless --out has its own. The file's times of
+    steps are used too, so that every seed takes the same number of steps on any machine."""
 
     def __post_init__(self) -> None:
         """Refuse unknown methods, repeated or missing values, and numbers out of range or order."""
@@ -116,7 +116,7 @@ from tools.comparison.tables import selfsup_table, semisup_table, write_page
 
 
 def run(config: Config, console: Console) -> int:
-    """Measure every stage without a record, write the results, and return the number of failures."""
+    """Measure and write what the options ask for, but no stage twice; return the number of failures."""
     path = config.records or config.out / "records.jsonl"
     check_folder(config.out)
     check_file(path, "records")
@@ -193,7 +193,7 @@ def open_bench(config: Config, pack: Pack, console: Console) -> Bench:
 
 
 def measure(config: Config, bench: Bench, failures: Failures) -> None:
-    """Calibrate all methods, then train and measure them."""
+    """Calibrate all methods, then train and measure them, unless --calibrate-only is given."""
     is_selfsup = config.family == "selfsup"
     names = config.methods or tuple(config.batch_sizes)
     for name in names:
@@ -210,7 +210,7 @@ def measure(config: Config, bench: Bench, failures: Failures) -> None:
 
 
 def main() -> int:
-    """Parse the command line and run."""
+    """Parse the command line and run the command; return the exit code."""
     return 1 if run(command_line(Config, __doc__), Console()) else 0
 
 

@@ -44,7 +44,7 @@ class Config(PackConfig):
     device: str = "auto"
     """Device of the network; auto takes a GPU if there is one."""
     seconds: Positive = 5.0
-    """Approximate time for each of the seven measurements."""
+    """About how long each of the seven measurements may take."""
     loader: LoaderField = DEFAULT_LOADER
     """Options of the loader."""
 

@@ -38,7 +38,7 @@ class Config(FrozenConfig):
     test_split: str = "test"
     """Labelled split to measure on."""
     allow_leak: bool = False
-    """Measure even if the training split or the start's labels share images or copies with the test split."""
+    """Measure even if --train-split has, or the start learnt, labels of test images or of copies of them."""
     labels_per_class: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64)
     """Numbers of labels per class; a smaller choice of labels is part of every larger one."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -157,7 +157,7 @@ def measure(config: Config, pack: Pack, bank: Features, query: Features) -> list
 
 
 def refuse_others(out: Path) -> None:
-    """Refuse to overwrite results of recipes/transfer.py or of a sweep, whose trainings took much longer.
+    """Refuse to overwrite results of recipes/transfer.py or tools/label_sweep.py, which took much longer.
 
     Raises:
         UserError: the folder has such results, or damaged ones.

@@ -118,7 +118,7 @@ class Job:
 
     @property
     def start(self) -> str:
-        """Digest of the weights that the job starts from (see `weights_digest`); empty without --init."""
+        """What `weights_digest` returns for the start of the job; "" without --init."""
         options = self.method.options
         named = [option.removeprefix("--init=") for option in options if option.startswith("--init=")]
         named += [value for option, value in pairwise(options) if option == "--init"]
@@ -177,7 +177,7 @@ def command_of(config: Config, job: Job) -> list[str]:
         beside = "--beside-scratch" if method.beside_scratch else "--no-beside-scratch"
         return [*command, "--seeds", str(job.seed), beside]
     if not any(option.startswith("--validation") for option in method.options):
-        command += ["--validation-share", "0"]  # train on as many labels as the table states
+        command += ["--validation-share", "0"]  # train on all labels that the results count
     seed = str(job.seed)
     return [*command, "--seed", seed, "--label-seed", seed, "--resume", "--no-progress", "--trackers"]
 
@@ -196,7 +196,7 @@ def run_job(config: Config, job: Job) -> list[FewLabelResult]:
         try:
             found = parse_json(done.read_bytes())
             made_by, results = found["command"], [FewLabelResult(**result) for result in found["results"]]
-            started = found.get("start", start)  # results of older sweeps do not record it
+            started = found.get("start", start)  # results of older sweeps do not record the start
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"sweep: {done} is damaged ({error}); remove it to measure again") from None
         if made_by != decisive:

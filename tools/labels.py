@@ -38,9 +38,9 @@ class _OfPack(PackConfig):
 
 @dataclass(frozen=True)
 class Import(_OfPack):
-    """Make a label table from a .csv, .tsv or .jsonl (a name, key or row, and its label), a .npy or a .pt.
+    """Make a label table from a list (.csv, .tsv, .txt, .jsonl or .parquet) or an array (.npy, .pt or .pth).
 
-    A name is the name of an image file, such as IMG_1.jpg, with as much of the path as makes it unique.
+    A list has for each image its key, row or file name (with enough of the path to be unique) and its label.
     """
 
     file: Path | None = None
@@ -79,7 +79,7 @@ class Import(_OfPack):
 
 @dataclass(frozen=True)
 class Export(_OfPack):
-    """Write a label table as .csv (key, label, class), or as .npy or .pt (int64, -1 for no label)."""
+    """Write a label table as .csv (row, key, label, class), or as .npy, .pt or .pth (int64, -1: no label)."""
 
     file: Path
     """File to write; it must not exist."""
@@ -95,7 +95,7 @@ class Export(_OfPack):
 
 @dataclass(frozen=True)
 class Subsample(_OfPack):
-    """Keep a few labels of each class, as benchmarks of semi-supervised learning do.
+    """Make a label table with a few labels of each class, as for benchmarks of semi-supervised learning.
 
     With the same seed, a smaller choice is part of every larger one.
     """
@@ -103,7 +103,7 @@ class Subsample(_OfPack):
     split: str
     """Split to choose from."""
     per_class: Count
-    """Labels to keep of each class."""
+    """Labels to keep of each class; all of a class that has fewer."""
     name: str
     """Name of the new table."""
     seed: int = 0

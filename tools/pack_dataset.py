@@ -53,8 +53,8 @@ class Config:
     """raw stores decoded pixels: the pack is larger, and reading it needs no decoding."""
     damaged: Literal["repair", "quarantine"] = "repair"
     """What happens to a JPEG that decodes with a warning: repair decodes it, as other readers do, and
-    re-encodes it; quarantine refuses it. Both refuse an image in which over a hundredth of the rows is
-    missing."""
+    re-encodes it; quarantine refuses it. Both refuse an image that has lost over a hundredth of its
+    pixels."""
     max_pixels: int = MAX_PIXELS
     """Refuse images with more pixels (decompression bombs)."""
     image_column: str | None = None
@@ -77,15 +77,15 @@ class Config:
     shard_size_mb: float = 64.0
     """Approximate size of a shard, in 10^6 bytes."""
     executor: Literal["processes", "ray"] = "processes"
-    """Where packing runs. processes: on this machine; ray: on the cluster at RAY_ADDRESS, or on a new one on
-    this machine. The pack is the same."""
+    """Where packing runs. processes: on this machine; ray: on the cluster at RAY_ADDRESS, or without it on a
+    new cluster on this machine. The pack is the same."""
     staging: Path | None = None
     """Local folder in which a remote pack is prepared; with Ray, a folder that all machines share."""
     workers: int = 0
     """Number of processes and threads, 0 for one per core; the pack is the same for any number."""
 
     def check_places(self) -> None:
-        """Refuse sources that are not there; a finished pack needs none."""
+        """Refuse sources that `check_source` refuses; without --append, a finished pack needs none."""
         for text in self.splits if self.append or not (Path(self.out) / MANIFEST_NAME).is_file() else ():
             if source := text.partition("=")[2]:
                 check_source(source)

@@ -70,7 +70,7 @@ class Config(ForwardConfig):
         check_folder(self.out)
 
     def check_places(self) -> None:
-        """Refuse a network without a classifier, missing images, an empty folder, and an --out of a run."""
+        """Refuse a missing network or classifier, unusable --images, and a run or a pack as --out."""
         check_start(self.network, "network", self.backbone, classifier=True)
         folder, packed = Path(self.images), self.out / "pack" / "manifest.json"
         for name, what in (("config.json", "a run"), ("manifest.json", "a pack")):
@@ -168,7 +168,7 @@ def open_images(config: Config, classes: tuple[str, ...]) -> Pack:
             pack_dataset(given, shown.show)  # raises if the existing pack was made of another source
             if is_old and (changes := _changes(open_pack(out), given.splits[0])):
                 tell(f"images: packed again, since they have changed after {out} was made: {changes[0]}")
-                fresh = replace(given, out=out.with_name("pack-new"))  # if it fails, the old one stays
+                fresh = replace(given, out=out.with_name("pack-new"))  # if packing fails, the old pack stays
                 shutil.rmtree(fresh.out, ignore_errors=True)
                 pack_dataset(fresh, shown.show)
                 shutil.rmtree(out)
@@ -181,7 +181,7 @@ def open_images(config: Config, classes: tuple[str, ...]) -> Pack:
 
 
 def _changes(pack: Pack, source: SplitSource) -> list[str]:
-    """Return lines on how a source differs from the pack that was made of it; none if it cannot be read."""
+    """Return lines on how a source differs from the pack made of it; none if the source cannot be read."""
     try:
         return compare_with_source(pack, source)
     except (UserError, OSError) as error:
@@ -310,7 +310,7 @@ def draw_sheet(config: Config, network: Exported, split: Split, guessed: Guessed
 
 
 def describe(config: Config, pack: Pack, split: Split, num_guessed: int) -> str:
-    """Return the last line of output: how many images have a guess, where quarantined inputs are listed."""
+    """Return a line that says how many images have a guess, and where quarantined inputs are listed."""
     refused = pack.manifest.num_quarantined if is_own(config, pack) else 0
     quarantined = f", {refused:,} inputs quarantined, reasons in {pack.path / QUARANTINE_NAME}"
     sheet = "" if config.sheet is None else ", pictures with their guesses in sheet.png beside it"
@@ -334,7 +334,7 @@ def run(config: Config) -> Path:
     guessed = guess(config, network, split)
 
     def write() -> Path:
-        for name in ("labels.parquet", "sheet.png"):  # earlier results, which this run may not replace
+        for name in ("labels.parquet", "sheet.png"):  # left by an earlier run; this run may write none
             (config.out / name).unlink(missing_ok=True)
         path = write_table(config, pack, network.classes, guessed)
         if numbers is not None:

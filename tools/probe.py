@@ -26,12 +26,12 @@ class Config(FrozenConfig):
     results: Path | None = None
     """Folder for evaluation.json and the features; --run by default, required if --run is not a folder."""
     train_split: str = "train"
-    """Labelled split for the bank of neighbours and for fitting the probe."""
+    """Labelled split whose images are the neighbours of kNN, and to which the probe is fitted."""
     test_split: str = "test"
     """Labelled split to measure on."""
     allow_leak: bool = False
-    """Measure even if test images, or copies of them, are in the bank or among the labels that the run was
-    trained on; evaluation.json describes them under leaks."""
+    """Measure even if kNN and the probe, or the run when it was trained, have labels of test images or of
+    copies of them; evaluation.json describes these leaks under `leaks`."""
     labels_per_class: int | None = None
     """Number of labelled images per class to use from the training split; all by default."""
     neighbours: Count = 20
@@ -160,7 +160,7 @@ def _accuracies(
 
 
 def account(config: Config, pack: Pack) -> Account:
-    """Compare the bank of neighbours, and the labels that the run was trained on, with the test split.
+    """Look for test images, or copies of them, among the images whose labels kNN, the probe or the run use.
 
     Raises:
         UserError: a split has no labels, or there is a leak and --allow-leak is not given.

@@ -34,7 +34,7 @@ class Config:
     out: Path | None = None
     """File to write; by default report.html in the run folder, or compared.html with --beside."""
     few_labels: Path | None = None
-    """Folder that recipes/transfer.py wrote, for the accuracies with few labels."""
+    """Folder of recipes/transfer.py, tools/label_sweep.py or tools/few_labels.py, to show its accuracies."""
     pack: Path | None = None
     """Pack that the run was trained on; by default the one that the run's config.json names."""
     title: str | None = None
@@ -42,7 +42,7 @@ class Config:
     lead: str = ""
     """A sentence below the heading."""
     commands: Path | None = None
-    """Text file with the commands that led to the run; the page shows them, so that it can be repeated."""
+    """Text file with the commands that led to the run; the page shows them, to repeat the run."""
     num_images: Count = 12
     """Images on the sheet of views."""
     num_tested: int = 4000

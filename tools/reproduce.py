@@ -4,15 +4,15 @@ Example:
     python tools/reproduce.py budget --pack packs/cifar10 --splits train=cifar10.tar#cifar10/train \
         test=cifar10.tar#cifar10/test --out runs/results
 
-speed: a supervised run on all labels, compared with airbench94 if --peer names its file. budget: methods with
-few labels, each row within the same core seconds, pre-training included. ablation: the stages of
-recipes/pipeline.py. start: frozen features of --init. The rows are in tools/reproduction/tables.py.
+`speed`: a supervised run on all labels, compared with airbench94 if --peer names its file. `budget`: methods
+with few labels, each row within the same core seconds, pre-training included. `ablation`: the stages of
+recipes/pipeline.py. `start`: frozen features of --init. The rows are in tools/reproduction/tables.py.
 
-The command can be stopped at any time (Ctrl-C, SIGTERM); the same command then continues, within a training
-from its last checkpoint. Finished rows are read from OUT/TABLE-SCALE. Several commands may measure one table
-at once: each leaves to the others what they have begun, and waits for it at the end. A row that takes more
-than 1.05 times its budget is ended and has no accuracy. Settings are chosen on held-out labels of the split
-train.
+The command can be stopped at any time (Ctrl-C, SIGTERM). The same command then reads finished measurements
+from OUT/TABLE-SCALE, and continues the training of a recipe from its last checkpoint. Several commands may
+measure one table at once: each leaves to the others what they have begun, and waits for it at the end. A row
+that takes more than 1.05 times its budget is ended and has no accuracy; airbench94, whose time is the budget
+of `speed`, has no limit. Settings are chosen on held-out labels of the split `train`.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ class Config:
     """Measure one table at one scale."""
 
     table: Positional[TableName]
-    """speed, budget, ablation or start."""
+    """`speed`, `budget`, `ablation` or `start`, see above."""
     out: Path = Path("runs/results")
     """Folder of all tables; each table has its own folder in it."""
     pack: Path = Path("packs/results")
-    """Pack with the labelled splits train and test; made from --splits if it does not exist."""
+    """Pack with the labelled splits `train` and `test`; made from --splits if it does not exist."""
     splits: tuple[str, ...] = ()
-    """NAME=PATH of both splits, as for tools/pack_dataset.py; the default at scale tiny is the digits."""
+    """NAME=PATH of both splits, see tools/pack_dataset.py; default at scale `tiny`: scikit-learn's digits."""
     scale: ScaleName = "full"
-    """tiny: seconds, for tests; short: minutes per row; full: the tables of the page."""
+    """`tiny`: seconds per row, for tests; `short`: minutes per row; `full`: as in docs/results.md."""
     init: str = ""
-    """Pre-trained network for the table start, see docs/pretrained.md."""
+    """Pre-trained network for the table `start`, see docs/pretrained.md."""
     peer: str = ""
-    """legacy/airbench94.py of a checkout of KellerJordan/cifar10-airbench, for the table speed."""
+    """legacy/airbench94.py of a checkout of KellerJordan/cifar10-airbench, for the table `speed`."""
     rows: tuple[str, ...] = ()
     """Names of the rows to measure now; all by default."""
     labels_per_class: tuple[int, ...] = ()
-    """Columns of the table to measure now; all by default."""
+    """Columns to measure now, by labels per class (0: all labels); all by default, and always in `start`."""
     seeds: tuple[int, ...] = ()
-    """Seeds of the table to measure now; all by default."""
+    """Seeds of the table to measure now; all by default, and always in `start`."""
     records: Path | None = None
     """File for the records (.jsonl); the page (.md) and the picture (.png) are written beside it. By default
     OUT/TABLE-SCALE/records.jsonl."""
@@ -61,7 +61,7 @@ class Config:
     """Threads of every command; budgets are in core seconds, so they do not depend on this."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers out of range, a folder that cannot be made, and a missing --init."""
+        """Refuse numbers out of range, paths that cannot be written, and a missing --init."""
         check_numbers(self)
         check_folder(self.out)
         if self.records:
@@ -100,7 +100,7 @@ STOPPED_CODE = 75
 
 
 def prepare_pack(config: Config, run_script: RunScript) -> Pack:
-    """Open the pack; make it first if it does not exist.
+    """Open the pack; if it does not exist, make it first, from --splits or scikit-learn's digits.
 
     Args:
         config: options of the command.
@@ -108,7 +108,7 @@ def prepare_pack(config: Config, run_script: RunScript) -> Pack:
             threads.
 
     Raises:
-        UserError: the pack does not exist, and --splits is not given.
+        UserError: the pack does not exist, and there is no --splits at a scale other than `tiny`.
     """
     splits = config.splits
     if (config.pack / "manifest.json").is_file():
@@ -141,7 +141,7 @@ def described_machine(config: Config) -> Record:
 
 
 def label_tables(table: ResultTable, pack: Pack) -> list[Record]:
-    """Return the labelled images, as rows of the pack: a record per seed and number of labels up to 100."""
+    """Return the labelled rows of the pack, in a record per seed and number of labels per class, 1 to 100."""
     split = pack.split("train")
     return [
         {
@@ -165,8 +165,8 @@ def run(config: Config, console: Console, run_script: RunScript = cpu_seconds) -
     """Measure what is missing; return the page.
 
     Raises:
-        UserError: the table lacks a given row, column or seed, or the pack cannot be opened or made.
-        Stopped: the measuring was interrupted.
+        UserError: the table lacks a row, column or seed; no pack can be opened; or see `keep_question`.
+        Stopped, CommandStopped, CommandFailed: a command was interrupted, or failed.
     """
     table = make_table(config.table, config.scale, config.init, config.peer)
     rows = [row.name for row in table.rows]
@@ -176,7 +176,7 @@ def run(config: Config, console: Console, run_script: RunScript = cpu_seconds) -
     _check_among("seeds", config.seeds, seeds)
     out = folder_of(config)
 
-    @cache  # a row that is begun again tells its earlier results again
+    @cache  # print each line once; a row that is begun again repeats its earlier results
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False)
 
@@ -189,7 +189,7 @@ def run(config: Config, console: Console, run_script: RunScript = cpu_seconds) -
     path, labels = config.records or out / "records.jsonl", label_tables(table, pack)
 
     def write() -> str:
-        with alone_at(out / "page", say):  # so that no page replaces one that has more records
+        with alone_at(out / "page", say):  # so that no page replaces a page that has more records
             return write_page(path, bench.table, [*bench.records(), *labels])
 
     chosen = [row for row in table.rows if row.name in (config.rows or rows)]
@@ -224,7 +224,7 @@ def keep_question(config: Config, out: Path, pack: Pack) -> None:
 
 
 def main() -> int:
-    """Run the command line."""
+    """Parse the command line and run the command; return the exit code."""
     config = command_line(Config, __doc__)
     try:
         print(run(config, Console(stderr=True)))

@@ -43,14 +43,14 @@ class Bench(Measurements):
         return self.record_of(stage_of(identity), lambda: {**identity, **work()})
 
     def adopt(self, records: Iterable[Record], batch_sizes: Mapping[str, int]) -> None:
-        """Copy records of another folder; a stage that has a record here keeps it.
+        """Add records to the folder; a stage that has a record there keeps it.
 
         Args:
             records: records of a comparison with the same budget, on a pack of the same size.
             batch_sizes: methods of this family, each with the batch size by which its epochs are counted.
 
         Raises:
-            UserError: the records have another family, budget or pack, which must not be mixed in a table.
+            UserError: see `check`.
         """
         found = list(records)
         for record in found:
@@ -59,10 +59,10 @@ class Bench(Measurements):
             self.once(record, dict)
 
     def check(self, record: Record, batch_sizes: Mapping[str, int]) -> None:
-        """Refuse a record of another budget, and a record of costs of another family or pack.
+        """Refuse a record that must not be in a table with those of this comparison.
 
         Raises:
-            UserError: see `adopt`.
+            UserError: another budget; or for a record of costs, another family or a pack of another size.
         """
         stage = stage_of(record)
         if record.get("budget_s", self.budget_s) != self.budget_s:
@@ -142,7 +142,7 @@ class Failures:
 
     @contextmanager
     def noted(self, name: str) -> Iterator[None]:
-        """Count and print a failure inside the block instead of raising it."""
+        """Count and print a `CommandFailed` or `UserError` inside the block instead of raising it."""
         try:
             yield
         except (CommandFailed, UserError) as error:

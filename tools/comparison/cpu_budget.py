@@ -42,11 +42,11 @@ PRELOADED = (
 
 
 class CommandFailed(Exception):
-    """A command of a comparison ended with an error, or a calibration has no usable result.
+    """A command ended with an error or had no budget left, or a calibration has no usable result.
 
     Attributes:
         seconds: CPU seconds that the command used.
-        code: exit code; negative if a signal ended the command.
+        code: exit code, or minus the number of the signal that ended the command.
     """
 
     def __init__(self, message: str, seconds: float = 0.0, code: int = 1) -> None:
@@ -90,11 +90,11 @@ def cpu_seconds(script: str, arguments: Sequence[str], log: Path, limit_s: float
     Args:
         script: path below the project's root, such as `recipes/barlow.py`.
         log: file to which the script's output and errors are appended.
-        limit_s: CPU seconds after which the system ends the script; None for no limit.
+        limit_s: CPU seconds, rounded up, after which the system ends the script; None for no limit.
 
     Raises:
         CommandStopped: the script stopped after Ctrl-C or SIGTERM; a SIGTERM to this process is passed on.
-        CommandFailed: the script ended with an exit code other than 0.
+        CommandFailed: the script ended with an exit code other than 0, or was ended by another signal.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
@@ -158,7 +158,7 @@ class Cost:
         base: seconds of a run without steps: start-up, and work before the first epoch.
         per_step: seconds of a step.
         per_epoch: seconds of the work before each later epoch.
-        steps_per_epoch: steps in an epoch of the split that the method trains on.
+        steps_per_epoch: steps in an epoch, to count the epochs for `per_epoch`.
     """
 
     base: float

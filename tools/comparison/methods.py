@@ -1,8 +1,8 @@
-"""The methods of both comparisons and their settings at a budget of minutes.
+"""The methods of both families of tools/compare_methods.py, and their settings at a budget of minutes.
 
-Settings were chosen beforehand; constants that are not set here are those of the papers. Warm-ups, ramps,
-averages and learning-rate steps are shares of the run. Batch sizes allow hundreds of steps, and crops show
-enough of a small image. Views of 16 pixels cost a quarter of views of 32 pixels.
+Settings were chosen beforehand; all others are the recipes' defaults. Warm-ups and learning-rate steps are
+shares of the run; ramps and averages are shorter than in the papers. Batch sizes allow hundreds of steps, and
+crops show enough of a small image. Views of 16 pixels cost a quarter of views of 32 pixels.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ PRETRAININGS: dict[str, Pretraining] = {
         "SimCLR",
         128,
         ("contrast_top1", "partner found"),
-        # The paper has colour jitter of 0.5 and temperature 0.5 on CIFAR-10 (appendix B.9).
+        # The paper's colour jitter and temperature for CIFAR-10 are 0.5 too (appendix B.9).
         (
             *("--min-crop", 0.2, "--color-strength", 0.5, "--temperature", 0.5),
             *("--projector", 256, 128, "--lr", 1.0, "--trust", 0.01),
@@ -166,7 +166,7 @@ class Training:
 
     Attributes:
         commands: (common arguments, labels, folder, steps) -> commands to run in this order.
-        run: folder of the last classifier, below the folder of the method.
+        run: folder of the last classifier, below the folder given to `commands`.
         calibration: more arguments for the first command in calibration, so that a short run includes all
             parts of the method.
     """

@@ -65,10 +65,10 @@ class Held(Exception):
 
 @contextmanager
 def alone_at(path: Path, say: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Hold the lock beside a record or run folder, so that no other command makes it meanwhile.
+    """Hold the lock beside a record, page or run folder, so that no other command writes there meanwhile.
 
     Args:
-        path: the record or folder, which need not exist; or its lock.
+        path: the record, page or folder, which need not exist; or its lock.
         say: function that prints a line. If it is given, a lock that another command holds is waited for.
 
     Raises:

@@ -32,7 +32,7 @@ def measure_all(
         probe_labels: labels per class for kNN and the linear probe.
     """
     for seed in seeds:
-        beside = True  # the baselines depend on no method: measure them with the first one that succeeds
+        beside = True  # the baselines depend on no method: measure them with the first method that succeeds
         for name in names:
             identity = {"kind": "pretraining", "method": name, "seed": seed}
             with failures.noted(stage_of(identity)):

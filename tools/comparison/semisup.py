@@ -60,7 +60,7 @@ def train(bench: Bench, name: str, labels: Labels, stage: str) -> Record:
 
 
 def cost_of(bench: Bench, name: str) -> Cost:
-    """Return the CPU time of a method by steps; it is calibrated with just enough labels to fill a batch."""
+    """Return the CPU time of a method by steps, calibrated with `calibration_labels` if it has no record."""
     method = TRAININGS[name]
     labels = Labels(calibration_labels(bench.num_classes), 0, bench.num_classes)
 

@@ -1,4 +1,4 @@
-"""Inspection of a finished pack: figures in the terminal, the page, and faults that fail a pipeline."""
+"""Inspection of a finished pack: figures in the terminal, the page, and the faults that --fail-on names."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def read_quarantine(pack: Pack) -> Quarantine:
 def _is_corrupt(entry: dict[str, str]) -> bool:
     reason = Reason(entry["code"])
     if reason == Reason.NOT_AN_IMAGE:
-        # It is damage only if the input should be an image: its name has an image's suffix, or is a number,
+        # An input is damaged only if it should be an image: its name has an image's suffix, or is a number,
         # as for a row of a table. Other files, such as notes, may lie beside the images.
         return is_image_name(entry["name"]) or entry["name"].rpartition("/")[2].isdigit()
     return reason.is_damage

@@ -51,7 +51,7 @@ class Judged:
         )
 
     def by_kind(self, labels: NDArray[np.int64]) -> list[tuple[tuple[int, int], NDArray[np.int64]]]:
-        """Return the doubted rows for each pair of label and guess: the 16 most frequent pairs, in order.
+        """Return the doubted rows for each pair of label and guess: at most 16 pairs, most frequent first.
 
         Args:
             labels: int64 [N], label of each row of the pack.

@@ -20,7 +20,8 @@ def brightness(pack: Pack, workers: int) -> tuple[NDArray[np.int64], NDArray[np.
     """Measure the brightness of at most `MOST_DECODED` evenly spaced images, in `workers` threads.
 
     Returns:
-        The rows, int64 [K], and each image's mean gray value in [0, 255], float64 [K]; NaN if it is damaged.
+        The rows, int64 [K], and the mean gray value of each image (of raw pixels, the mean of all channels),
+        float64 [K] in [0, 255]; NaN for a damaged image.
     """
     rows = np.unique(np.linspace(0, len(pack) - 1, min(len(pack), MOST_DECODED)).round().astype(np.int64))
     values = np.full(len(rows), np.nan)

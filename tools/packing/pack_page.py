@@ -1,4 +1,4 @@
-"""The page about a pack: counts, classes, sizes, copies and a contact sheet per class."""
+"""The page about a pack: counts, classes, sizes, outliers, doubtful labels, copies, images of each class."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from tools.packing.names import MAX_SIDE
 
 NUM_TEXTURES = 64
 _HALF = MAX_SIDE // 2
-_QUALITY = 3  # parameter of libjpeg-turbo
+_QUALITY = 3  # libjpeg-turbo's number of the parameter for the quality
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The writers in the benchmark of packing: our packer, other projects' writers, and a plain copying loop.
 
-Each function packs the files of a class-folder tree into an empty folder, in a new process.
+Each function of `WRITERS` packs the files of a class-folder tree into an empty folder, in a new process.
 """
 
 from __future__ import annotations

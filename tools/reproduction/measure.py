@@ -1,7 +1,7 @@
 """Measure the rows of a table: choose a setting, then train within the budget; finished work is kept.
 
-The folder of a table holds `records/` (one file per finished measurement), `runs/` (ordinary run folders,
-which an interrupted command resumes) and `logs/`. A lock stands beside each record and each run folder.
+The folder of a table has `records/` (one file per finished measurement), `runs/` (run folders, in which a
+command that is given again continues) and `logs/`. A lock lies beside each record and each run folder.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from tools.comparison.results import Held, Measurements, Record, alone_at
 from tools.reproduction.plan import LINES, ResultTable, Row, Stage
 
 TOLERANCE = 1.05
-"""A row is ended by the system, and has no accuracy, if it takes this multiple of its budget. It is above 1
-because the speed of a shared machine varies after the calibration."""
+"""A row with a budget is ended by the system, and has no accuracy, if it takes this multiple of its budget.
+The multiple is above 1 because the speed of a shared machine varies after the calibration."""
 
 PLANNED = 0.95
 """A training gets as many steps as should take this part of its share of the budget. It is below 1 because
@@ -58,7 +58,7 @@ class Given:
         per_class: labels of each class; 0 for all.
         seed: seed of labels, weights, order and views.
         setting: options of the last stage.
-        trial: whether a quarter of the labels is held out for validation in place of the test split.
+        trial: whether the setting is only tried; a quarter of the labels is then held out to validate it.
     """
 
     per_class: int
@@ -189,7 +189,7 @@ def train(bench: Bench, row: Row, given: Given, name: str, budget_s: float) -> T
 
 
 def _folders(bench: Bench, row: Row, given: Given, name: str) -> list[Path]:
-    """Return the run folder of each stage; pre-training without labels is shared by all label counts."""
+    """Return the run folder of each stage; `train` says which runs share one for pre-training."""
     shared = f"{'trial' if given.trial else 'row'}-{row.name}-any-labels-seed-{given.seed}"
     runs = bench.out / "runs"
     alone = [stage.labels or stage is row.stages[-1] for stage in row.stages]
@@ -239,10 +239,10 @@ def choose_setting(bench: Bench, row: Row) -> int:
 
 
 def last_validation(run: Path) -> float:
-    """Return the last validation accuracy of a run; of its last phase if it has several.
+    """Return the last validation accuracy of a run; if the run has several phases, that of the last phase.
 
     Raises:
-        UserError: the run has none.
+        UserError: no validation accuracy was measured in the run.
     """
     files = sorted(run.rglob("metrics.jsonl"), key=lambda path: path.stat().st_mtime_ns)
     found = [line["validation_top1"] for f in files for line in read_metrics(f) if "validation_top1" in line]
@@ -256,10 +256,10 @@ def measure_row(
 ) -> Iterator[Record]:
     """Yield the records of a row, for the given numbers of labels and seeds; by default for all.
 
-    A row of `features` has a single record, which covers all of them.
+    A row whose `results` are "features" has a single record, which covers all of them.
 
     Raises:
-        Held: another command is measuring a record of the row; all the others have been yielded.
+        Held: another command is at work on the row. All records that it does not hold up have been yielded.
     """
     table = bench.table
     held: list[Held] = []
@@ -287,7 +287,7 @@ def measure_row(
 def measure_rows(
     bench: Bench, rows: Sequence[Row], labels_per_class: Sequence[int], seeds: Sequence[int]
 ) -> Iterator[Record]:
-    """Yield the records of rows as `measure_row` does; those that another command is measuring come last."""
+    """Yield the records of rows as `measure_row` does; a row held up by another command is repeated later."""
     while rows:
         held: list[tuple[Row, Path]] = []
         for row in rows:
@@ -303,10 +303,10 @@ def measure_rows(
 
 
 def take_budget(bench: Bench, row: Row) -> None:
-    """Once the row `budget_of` is measured, make its mean core seconds the budget of another row.
+    """Make the mean core seconds of the row that `budget_of` names, once it is measured, the table's budget.
 
     Raises:
-        Held: another command is measuring the row `budget_of`.
+        Held: another command is measuring that row, and `row` is another one.
     """
     name = bench.table.budget_of
     if name and row.name != name:

@@ -18,7 +18,7 @@ _METHODS = {"knn": "nearest neighbours", "probe": "linear probe", "pseudo": "pro
 
 
 def accuracy_table(table: ResultTable, records: Sequence[Record]) -> AccuracyTable:
-    """Return the accuracies measured so far, one row per method; methods not measured yet are left out."""
+    """Return the accuracies measured so far, a row per method or stage; what is not measured is left out."""
     measured = [r for r in records if r["kind"] == "row"]
     seeds = tuple(sorted({seed for column in table.seeds.values() for seed in column}))
     if any(row.results == "ablation" for row in table.rows):
@@ -49,7 +49,7 @@ def _over(records: Sequence[Record]) -> str:
 
 
 def _tried(records: Sequence[Record]) -> str:
-    """Return how many settings were tried by the records; a trial of a single setting chooses nothing."""
+    """Return, as text, how many settings were tried for the rows of these records; 1 counts as none tried."""
     tried = {r["settings_tried"] for r in records}
     return ", ".join(sorted({str(count) if count > 1 else "first setting, none tried" for count in tried}))
 
@@ -70,7 +70,7 @@ def _mean(seconds: Sequence[float]) -> str:
 
 
 def _by_stage(table: ResultTable, measured: Sequence[Record], seeds: tuple[int, ...]) -> AccuracyTable:
-    """Return one row per stage: its change of accuracy, mean over seeds, with the mean's standard error."""
+    """Return one row per stage: the mean change of accuracy from the stage before, and its standard error."""
     stages = dict.fromkeys(result["title"] for r in measured for result in r["results"])
     top1 = {s: [r["top1"] for m in measured for r in m["results"] if r["title"] == s] for s in stages}
     rows, before = [], None
@@ -82,13 +82,13 @@ def _by_stage(table: ResultTable, measured: Sequence[Record], seeds: tuple[int, 
             if len(differences) > 1:
                 error = f"{statistics.stdev(differences) / math.sqrt(len(differences)):.1f}"
         rows.append(Row(stage.replace("_", " "), (change, error), (tuple(top1[stage]),), stage == "scratch"))
-        before = stage if stage != "scratch" else None  # no stage continues that training
+        before = stage if stage != "scratch" else None  # no stage continues the training from scratch
     columns = tuple(map(_column_name, table.labels_per_class))
     return AccuracyTable(("change", "its standard error"), columns, tuple(rows), seeds)
 
 
 def write_page(path: Path, table: ResultTable, records: Sequence[Record]) -> str:
-    """Write the records to `path` and, beside it, the page (.md) and the picture (.png); return the page."""
+    """Write records to `path`, and page (.md) and picture (.png) if a row is measured; return the page."""
     write_lines(path, list(records))
     found = accuracy_table(table, records)
     text = f"# {table.title}\n\n{_said(table, records)}\n\n{markdown(found)}" if found.rows else ""

@@ -13,7 +13,7 @@ ablation.json of recipes/pipeline.py. features: the few_labels.json of tools/few
 numbers of labels and all seeds. peer: the peer.json that the wrapper of a peer writes."""
 
 LINES = ("", ", one view in the test")
-"""What follows a row's title in the line of each of its accuracies: all views of the test, and one view."""
+"""Ends of the titles of a row's lines: the accuracy with all views of the test, and that with one view."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table.
+    """A way of training that a table measures, in one or more lines.
 
     Attributes:
         name: name of the row on the command line, and part of its file names.
         title: title in the table.
         stages: commands, in the order in which they run.
-        settings: alternative options of the last stage; the one with the best validation accuracy in a short
-            trial is trained in full.
+        settings: alternative options for the last stage; short trials choose those that are trained in full.
         reads_unlabeled: whether the row learns from images without labels.
         baseline: whether the other rows are compared with this one.
         labels_per_class: columns of the table at which the row is measured; () for all.
@@ -79,9 +78,9 @@ class ResultTable:
         trial_s: core seconds for the trial of one setting.
         chosen_at: labels per class in the trials; a quarter of them is held out for validation.
         calibration: steps of the two short runs from which the cost of a step is computed.
-        testing: options of recipes/evaluate.py.
-        budget_of: name of a row of fixed length; once it is measured, its mean core seconds are the budget of
-            the other rows. It has no budget itself.
+        testing: further options of recipes/evaluate.py.
+        budget_of: name of a row of fixed length, or "" for none. Once that row is measured, its mean core
+            seconds are the budget of the other rows; it is not limited itself.
     """
 
     name: str

@@ -13,16 +13,16 @@ TableName = Literal["speed", "budget", "ablation", "start"]
 
 @dataclass(frozen=True)
 class Scale:
-    """The size of a table: `tiny` for tests on the digits, `short` for minutes, `full` for docs/results.md.
+    """Sizes at a scale: `tiny` for tests on the digits, `short` for minutes, `full` for docs/results.md.
 
     Attributes:
-        resolution: side of the views in pixels.
-        budget_s: core seconds of a row in the tables budget and start; ablation has twice as many.
-        trial_s: core seconds of the trial of one setting.
-        tried: number of settings tried for each row.
-        seeds: seeds for each number of labels per class.
-        batch_size: labelled images per step.
-        mu: unlabelled images per labelled image.
+        resolution: side of the views in pixels; `start` with --init has 112.
+        budget_s: core seconds of a row in `budget` and `start`; a row of `ablation` has twice as many.
+        trial_s: core seconds of the trial of one setting in `budget`.
+        tried: number of settings tried for each row of `budget`.
+        seeds: seeds for each number of labels per class in `budget`.
+        batch_size: labelled images per step, unless a row sets its own number.
+        mu: unlabelled images per labelled image, unless a row sets its own number.
         pretrain_batch: images per step of pre-training.
         projector: widths of the projector's layers in pre-training.
         calibration: see `ResultTable`.
@@ -94,7 +94,7 @@ GUESSES: tuple[object, ...] = ("--guesses", "average", "--adaptive-threshold", "
 
 
 def _speed(size: Scale, scale: ScaleName, peer: str) -> ResultTable:
-    """All labels: accuracy within the core seconds of a peer, which runs first if it is given."""
+    """All labels: accuracy within the core seconds that a peer took, or if there is no peer in fixed ones."""
     options = (*_network(size), *_views(size), *SPEED_RUN, "--batch-size", 1000 if scale != "tiny" else 40)
     stage = Stage("train", "recipes/supervised.py", options)
     rows = [Row("compact", f"{NETWORK}, Muon", (stage,))]
