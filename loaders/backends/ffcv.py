@@ -44,6 +44,8 @@ class FfcvBackend(Backend):
 
     def refusal(self, work: Work) -> UserError | None:
         """Return the error if FFCV is missing or cannot read the work; see `Backend`."""
+        if (refused := super().refusal(work)) is not None:
+            return refused
         if work.stream == LABELED:
             return UserError(
                 "backend ffcv: expected one stream, since FFCV's Loader walks one order; found two; use "

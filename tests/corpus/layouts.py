@@ -313,7 +313,7 @@ LAYOUTS = {
         {DOG: "0", CAT: "1"},
         "in.parquet",
         said="not used: image",
-        columns=ColumnOptions(image_column="mask"),
+        columns=ColumnOptions(image_column="Mask"),
     ),
     "jsonl, some without a label": Layout(
         beside("list.jsonl", '{"path": "in/a.jpg"}\n{"path": "in/b.jpg", "label": "dog"}\n'),

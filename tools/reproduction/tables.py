@@ -115,7 +115,6 @@ def _budget(size: Scale) -> ResultTable:
     """Few labels: all training of a row, pre-training included, within the same core seconds."""
     network, few = _network(size), ("--flip-p", size.flip_p)
     solver = ("--batch-size", size.batch_size)
-    pool = ("--unlabeled-splits", "train", "--mu", size.mu)
     alike = (*network, *few, "--split", "train", "--batch-size", size.pretrain_batch, "--min-crop", 0.2)
     alike = (*alike, "--max-sigma", 1.0, "--projector", *size.projector, "--warmup-epochs", 0.1)
 
@@ -127,8 +126,11 @@ def _budget(size: Scale) -> ResultTable:
         options = (*network, *few, *solver, "--view", "strong", *more)
         return Stage("train", "recipes/supervised.py", options, share)
 
-    def fixmatch(*more: object, share: float = 1.0) -> Stage:
-        return Stage("train", "recipes/fixmatch.py", (*network, *few, *solver, *pool, *GUESSES, *more), share)
+    def fixmatch(
+        *more: object, share: float = 1.0, labeled: int = size.batch_size, mu: int = size.mu
+    ) -> Stage:
+        batch = ("--batch-size", labeled, "--unlabeled-splits", "train", "--mu", mu)
+        return Stage("train", "recipes/fixmatch.py", (*network, *few, *batch, *GUESSES, *more), share)
 
     rounds = (
         *(*network, *few, *solver, "--weight-decay", 5e-4, "--unlabeled-splits", "train", "--min-crop", 0.5),
@@ -140,8 +142,8 @@ def _budget(size: Scale) -> ResultTable:
     rates = (("--lr", 0.03), ("--lr", 0.1), ("--lr", 0.01))[: size.tried]
     decays = (("--weight-decay", 0.4), ("--weight-decay", 0.1), ("--weight-decay", 1.6))[: size.tried]
     short = supervised(*FEW_LABELS, share=0.125)  # on 250 labels it was 4 points better than the long run
-    # Of a step, a quarter is labelled: on 4,000 labels, an eighth leaves the supervised loss high.
-    more_labels = ("--batch-size", 2 * size.batch_size, "--mu", 3)
+    # A quarter of the images is labelled: on 4,000 labels, an eighth leaves the supervised loss high.
+    more_labels = fixmatch(*FEW_LABELS, labeled=2 * size.batch_size, mu=3)
     in_rounds = Stage("train", "recipes/self_training.py", rounds)
     both = (pretraining(0.5), fixmatch(*begun, share=0.5))
     rows = (
@@ -149,7 +151,7 @@ def _budget(size: Scale) -> ResultTable:
         Row("supervised_short", "supervised, 1/8 of the time", (short,), decays, baseline=True),
         Row("pretrained", "own pre-training, fine-tuned", (pretraining(0.8), tuned), decays, True),
         Row("fixmatch", "FixMatch", (fixmatch(*FEW_LABELS),), decays, True),
-        Row("fixmatch_mu_3", "FixMatch, mu 3", (fixmatch(*FEW_LABELS, *more_labels),), decays, True),
+        Row("fixmatch_mu_3", "FixMatch, mu 3", (more_labels,), decays, True),
         Row("pretrained_fixmatch", "pre-training, FixMatch", both, decays, True),
         Row("rounds", "rounds of pseudo-labels", (in_rounds,), rates, True),
     )  # fmt: skip

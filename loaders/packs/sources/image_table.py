@@ -39,7 +39,7 @@ def holds_images(path: Path, options: ColumnOptions | None = None) -> bool:
     if path.suffix.lower() == ".arrow":
         return True
     columns, asked = _byte_columns(read_schema(path)), (options or ColumnOptions()).image_column
-    return bool(columns) if asked is None else asked in columns
+    return bool(columns if asked is None else find_column(columns, (asked.strip().lower(),)))
 
 
 class ImageTableSource(NumberLabels):

@@ -77,6 +77,13 @@ def test_a_remote_pack_gives_the_bytes_of_the_local_one(tmp_path, local, store):
     same(batches(build(remote, backend="auto"), (0, 1)), batches(build(local), (0, 1)))
 
 
+@pytest.mark.parametrize("backend", ["cpu", "dali", "ffcv"])
+def test_another_backend_refuses_a_store(tmp_path, local, store, backend):
+    remote = open_pack(store.url, options(tmp_path))
+    with pytest.raises(UserError, match=f"backend {backend}: expected packs on this machine, found http"):
+        build(remote, backend=backend)
+
+
 def test_what_is_cached_is_not_fetched_again(tmp_path, local, store):
     expected = batches(build(open_pack(store.url, options(tmp_path))), (0, 1, 2))
     before = dict(store.requests)
