@@ -387,19 +387,14 @@ def test_no_line_passes_over_a_column_that_is_not_measured(
 def test_a_page_says_what_its_records_say_of_settings(tmp_path: Path) -> None:
     table = make_table("budget", "full")
     common = {"kind": "row", "cpu_s": 9.0, "over_budget": False, "labels_per_class": 25, "seed": 0}
-    tried = {"supervised": 0, "fixmatch": 3}
+    results = [{"title": "a former title", "top1": 0.5}]
     records = [
-        {
-            **common,
-            "row": row,
-            "settings_tried": number,
-            "results": [{"title": "a former title", "top1": 0.5}],
-        }
-        for row, number in tried.items()
+        {**common, "row": row, "settings_tried": number, "results": results, "labels_per_class": count}
+        for row, number, count in (("supervised", 0, 25), ("fixmatch", 3, 25), ("fixmatch", 0, 400))
     ]
     both = write_page(tmp_path / "both.jsonl", table, records)
-    assert "| supervised, strong views | 9 | first setting, none tried | - | **50.0** (1 of 3) |" in both
-    assert "| FixMatch | 9 | 3 | - | **50.0** (1 of 3) |" in both
+    assert "| supervised, strong views | 9 | none | - | **50.0** (1 of 3) | - | - |" in both
+    assert "| FixMatch | 9 | 3 or none | - | **50.0** (1 of 3) | - | **50.0** |" in both, "one seed at 400"
     assert "Settings were tried for 480 core seconds each, on a quarter of 25 labels per class" in both
     assert "former" not in both
     alone = write_page(tmp_path / "alone.jsonl", table, records[:1])

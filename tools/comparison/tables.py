@@ -43,12 +43,14 @@ class AccuracyTable:
     Attributes:
         facts: headings of the columns before the accuracies.
         columns: headings of the columns of accuracies.
+        num_seeds: number of seeds of each column; by default that of `seeds`.
     """
 
     facts: tuple[str, ...]
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     seeds: tuple[int, ...]
+    num_seeds: tuple[int, ...] = ()
 
     def best(self, column: int) -> float:
         """Return the highest mean accuracy of a column."""
@@ -121,8 +123,9 @@ def markdown(table: AccuracyTable) -> str:
     heading = ("method", *table.facts, *table.columns)
     rule = ("---", *("--:" for _ in heading[1:]))
     lines = [heading, rule]
+    num_seeds = table.num_seeds or (len(table.seeds),) * len(table.columns)
     for row in table.rows:
-        cells = (_cell(s, table.best(i), len(table.seeds)) for i, s in enumerate(row.shares))
+        cells = (_cell(s, table.best(i), num_seeds[i]) for i, s in enumerate(row.shares))
         lines.append((row.title, *row.facts, *cells))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -39,9 +39,9 @@ def accuracy_table(table: ResultTable, records: Sequence[Record]) -> AccuracyTab
                     title, columns = row.title + more + _over(own), _columns(table, found)
                     rows.append(Row(title, facts, columns, row.baseline and not place))
     kept = tuple(row for row in rows if any(row.shares) or row.title.endswith(_OVER))
-    return AccuracyTable(
-        ("core s", "settings tried"), tuple(map(_column_name, table.labels_per_class)), kept, seeds
-    )
+    columns = tuple(map(_column_name, table.labels_per_class))
+    num_seeds = tuple(len(table.seeds[count]) for count in table.labels_per_class)
+    return AccuracyTable(("core s", "settings tried"), columns, kept, seeds, num_seeds)
 
 
 def _over(records: Sequence[Record]) -> str:
@@ -51,7 +51,7 @@ def _over(records: Sequence[Record]) -> str:
 def _tried(records: Sequence[Record]) -> str:
     """Return, as text, how many settings were tried for the rows of these records; 1 counts as none tried."""
     tried = {r["settings_tried"] for r in records}
-    return ", ".join(sorted({str(count) if count > 1 else "first setting, none tried" for count in tried}))
+    return " or ".join(sorted({str(count) if count > 1 else "none" for count in tried}))
 
 
 def _columns(table: ResultTable, results: Sequence[Record]) -> tuple[tuple[float, ...], ...]:
