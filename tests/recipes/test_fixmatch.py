@@ -19,6 +19,7 @@ from loaders.batch import Batch, PairedBatch
 from loaders.classification import SemiLoaders
 from loaders.common.errors import UserError
 from loaders.packs import Pack
+from loaders.packs.manifest import read_manifest
 from loaders.views import presets
 from recipes import fixmatch
 from recipes.fixmatch import Config, FixMatch, run
@@ -228,9 +229,9 @@ def test_the_usual_splits_are_those_that_the_pack_has(
     config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pack = SimpleNamespace(splits=("train", "test"), path=config.pack)
-    manifest = SimpleNamespace(
-        splits=[SimpleNamespace(name=name, num_images=9) for name in pack.splits], shard_format="webdataset"
-    )
+    manifest = read_manifest(config.pack)
+    splits = tuple(split for split in manifest.splits if split.name in pack.splits)
+    manifest = replace(manifest, splits=splits)
     monkeypatch.setattr(Config, "_manifest", lambda self: manifest)
     usual = replace(config, unlabeled_splits=Config.unlabeled_splits)
     usual.check_places()
