@@ -37,8 +37,8 @@ Mixing = Literal["none", "mixup", "cutmix"]
 TripletDistance = Literal["cosine", "euclidean"]
 """Distance between embeddings; see `engine.objectives.triplet`."""
 TripletPositive = Literal["crop", "affine"]
-"""The other view of an image in a triplet; see `loaders.views.presets`."""
+"""The view of the anchor's image that is the positive of a triplet; see `loaders.views.presets`."""
 Reconstruction = Literal["bce", "mse"]
 """Loss of a decoded image; see `engine.objectives.vae`."""
 Duplicates = Literal["best", "drop", "all"]
-"""Handling of an image that several classes selected; see `engine.labels.select`."""
+"""Handling of an image that was selected for several classes; see `engine.labels.select`."""

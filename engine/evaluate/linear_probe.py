@@ -20,7 +20,7 @@ class LinearProbe:
     Attributes:
         weight: float32 [C, D], for representations that are not standardised.
         bias: float32 [C].
-        converged: False if the solver stopped at its iteration limit.
+        converged: False if scikit-learn's solver stopped at its iteration limit.
     """
 
     weight: Tensor
