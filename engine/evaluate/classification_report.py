@@ -54,8 +54,7 @@ class ClassificationReport:
     Attributes:
         num_images: labelled images.
         top1: share of images whose most probable class is right.
-        top5: share of images whose class is among the five most probable (or all, if there are fewer) and
-            has a probability above 0.
+        top5: share of images whose class is one of the five most probable, with a probability above 0.
         mean_class_top1: mean of `per_class` over the classes that have images.
         calibration_error: expected calibration error with 15 bins (Guo et al. 2017).
         log_loss: mean of -log of the right class's probability, taken as at least 1e-12.
@@ -154,7 +153,7 @@ def cluster_order(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
     np.fill_diagonal(distance, 0.0)
     condensed = squareform(distance, checks=False)
     tree = linkage(condensed, "average")
-    if len(confusion) <= _MOST_ORDERED:  # the time of this is cubic in the number of classes
+    if len(confusion) <= _MOST_ORDERED:  # `optimal_leaf_ordering` takes cubic time
         tree = optimal_leaf_ordering(tree, condensed)
     order: NDArray[np.int64] = leaves_list(tree).astype(np.int64)
     return order

@@ -18,8 +18,8 @@ from torch import Tensor
 from engine.evaluate.collapse import spaced
 from engine.evaluate.knn import nearest
 
-# Largest numbers of images to compare with and of images to judge; of more, evenly spaced ones are used. Both
-# together take half a minute on two cores.
+# Largest numbers of images to compare with and of images to judge; of more, evenly spaced ones are used.
+# These numbers take half a minute on two cores.
 MOST_COMPARED, MOST_JUDGED = 60_000, 20_000
 USUAL = 0.95  # share of a class's own images that count as like the class
 _NEIGHBOURS, _TEMPERATURE = 10, 0.07  # temperature as in `engine.evaluate.knn`

@@ -274,7 +274,7 @@ def features_of(
     out: Path,
     labels: NDArray[np.int64] | None = None,
 ) -> Features:
-    """Return the features of the first view of a split; see `store_features`.
+    """Return the features of the first view of a split's images; see `store_features`.
 
     Args:
         make: builds the loader, which is closed afterwards.

@@ -29,10 +29,10 @@ class FewLabelResult:
     Attributes:
         init: the start as the user named it, or "scratch". tools/few_labels.py appends the method's name,
             and tools/label_sweep.py writes a method's name in place of the start.
-        labels_per_class: number of labels of each class that the classifier learned from.
+        labels_per_class: largest number of labels of each class that the classifier learned from.
         seed: seed of the choice of labels, of new weights, and of the order and views of images.
         top1: share of test images classified correctly.
-        num_test: number of test images.
+        num_test: number of labelled test images.
         steps: optimizer steps; 0 if there were none or the number is not known.
         top5: share of test images whose label is among the five most probable classes; None in older files.
         method: one of `OF_A_START`, or the recipe that trained the network.

@@ -104,7 +104,7 @@ def best_of(cells: Sequence[Cell]) -> Cell:
 
 
 def write_grid(out: Path, cells: Sequence[Cell], config: Mapping[str, Any]) -> None:
-    """Write grid.json, grid.csv (laid out like the table of the source) and the heat maps in grid.png."""
+    """Write grid.json, grid.csv (laid out like table 5 of Zhou, Wan, Li 2021) and heat maps in grid.png."""
     rows = [{**asdict(cell.setting), **_measured(cell)} for cell in cells]
     chosen = asdict(best_of(cells).setting)
     write_atomic(out / "grid.json", to_json({"config": dict(config), "cells": rows, "best": chosen}))

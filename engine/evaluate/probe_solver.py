@@ -138,7 +138,7 @@ class _Rows:
 
 
 def mean_and_deviation(h: Tensor | _Rows) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of each feature, float32 [D]; deviation 1 for a constant one."""
+    """Return mean and standard deviation of each feature, float32 [D]; 1 replaces a deviation near 0."""
     total, squares = (
         torch.zeros(h.shape[1], dtype=torch.float64),
         torch.zeros(h.shape[1], dtype=torch.float64),

@@ -37,7 +37,7 @@ class Ranked:
     def precision(self) -> NDArray[np.float64]:
         """Return the precision at each rank k, float64 [C, K].
 
-        This is the share of right images among the labelled ones up to k; NaN if none of them has a label.
+        This is the share of right images among the labelled of the first k; NaN if none of the k has a label.
         """
         known = np.cumsum(self.label >= 0, 1)
         return np.where(known > 0, np.cumsum(self.right, 1) / np.maximum(known, 1), np.nan)
