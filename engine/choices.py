@@ -11,7 +11,7 @@ Device = Literal["auto", "cpu", "cuda"]
 OnNonFinite = Literal["stop", "skip"]
 """Handling of a loss or gradient that is NaN or infinite; see `engine.train.finite`."""
 Measure = Literal["training", "turns", "loader"]
-"""What a run measures; see `engine.train.measured`."""
+"""Whether a run trains as usual or measures speed, and how; see `engine.train.measured`."""
 Weights = Literal["ema", "raw"]
 """Weights of a classifier: their moving average ("ema"), or the trained weights themselves ("raw")."""
 OptimizerName = Literal["paper", "sgd", "lars", "adamw", "muon"]
@@ -37,8 +37,8 @@ Mixing = Literal["none", "mixup", "cutmix"]
 TripletDistance = Literal["cosine", "euclidean"]
 """Distance between embeddings; see `engine.objectives.triplet`."""
 TripletPositive = Literal["crop", "affine"]
-"""The other view of an image in a triplet; see `loaders.views.presets`."""
+"""The two views of an image in a triplet, anchor and positive; see `loaders.views.presets`."""
 Reconstruction = Literal["bce", "mse"]
 """Loss of a decoded image; see `engine.objectives.vae`."""
 Duplicates = Literal["best", "drop", "all"]
-"""Handling of an image that several classes selected; see `engine.labels.select`."""
+"""Handling of an image that was selected for several classes; see `engine.labels.select`."""

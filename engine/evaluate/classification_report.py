@@ -40,7 +40,7 @@ class Reliability:
 
     @property
     def error(self) -> float:
-        """Expected calibration error: the mean of |confidence - accuracy| over the bins, weighted by images.
+        """Expected calibration error: the mean of |confidence - accuracy| over the bins, weighted by `count`.
 
         Source: Guo et al. 2017, equation 3.
         """
@@ -54,7 +54,7 @@ class ClassificationReport:
     Attributes:
         num_images: labelled images.
         top1: share of images whose most probable class is right.
-        top5: share of images whose class is among the five most probable (or all, if there are fewer).
+        top5: share of images whose class is one of the five most probable, with a probability above 0.
         mean_class_top1: mean of `per_class` over the classes that have images.
         calibration_error: expected calibration error with 15 bins (Guo et al. 2017).
         log_loss: mean of -log of the right class's probability, taken as at least 1e-12.
@@ -112,7 +112,7 @@ def classification_report(probabilities: Tensor, labels: Tensor) -> Classificati
 
 
 def reliability(probabilities: Tensor, labels: Tensor) -> Reliability:
-    """Sort images into 15 bins of confidence, and leave out empty bins."""
+    """Sort images into 15 bins by confidence, the highest probability, and leave out empty bins."""
     confidence, guess = (t.numpy() for t in probabilities.max(1))
     right = guess == labels.numpy()
     bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
@@ -153,7 +153,7 @@ def cluster_order(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
     np.fill_diagonal(distance, 0.0)
     condensed = squareform(distance, checks=False)
     tree = linkage(condensed, "average")
-    if len(confusion) <= _MOST_ORDERED:  # the time of this is cubic in the number of classes
+    if len(confusion) <= _MOST_ORDERED:  # `optimal_leaf_ordering` takes cubic time
         tree = optimal_leaf_ordering(tree, condensed)
     order: NDArray[np.int64] = leaves_list(tree).astype(np.int64)
     return order
@@ -162,8 +162,8 @@ def cluster_order(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
 def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str], caption: str = "") -> Picture:
     """Draw the share of each class's images (rows) that were predicted as each class (columns).
 
-    With up to 12 classes, each cell also states its number of images. With more than 500, it shows the
-    largest share among a few neighbouring classes.
+    With up to 12 classes, each cell also states its number of images. With more than 500, each cell shows the
+    largest share in a square of neighbouring classes.
     """
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     names = drawn_names(classes if len(classes) <= MOST_NAMED else ())

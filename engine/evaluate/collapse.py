@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEAST_STD, LEAST_RANK = 0.01, 1.5
-"""Features with a standard deviation or rank below these count as collapsed; even untrained networks have far
-larger ones."""
+"""Features count as collapsed if `feature_std` or `effective_rank` is below these; both are far larger even
+for untrained networks."""
 _MOST_ROWS = 8192  # used for the singular values; RankMe's authors found 25,600 rows more than enough
 _EPSILON = 1e-7
 

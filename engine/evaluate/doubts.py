@@ -18,13 +18,14 @@ from torch import Tensor
 from engine.evaluate.collapse import spaced
 from engine.evaluate.knn import nearest
 
-# Maximum numbers of images, which take half a minute on two cores; of more, evenly spaced ones are used.
+# Largest numbers of images to compare with and of images to judge; of more, evenly spaced ones are used.
+# These numbers take half a minute on two cores.
 MOST_COMPARED, MOST_JUDGED = 60_000, 20_000
 USUAL = 0.95  # share of a class's own images that count as like the class
 _NEIGHBOURS, _TEMPERATURE = 10, 0.07  # temperature as in `engine.evaluate.knn`
 _LEAST_LEAD = 0.5  # share of the vote by which another class must lead
 _CHUNK_SIZE = 512  # queries at once; their similarities to 60,000 images take 123 MB
-_NOTHING = -2.0  # similarity to no image; below every cosine
+_NOTHING = -2.0  # stands for a missing cosine; below every cosine
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def unlike_every_class(h: Tensor, labels: Tensor, num_classes: int, others: Tens
 
     The similarity of an image to a class is the cosine to the most similar image of that class. An image is
     unlike a class if its similarity is below that of 95 % (`USUAL`) of the class's own images, each of which
-    is compared with the others of the class. A class of one image has the lowest limit of the other classes.
+    is compared with the others of the class. A class of one image has the lowest limit of the others.
 
     Args:
         h: float [N, D], features of labelled images.
@@ -135,7 +136,7 @@ def unlike_every_class(h: Tensor, labels: Tensor, num_classes: int, others: Tens
 def _likeness(
     bank: Tensor, labels: Tensor, num_classes: int, query: Tensor, places: Tensor, without_itself: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches of `places`, int64 [B], and the cosines to the nearest image of each class, [B, C]."""
+    """Yield batches of `places` in `query`, int64 [B], and cosines to each class's nearest image, [B, C]."""
     for part in torch.split(places, _CHUNK_SIZE):
         similarity = F.normalize(query[part].float(), dim=1) @ bank.T
         if without_itself:

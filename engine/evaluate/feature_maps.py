@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from engine.evaluate.predict import evaluation_mode
 from loaders.common.errors import UserError
 
-MOST_STAGES = 4  # a residual network has four stages behind its stem
+MOST_STAGES = 4  # a ResNet has four stages behind its stem
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class StageMaps:
         """Hoyer's sparseness of the activations of an image, averaged over the images.
 
         For the n activations x of an image, it is (sqrt(n) - |x|_1 / |x|_2) / (sqrt(n) - 1): 0 if all are
-        equally large, 1 if only one is not zero. The measure needs no exact zeros, so it suits any activation
-        function.
+        equally large, 1 if at most one is not zero. The measure needs no exact zeros, so it suits any
+        activation function.
 
         Source: Hoyer 2004, "Non-negative Matrix Factorization with Sparseness Constraints", section 3.1.
         """
@@ -47,7 +47,7 @@ class StageMaps:
 def stage_maps(network: nn.Module, views: Tensor) -> list[StageMaps]:
     """Return the map at the end of each of the last `MOST_STAGES` stages, in the order of the network.
 
-    If all maps have the same size, as those of a ViT's blocks, as many evenly spaced stages are taken.
+    If all maps have the same size, as those of a ViT's blocks, evenly spaced stages are taken instead.
 
     Args:
         network: built by `build_backbone`; afterwards each module has its former mode.
@@ -90,7 +90,7 @@ def _own_stages(network: nn.Module, views: Tensor) -> list[StageMaps]:
 
 
 def _timm_stages(network: Any, views: Tensor) -> list[StageMaps]:
-    """Return the maps of a timm network through `forward_intermediates`, which timm documents."""
+    """Return the maps of a timm network by timm's `forward_intermediates`; none if the network lacks it."""
     if not hasattr(network, "forward_intermediates"):
         return []
     maps = network.forward_intermediates(views, intermediates_only=True)

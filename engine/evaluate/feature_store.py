@@ -5,9 +5,9 @@ FOLDER/<fingerprint>/features.npy   float16 [V, N, D]: V views of N images, in t
                      rows.npy       int64 [N]: rows of the pack
                      store.json     the facts behind the fingerprint, and the number of images done
 
-The fingerprint covers the pack, the rows of the split, every tensor of the network and the views with their
-seed; a change in any of them makes a new array. An interrupted computation continues from the progress that
-was last recorded, on any number of ranks.
+The fingerprint covers the pack, the rows of the split, every tensor of the network, the layer that is read,
+and the views with their seed; a change in any of them makes a new array. An interrupted computation
+continues from the progress that was last recorded, on any number of ranks.
 """
 
 from __future__ import annotations
@@ -274,11 +274,11 @@ def features_of(
     out: Path,
     labels: NDArray[np.int64] | None = None,
 ) -> Features:
-    """Return the features of the first view of a split; see `store_features`.
+    """Return the features of the first view of a split's images; see `store_features`.
 
     Args:
         make: builds the loader, which is closed afterwards.
-        labels: int64 [N], label of each position of the split; the true labels by default.
+        labels: int64 [N], label of each position of the split; those of the pack by default.
     """
     with make(split) as loader:
         store = store_features(network, loader, split, device, folder, out)

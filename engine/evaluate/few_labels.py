@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 RESULTS_NAME = "few_labels.json"
 SCRATCH = "scratch"
 OF_A_START = ("fine_tune", "frozen", "two_stage", "knn", "probe", "pseudo")
-"""Methods of recipes/transfer.py and tools/few_labels.py, which can begin with pre-trained weights."""
+"""Methods that can begin with pre-trained weights: those of recipes/transfer.py and tools/few_labels.py."""
 
 
 @dataclass(frozen=True)
 class FewLabelResult:
-    """The result of one network that was trained with few labels.
+    """The result of one classifier that learned from few labels.
 
     Attributes:
         init: the start as the user named it, or "scratch". tools/few_labels.py appends the method's name,
             and tools/label_sweep.py writes a method's name in place of the start.
-        labels_per_class: number of labels of each class that the network learned from.
+        labels_per_class: largest number of labels of each class that the classifier learned from.
         seed: seed of the choice of labels, of new weights, and of the order and views of images.
         top1: share of test images classified correctly.
-        num_test: number of test images.
+        num_test: number of labelled test images.
         steps: optimizer steps; 0 if there were none or the number is not known.
         top5: share of test images whose label is among the five most probable classes; None in older files.
         method: one of `OF_A_START`, or the recipe that trained the network.
         validation_top1: share of validation images classified correctly; None if it was not measured.
         start_top1: test accuracy of the linear probe with which the network started; None if it did not start
-            with one. It decides nothing.
+            with a probe. This accuracy decides nothing.
         folder: folder of the classifier, relative to that of the results; "" if no classifier was kept.
     """
 
@@ -127,7 +127,7 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
 
 
 def write_results(out: Path, results: Sequence[FewLabelResult], config: Mapping[str, Any]) -> Path:
-    """Write all results and their configuration into `out`, atomically."""
+    """Write all results and their configuration into `RESULTS_NAME` in `out`, atomically; return its path."""
     path = out / RESULTS_NAME
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(path, to_json({"config": dict(config), "results": [asdict(result) for result in results]}))

@@ -22,10 +22,10 @@ from loaders.common.errors import UserError
 from loaders.common.files import csv_text, to_json, write_atomic
 
 RATES = (0.001, 0.003, 0.005, 0.01, 0.03, 0.05)
-"""Learning rates of the report's table 5."""
+"""Learning rates of table 5 of Zhou, Wan, Li 2021."""
 WEIGHT_DECAYS = (0.0, 1.5e-6)
-"""The report prints "1.5", which at a rate of 0.05 would shrink weights by 7.5 % a step; 1.5e-6 is usual for
-Barlow Twins."""
+"""Zhou, Wan, Li 2021 print "1.5", which at a rate of 0.05 would shrink weights by 7.5 % a step; 1.5e-6 is
+usual for Barlow Twins."""
 
 
 @dataclass(frozen=True, order=True)
@@ -61,10 +61,9 @@ class Cell:
 
 
 def settings(rates: Sequence[float], weight_decays: Sequence[float]) -> list[Setting]:
-    """Return all settings of the grid, for every weight decay.
+    """Return all settings of the grid: each weight decay with each pair of rates.
 
-    The pairs of rates are those with the backbone's rate below the classifier's, and the largest rate for
-    both.
+    The pairs are those with the backbone's rate below the classifier's, and the largest rate for both.
 
     Raises:
         UserError: no rate, no weight decay, or a negative or repeated value.
@@ -78,7 +77,7 @@ def settings(rates: Sequence[float], weight_decays: Sequence[float]) -> list[Set
 
 
 def sum_up(setting: Setting, results: Sequence[FewLabelResult]) -> Cell:
-    """Average the runs of a setting; each of them must have a validation accuracy."""
+    """Average the runs of a setting; each run must have a validation accuracy."""
     values = [r.validation_top1 for r in results if r.validation_top1 is not None]
     assert len(values) == len(results)
     mean, spread = mean_and_spread(values)
@@ -92,7 +91,7 @@ def sum_up_all(wanted: Sequence[Setting], results: Sequence[FewLabelResult]) -> 
 
 
 def print_grid(out: Path, cells: Sequence[Cell]) -> None:
-    """Print the table that `write_grid` wrote into `out`, and the best setting."""
+    """Print the table that `write_grid` wrote into `out`, the best setting, and the path of the heat maps."""
     best = best_of(cells)
     print((out / "grid.csv").read_text(), end="")
     print(f"best on validation: {best.setting.folder}, {best.mean:.1%} (test: {best.test_mean:.1%})")
@@ -100,12 +99,12 @@ def print_grid(out: Path, cells: Sequence[Cell]) -> None:
 
 
 def best_of(cells: Sequence[Cell]) -> Cell:
-    """Return the cell with the highest validation accuracy; of equal cells, the one with larger rates."""
+    """Return the cell with the highest validation accuracy; of equal cells, one with the larger rates."""
     return max(cells, key=lambda cell: (cell.mean, cell.setting.lr_backbone, cell.setting.lr_classifier))
 
 
 def write_grid(out: Path, cells: Sequence[Cell], config: Mapping[str, Any]) -> None:
-    """Write grid.json, grid.csv (laid out like the report's table) and the heat maps in grid.png."""
+    """Write grid.json, grid.csv (laid out like table 5 of Zhou, Wan, Li 2021) and heat maps in grid.png."""
     rows = [{**asdict(cell.setting), **_measured(cell)} for cell in cells]
     chosen = asdict(best_of(cells).setting)
     write_atomic(out / "grid.json", to_json({"config": dict(config), "cells": rows, "best": chosen}))
@@ -141,7 +140,7 @@ def draw_grid(cells: Sequence[Cell]) -> Picture:
 def _draw_map(
     axes: Any, values: Sequence[Sequence[float]], span: tuple[float, float], palette: Palette
 ) -> None:
-    """Draw values as colours and numbers, leave NaN empty, and frame `span[1]`, the best of all maps."""
+    """Draw values as colours and numbers, NaN as empty; frame cells with `span[1]`, the best of all maps."""
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.patches import Rectangle
 

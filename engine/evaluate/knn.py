@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Queries and rows of the bank at once; the similarities of 1024 x 65,536 pairs take 256 MiB of float32.
+# Rows of `query_h` and of `bank_h` at once; the similarities of 1024 x 65,536 pairs take 256 MiB of float32.
 _CHUNK_SIZE = 1024
 _BANK_CHUNK = 65_536
 
 
 @torch.inference_mode()
 def nearest(bank_h: Tensor, query_h: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Find the k most similar rows of a bank for each query, exactly; the bank is read in parts.
+    """Find the k rows of `bank_h` most similar to each row of `query_h`, exactly; `bank_h` is read in parts.
 
     Args:
         bank_h: float [N, D], any scale, such as a memory-mapped float16.
@@ -47,7 +47,7 @@ def knn_scores(
     k: int = 20,
     temperature: float = 0.07,
 ) -> Tensor:
-    """Let the k most similar images of a labelled bank vote for the class of each query.
+    """Let the k most similar images of a labelled set, the bank, vote for the class of each query image.
 
     A neighbour with cosine similarity s votes for its class with weight exp(s / temperature).
 

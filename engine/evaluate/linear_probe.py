@@ -20,7 +20,7 @@ class LinearProbe:
     Attributes:
         weight: float32 [C, D], for representations that are not standardised.
         bias: float32 [C].
-        converged: False if the solver stopped at its iteration limit.
+        converged: False if scikit-learn's solver stopped at its iteration limit.
     """
 
     weight: Tensor
@@ -68,8 +68,8 @@ def fit_linear_probe(
     coefficients = torch.as_tensor(solver.coef_, dtype=torch.float32)
     intercepts = torch.as_tensor(solver.intercept_, dtype=torch.float32)
     if len(present) == 2:
-        # For two classes, scikit-learn gives a single log-odds. The logits minus and plus half of it have the
-        # same probabilities.
+        # For two classes, scikit-learn gives only the log-odds of the second. Two logits, minus and plus half
+        # of these log-odds, give the same probabilities.
         coefficients = torch.cat([-coefficients, coefficients]) / 2
         intercepts = torch.cat([-intercepts, intercepts]) / 2
     weight = torch.zeros(num_classes, h.shape[1])

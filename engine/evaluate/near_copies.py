@@ -26,7 +26,7 @@ MOST_PAIRS = 10_000_000
 _PER_IMAGE = 8  # neighbours that are searched for first, including the image itself
 _SAMPLE = 512
 _ROWS_PER_PART = 4096
-_SEED = 0  # of the cells and of the sample
+_SEED = 0  # of the cells and of the random samples
 _ROUNDING = 1e-6  # tolerance of a cosine; for equal features, float32 is off by at most half of this
 Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # [M, D] and k -> similarities and rows, [M, k] each
 
@@ -39,8 +39,8 @@ class NearPairs:
         first: int64 [P], positions among the features.
         second: int64 [P], each larger than its `first`.
         similarity: float32 [P], cosines.
-        recall: share of the sample's true pairs that the search found; 1 if the sample has none, or if every
-            pair was compared.
+        recall: estimated share of all similar pairs that were found, measured on a random sample of images;
+            1 if every pair was compared, or no image of the sample is in a similar pair.
     """
 
     first: NDArray[np.int64]
@@ -57,7 +57,7 @@ def near_pairs(h: Tensor, threshold: float) -> NearPairs:
         threshold: least similarity, above 0; a pair that is below it only by rounding still counts.
 
     Raises:
-        UserError: more than `MOST_PAIRS` pairs.
+        UserError: more than about `MOST_PAIRS` pairs.
     """
     rows = torch.arange(len(h))
     if len(h) <= MOST_EXACT:
@@ -79,7 +79,7 @@ def _above(
     """Return the similar pairs that contain one of `rows`, and their similarities.
 
     Each pair is encoded as first * N + second, in increasing order. If all k neighbours of an image are
-    similar, the image may have more of them, so the search is repeated for it with a larger k.
+    similar, there may be more such neighbours, so the search is repeated for this image with a larger k.
     """
     keys, similarities, k, number = [], [], _PER_IMAGE, 0
     while len(rows):
@@ -104,7 +104,7 @@ def _above(
 
 
 def _in_cells(h: Tensor) -> Search:
-    """Return a search in a few cells of an inverted file, whose candidates are compared exactly."""
+    """Return a search in a few cells of an inverted file; the similarities it returns are exact cosines."""
     import faiss
 
     size, cells = h.shape[1], int(4 * math.sqrt(len(h)))

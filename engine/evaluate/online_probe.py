@@ -40,7 +40,7 @@ class OnlineProbe:
     """When to measure features, and on which images.
 
     Attributes:
-        train: this rank's share of the labelled images to learn from, in order: the bank of neighbours.
+        train: this rank's share of the labelled images for neighbours and for the fit of the probe, in order.
         test: this rank's share of the labelled images to measure on.
         every_epochs: epochs between measurements.
     """
@@ -98,8 +98,8 @@ def probe_images(pack: Pack, splits: Sequence[str]) -> tuple[Split, Split]:
     """Return the images to learn from and those to measure on.
 
     Args:
-        splits: names of both splits; or of one, of which a fifth of each class is held out to measure on.
-            That fifth is the same in every run, and copies of its images are left out of the rest.
+        splits: names of both splits; or of one, of which about a fifth of each class is held out to measure
+            on. That fifth is the same in every run, and copies of its images are left out of the rest.
 
     Raises:
         UserError: a split does not exist or has no labels, or the first one has too few classes or too few
@@ -127,7 +127,7 @@ def probe_images(pack: Pack, splits: Sequence[str]) -> tuple[Split, Split]:
 
 
 class ProbeRecorder:
-    """Measures features at the end of every few epochs and of the run, and appends to `probe.jsonl`."""
+    """Measures features at the end of every few epochs and of the run; appends results to `probe.jsonl`."""
 
     def __init__(
         self, probe: OnlineProbe, out: Path, start_step: int, steps_per_epoch: int, total_steps: int
@@ -150,7 +150,7 @@ class ProbeRecorder:
         """Measure if a measurement is due; every rank must call this.
 
         Returns:
-            The record; empty if no measurement is due.
+            The step and the result of `measure`; empty if no measurement is due.
         """
         if step % self._every_steps and step != self._total_steps:
             return {}

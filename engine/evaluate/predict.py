@@ -1,4 +1,4 @@
-"""Class probabilities of every image of a loader, batch by batch, and their accuracy."""
+"""Class probabilities of the images of a loader, batch by batch, and the accuracy and guesses from them."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
 def predict(
     network: nn.Module, loader: Loader[Batch], device: torch.device | str, out: Path
 ) -> Iterator[Predictions]:
-    """Yield the predictions for all valid images of this rank's share of a loader, batch by batch.
+    """Yield the predictions for all readable images of this rank's share of a loader, batch by batch.
 
     Args:
-        network: maps [B, 3, H, W] to logits [B, C]; on `device`.
+        network: maps views of `loader`, such as [B, 3, H, W], to logits [B, C]; on `device`.
         loader: a loader in evaluation mode, with one view or more.
         out: folder in whose `bad_rows.jsonl` images that cannot be read are recorded.
     """
@@ -75,13 +75,13 @@ def predict(
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Accuracy on the labelled images of all ranks.
+    """Accuracy on the labelled images of all ranks; for RotNet, on turned images labelled by rotation.
 
-    `top5` and the fields below it are None if no image has a label, and in older files.
+    `top5` and the fields below it are None if not measured, as in older files or if no image has a label.
 
     Attributes:
-        top1: share of images whose most probable class is the label, in [0, 1].
-        num_images: number of labelled images.
+        top1: share of images whose most probable class is the label, in [0, 1]; 0 if there are no images.
+        num_images: number of these images.
         top5: share of images whose label is among the five most probable classes (or all, if fewer).
         loss: mean of -log of the right class's probability, taken as at least 1e-12.
         mean_class_top1: mean of `per_class`.

@@ -58,9 +58,9 @@ def fit_probes(
 ) -> ChosenProbe:
     """Fit one probe per penalty by Adam on standardised features, and choose the best on held-out images.
 
-    Each minimises scikit-learn's objective: the summed cross-entropy times the inverse penalty, plus half the
-    squared norm of the weights. The learning rate falls to zero along a cosine, so that the last passes
-    average over many batches.
+    Each probe minimises scikit-learn's objective: the summed cross-entropy times the inverse penalty, plus
+    half the squared norm of the weights. The learning rate falls to zero along a cosine, so that the last
+    passes average over many batches.
 
     Args:
         h: float [N, D], such as a memory-mapped float16.
@@ -138,7 +138,7 @@ class _Rows:
 
 
 def mean_and_deviation(h: Tensor | _Rows) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of each feature, float32 [D]; a constant one gets deviation 1."""
+    """Return mean and standard deviation of each feature, float32 [D]; 1 replaces a deviation near 0."""
     total, squares = (
         torch.zeros(h.shape[1], dtype=torch.float64),
         torch.zeros(h.shape[1], dtype=torch.float64),

@@ -1,4 +1,4 @@
-"""Images ranked by their probability of each class, and the number of pseudo-labels from a threshold on."""
+"""Images ranked by their probability of each class, and the number of guesses that reach a threshold."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Ranked:
     def precision(self) -> NDArray[np.float64]:
         """Return the precision at each rank k, float64 [C, K].
 
-        This is the share of right images among the labelled ones up to k; NaN if none of them has a label.
+        This is the share of right images among the labelled of the first k; NaN if none of the k has a label.
         """
         known = np.cumsum(self.label >= 0, 1)
         return np.where(known > 0, np.cumsum(self.right, 1) / np.maximum(known, 1), np.nan)
@@ -54,8 +54,8 @@ class Ranked:
     def at_own_size(self) -> NDArray[np.float64]:
         """Return the R-precision, float64 [C]: the precision at the rank that equals `count`, at most K.
 
-        It is NaN for a class without labelled images, and 1 if the classifier ranks all images of the class
-        before all others.
+        It is NaN if no image of the class, or no image up to this rank, has a label; else 1 if the classifier
+        ranks all images of the class before all others.
         """
         last = np.clip(self.count, 1, self.place.shape[1]) - 1
         found = self.precision()[np.arange(len(last)), last]
@@ -69,7 +69,7 @@ class Ranked:
     def rows(self, classes: Sequence[str]) -> list[tuple[str, int, list[float]]]:
         """Return the name, the `count` and the precisions of each class that has labelled images.
 
-        Beyond the reach of a class, precision is NaN: it would fall there even for a perfect classifier.
+        At ranks beyond the reach of a class, precision is NaN: there, even a perfect classifier's would fall.
         """
         precision, own = self.within_reach(), self.at_own_size()
         return [

@@ -17,10 +17,10 @@ from loaders.batch import Batch, Loader
 
 @dataclass(frozen=True)
 class Features:
-    """Representations of N images, on the CPU, in the order of the loader.
+    """Representations of N images, on the CPU.
 
     Attributes:
-        h: backbone outputs, not normalised: float32 [N, D], or float16 if they come from a feature store.
+        h: outputs of a network, such as a backbone: float32 [N, D], or float16 from a feature store.
         labels: int64 [N], -1 where an image has no label.
         index: int64 [N], row of the pack of each image.
     """
@@ -37,7 +37,7 @@ class Features:
         return Features(self.h[kept], self.labels[kept], self.index[kept])
 
     def taken(self, rows: NDArray[np.int64]) -> Features:
-        """Return the features of the images with rows in `rows`, int64 [K], in the order of this object."""
+        """Return the features of those images whose `index` is in `rows` (int64 [K]), in unchanged order."""
         kept = torch.isin(self.index, torch.from_numpy(rows))
         return Features(self.h[kept], self.labels[kept], self.index[kept])
 
@@ -46,7 +46,7 @@ class Features:
 def extract_features(
     backbone: nn.Module, loader: Loader[Batch], device: torch.device | str, out: Path
 ) -> Features:
-    """Run a backbone in evaluation mode over every valid image of a loader.
+    """Run a backbone in evaluation mode over every image of a loader that can be read.
 
     Args:
         backbone: maps [B, 3, H, W] to h [B, D], on `device`; afterwards each module has its former mode.
@@ -54,7 +54,7 @@ def extract_features(
         out: folder in whose `bad_rows.jsonl` images that cannot be read are recorded.
 
     Returns:
-        The representations; all labels are -1 if the loader has no labels.
+        The representations in the order of the loader; all labels are -1 if the loader has none.
     """
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with evaluation_mode(backbone):
@@ -68,13 +68,13 @@ def extract_features(
 
 
 def topk_accuracy(scores: Tensor, labels: Tensor, top_k: int = 1) -> float:
-    """Return the share of images whose label is among the `top_k` highest scores.
+    """Return the share of images whose class has one of the `top_k` highest scores.
 
     Args:
         scores: float [N, C], logits, votes or probabilities; higher is more likely. If `top_k` is above 1,
-            classes with the score -inf or NaN are never guesses, nor are classes with the score 0 if all
+            classes with the score -inf or NaN never count as guesses, nor do classes with the score 0 if all
             scores are 0 or more.
-        labels: int64 [N], in [0, C).
+        labels: int64 [N], the class of each image, in [0, C).
         top_k: guesses per image.
     """
     guesses = scores.argmax(1, keepdim=True) if top_k == 1 else scores.topk(top_k, dim=1).indices

@@ -1,4 +1,4 @@
-"""The results of evaluating a run, and the file in the run folder that holds them."""
+"""The accuracies of frozen features, and the file that holds them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class FrozenAccuracy:
     """Test accuracies of one frozen network, in [0, 1].
 
     Attributes:
-        network: recipe that trained the network, the name of third-party weights, or "untrained".
+        network: recipe that trained the network, third-party weights as the user named them, or "untrained".
         knn_top1: accuracy of weighted nearest neighbours.
         linear_top1: accuracy of the linear probe.
-        linear_top5: accuracy of the linear probe with five guesses per image.
+        linear_top5: accuracy of the linear probe with five guesses per image (fewer for fewer classes).
         probe_converged: False if the probe's solver stopped at its iteration limit.
-        num_train: labelled images that the neighbours and the probe learn from.
+        num_train: labelled images among which neighbours are searched, and from which the probe learns.
         num_test: labelled test images.
     """
 
@@ -39,20 +39,20 @@ class FrozenAccuracy:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The accuracies of several networks, the run's own first, and the configuration of the evaluation."""
+    """The accuracies of the network to evaluate and perhaps of an untrained one, and the configuration."""
 
     rows: tuple[FrozenAccuracy, ...]
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_evaluation(out: Path, evaluation: Evaluation) -> None:
-    """Write evaluation.json into a run folder, atomically."""
+    """Write evaluation.json into a folder, atomically."""
     content = {"config": dict(evaluation.config), "rows": [asdict(row) for row in evaluation.rows]}
     write_atomic(out / EVALUATION_NAME, to_json(content))
 
 
 def read_evaluation(out: Path) -> Evaluation | None:
-    """Read the evaluation of a run; None if there is none.
+    """Read evaluation.json of a folder; None if the folder has none.
 
     Raises:
         UserError: the file is not an evaluation.
