@@ -79,8 +79,7 @@ class Measured:
 
     Attributes:
         img_per_core_s: images per second of CPU time, forward and backward; median over the rounds.
-        slowest: images per second of CPU time in the slowest round.
-        fastest: images per second of CPU time in the fastest round.
+        slowest, fastest: images per second of CPU time in the slowest and in the fastest round.
         mflop: 10^6 operations of convolutions and matrix products per image, forward and backward; a
             multiply-add counts as two.
         parameters: number of trainable parameters.

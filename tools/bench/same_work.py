@@ -1,4 +1,4 @@
-"""Timing of `StopSignal.agree` over gloo, by which ranks agree before every step whether to stop."""
+"""Timing of `StopSignal.agree`, a call before every step in which ranks agree whether to stop; over gloo."""
 
 from __future__ import annotations
 
