@@ -1,4 +1,4 @@
-"""Measure what the guarantees cost: verification, time limits, resuming, order, agreement of ranks.
+"""Measure what the guarantees cost: verification, time limits, resuming, order of an epoch, ranks' agreement.
 
 Example:
     python tools/bench_guarantees.py --pack packs/mine --split train --json guarantees.jsonl
@@ -43,11 +43,11 @@ class Config(RecordConfig):
     num_threads: Count = 2
     """Threads of the loader."""
     runs: Count = 50
-    """Runs of each loader: without time limits, with them, with verification too; the loaders take turns."""
+    """Runs of each of three loaders in turns: without time limits, with them, and with verification too."""
     seconds: Positive = 0.4
     """Shortest duration of a run in seconds; a run goes on to the end of an epoch."""
     resume_rows: Count = 512_000
-    """Images of the pack for timing resumes, rounded up to whole shards, which link to one of --pack."""
+    """Least number of images in the pack for timing resumes; its shards are links to one shard of --pack."""
     order_rows: Count = 100_000_000
     """Images of the epoch whose order is computed."""
     ranks: Count = 2
@@ -198,7 +198,7 @@ def costs(split: Split, config: Config) -> dict[str, list[tuple[float, float]]]:
 
 
 def cost(times: NDArray[np.float64], plain: NDArray[np.float64]) -> tuple[float, dict[str, float]]:
-    """Return how much lower a variant's images per second are than the plain loader's, and the error.
+    """Return how much lower a variant's images per second are than the plain loader's, and its error.
 
     Args:
         times: float64 [runs], the variant's wall or CPU time per image.

@@ -33,7 +33,7 @@ class Config(RecordConfig):
     """Benchmark of loaders."""
 
     pack: Path | None = None
-    """Folder of a pack to read; its split needs at least four batches of JPEG images."""
+    """Folder of a pack to read; its split has JPEG images only, at least four batches of them."""
     split: str = ""
     """Split of the pack; the first by default."""
     images: Path | None = None
@@ -49,7 +49,7 @@ class Config(RecordConfig):
     interpolation: Interpolation | None = None
     """Filter of the resized crop; by default bicubic for `barlow`, as in its paper, else bilinear."""
     encoding: ImageEncoding = "jpeg"
-    """How the images are stored that contenders read: as JPEG, or as pixels (raw), which some cannot read."""
+    """Form of the images that contenders read: JPEG, or pixels (raw), which some contenders cannot read."""
     backends: tuple[BackendName, ...] = ("cpu",)
     """Our own backends; those with gpu in their name need a CUDA device."""
     peers: tuple[PeerName, ...] = get_args(PeerName)

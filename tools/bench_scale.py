@@ -45,7 +45,7 @@ class Config(RecordConfig):
     format: Literal["webdataset", "ffcv"] = "webdataset"
     """Format of the shards."""
     synthetic_rows: Count = 100_000_000
-    """Rows of the index of `synthetic`, which consists of sparse files."""
+    """Rows of the index that the stage `synthetic` makes of sparse files."""
     workers: int = 0
     """Processes or threads, 0 for one per core."""
 
@@ -131,7 +131,7 @@ def pack(config: Config) -> dict[str, Any]:
 
 
 def verify(config: Config, *options: str) -> dict[str, Any]:
-    """Verify the pack with `verify_pack.py` and further options of it."""
+    """Verify the pack with `verify_pack.py`; `options` are added to its command line."""
     found = _run("verify_pack.py", config.work / "pack", "--workers", config.workers, *options)
     num_images = read_manifest(config.work / "pack").num_images
     return {**found, "img_per_s": num_images / found["seconds"]}
@@ -149,7 +149,7 @@ def opened(path: Path) -> dict[str, Any]:
 
 
 def synthetic(config: Config) -> dict[str, Any]:
-    """Make a pack whose index of `synthetic_rows` rows consists of sparse files; return `opened` of it."""
+    """Make a pack whose index of `synthetic_rows` rows is in sparse files; return what `opened` measures."""
     manifest = read_manifest(config.work / "pack")
     out = config.work / "synthetic"
     shutil.rmtree(out, ignore_errors=True)

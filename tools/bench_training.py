@@ -5,9 +5,9 @@ Example:
 
 A rate is images per second, as the run itself measures it; an image counts once with all its views. In each
 round and precision, a recipe runs twice, each time in a new process. The run "turns" alternates between
-windows (--window steps) of fresh batches from the loader and windows that repeat the last batch. The run
-"loader" only fetches batches. The first window is left out. A window of repeated batches and the window of
-fresh batches after it are only seconds apart, so a drift of the machine hardly changes their ratio.
+windows (--window steps) of fresh batches ("together") and windows that repeat the last batch ("model alone");
+the run "loader" only fetches batches. The first window is left out. A window of repeated batches and the next
+window, of fresh batches, are only seconds apart, so a drift of the machine hardly changes their ratio.
 
 What "together" can reach depends on whether model and loader share cores. If they do not (on a GPU, or with
 --num-threads 1 on two or more cores, one for torch and one for the loader), the limit is the slower of the

@@ -1,7 +1,7 @@
 """Measure the time of each part of shrinking photographs, and the quality lost by decoding at a smaller size.
 
-Times are CPU time per image, in one thread. The PSNR of each way to decode is relative to decoding in full
-and shrinking by Pillow's Hamming filter, after encoding with quality 90 and, where possible, before.
+Times are CPU time per image, in one thread. The PSNR of each way to decode compares the small images, encoded
+with quality 90 and if possible also before, with decoding in full and shrinking by Pillow's Hamming filter.
 
 Example:
     python tools/bench_transcode.py --images photographs --json transcode.jsonl

@@ -135,10 +135,10 @@ def _end_family(process: subprocess.Popen[bytes]) -> None:
 
 
 def environment(num_threads: int | None = None) -> dict[str, str]:
-    """Return this process's environment, with the project on Python's path and numbers of threads.
+    """Return this process's environment, with the project on Python's path and the variables `THREADS` set.
 
     Args:
-        num_threads: threads of each library, set by the variables `THREADS`; None leaves these as they are.
+        num_threads: threads of each library that reads such a variable; None leaves the variables unchanged.
     """
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     threads = dict.fromkeys(THREADS if num_threads else (), str(num_threads))

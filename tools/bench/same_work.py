@@ -1,4 +1,4 @@
-"""Timing of `StopSignal.agree`, a call before every step in which ranks agree whether to stop; over gloo."""
+"""Timing of `StopSignal.agree` over gloo; ranks call it before every step to agree whether to stop."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def forget(pack: Pack) -> bool:
 
 
 def reading(work: Work, cold: bool) -> float:
-    """Return the seconds per image of reading in the loader's threads; `cold` clears the page cache first."""
+    """Return the seconds per image of reading, in `num_threads` threads; `cold` clears the page cache."""
     pack = work.split.pack
     if cold:
         forget(pack)
