@@ -1,4 +1,4 @@
-"""Measure what the guarantees cost: verification, time limits, resuming, order, agreement of ranks.
+"""Measure what the guarantees cost: verification, time limits, resuming, order of an epoch, ranks' agreement.
 
 Example:
     python tools/bench_guarantees.py --pack packs/mine --split train --json guarantees.jsonl
@@ -33,7 +33,7 @@ class Config(RecordConfig):
     """Measure what the guarantees in docs/guarantees.md cost."""
 
     pack: Path
-    """A pack in tar shards with at least one batch of images."""
+    """Folder of a pack in tar shards; its split needs at least one batch of images."""
     split: str = "train"
     """Split of the pack."""
     resolution: Count = 96
@@ -43,13 +43,13 @@ class Config(RecordConfig):
     num_threads: Count = 2
     """Threads of the loader."""
     runs: Count = 50
-    """Runs of each variant; the variants take turns."""
+    """Runs of each of three loaders in turns: without time limits, with them, and with verification too."""
     seconds: Positive = 0.4
-    """Shortest duration of a run, which goes on to the end of an epoch."""
+    """Shortest duration of a run in seconds; a run goes on to the end of an epoch."""
     resume_rows: Count = 512_000
-    """Rows of the pack for measuring resumes; its shards are links to one shard of `pack`."""
+    """Least number of images in the pack for timing resumes; its shards are links to one shard of --pack."""
     order_rows: Count = 100_000_000
-    """Rows of the epoch whose order is computed."""
+    """Images of the epoch whose order is computed."""
     ranks: Count = 2
     """Processes that agree before every step whether to stop; 1 leaves this measurement out."""
     agreements: Count = 5000
@@ -91,7 +91,7 @@ _ORDER_BLOCK = 1 << 20
 
 
 def repeat_pack(pack: Pack, split: Split, num_rows: int, out: Path) -> Pack:
-    """Make a pack of at least `num_rows` rows whose shards link to one shard, so only its index is large."""
+    """Make a pack of at least `num_rows` rows in `out` whose shards are links to one shard of `pack`."""
     rows = split.rows(np.arange(len(split)))
     shard = int(pack.columns.shard[rows[0]])
     rows = rows[pack.columns.shard[rows] == shard]
@@ -179,7 +179,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def costs(split: Split, config: Config) -> dict[str, list[tuple[float, float]]]:
     """Return wall seconds and CPU seconds per image, one pair per run of every variant.
 
-    All loaders stay open and take turns of a few epochs, so that drifts of the machine affect all alike.
+    All loaders stay open and take turns of whole epochs, so that drifts of the machine affect all alike.
     """
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in VARIANTS}
     epoch = count()
@@ -198,14 +198,14 @@ def costs(split: Split, config: Config) -> dict[str, list[tuple[float, float]]]:
 
 
 def cost(times: NDArray[np.float64], plain: NDArray[np.float64]) -> tuple[float, dict[str, float]]:
-    """Return a variant's loss of throughput against the plain loader in per cent, and its standard error.
+    """Return how much lower a variant's images per second are than the plain loader's, and its error.
 
     Args:
-        times: float64 [runs], the variant's time per image.
-        plain: float64 [runs], the plain loader's time per image in the same rounds.
+        times: float64 [runs], the variant's wall or CPU time per image.
+        plain: float64 [runs], the plain loader's time, of the same kind and in the same rounds.
 
     Returns:
-        The median loss over the runs, and a dict with its `standard_error`, estimated from the median
+        The median over the runs in per cent, and a dict with its `standard_error`, estimated from the median
         absolute deviation. After a single run the dict is empty.
     """
     lost = 100 * (1 - plain / times)

@@ -1,10 +1,10 @@
-"""Measure loaders on the same images and the same views: our backends, other projects' loaders, and limits.
+"""Measure loaders on the same images and the same views: our backends, other projects' loaders, upper limits.
 
 Example:
     python tools/bench_loaders.py --pack packs/mine --views barlow --resolution 96 --json loaders.jsonl
 
 A rate is source images per second, where all views of an image count as one image; the page cache is warm.
-Contenders take turns, each in its own process, which is bound to as many cores as it has threads.
+These contenders take turns; each run is a process of its own, bound to as many cores as --num-threads.
 `tools/plot_bench.py` draws the records.
 """
 
@@ -33,13 +33,13 @@ class Config(RecordConfig):
     """Benchmark of loaders."""
 
     pack: Path | None = None
-    """Pack to read."""
+    """Folder of a pack to read; its split has JPEG images only, at least four batches of them."""
     split: str = ""
     """Split of the pack; the first by default."""
     images: Path | None = None
-    """Instead of a pack: a folder of JPEG files, which are repeated (see --num-images) and packed."""
+    """Instead of --pack: a folder of JPEG files, which are packed, repeated as --num-images says."""
     views: ViewSet = "barlow"
-    """Views made of each image."""
+    """Set of views made of each image."""
     resolution: Count = 96
     """Side of a view in pixels; for tiles, the side of a cell."""
     batch_size: Count = 64
@@ -47,9 +47,9 @@ class Config(RecordConfig):
     num_threads: Count = field(default_factory=lambda: min(2, available_cores()))
     """Threads or worker processes of each contender, and cores it is bound to; by default at most two."""
     interpolation: Interpolation | None = None
-    """Filter of the resized crop; by default bicubic for barlow, as in its paper, else bilinear."""
+    """Filter of the resized crop; by default bicubic for `barlow`, as in its paper, else bilinear."""
     encoding: ImageEncoding = "jpeg"
-    """How the images that contenders read are stored: as JPEG, or as pixels."""
+    """Form of the images that contenders read: JPEG, or pixels (raw), which some contenders cannot read."""
     backends: tuple[BackendName, ...] = ("cpu",)
     """Our own backends; those with gpu in their name need a CUDA device."""
     peers: tuple[PeerName, ...] = get_args(PeerName)
@@ -57,16 +57,16 @@ class Config(RecordConfig):
     limits: tuple[LimitName, ...] = get_args(LimitName)
     """Upper limits, measured beside the loaders: decoding alone, copying alone."""
     runs: Count = 5
-    """Rounds; every contender runs once in each."""
+    """Rounds; in each, every contender that has not failed runs once."""
     seconds: Positive = 10.0
     """Timed seconds per run."""
     warmup_s: float = 2.0
-    """Untimed seconds of batches before the timed ones."""
+    """Untimed seconds of batches before the timed ones; at least eight batches."""
     num_images: int = 0
-    """With --images: images per epoch, repeating the files; 0 repeats them up to 256 MiB, but to four batches
-    at least."""
+    """With --images: images per epoch, repeating the files; 0 repeats all files as often as they fit into
+    256 MiB, or more often until they fill four batches."""
     cache: Path = Path("runs/bench")
-    """Folder for copies of the images in the contenders' formats; kept for the next benchmark."""
+    """Folder for the pack of --images and for copies in other formats; kept for the next benchmark."""
 
     def check_places(self) -> None:
         """Refuse settings that cannot be measured, before anything is loaded."""
@@ -113,7 +113,7 @@ def workload_of(config: Config) -> Workload:
 
 
 def main() -> int:
-    """Run the benchmark that the options describe."""
+    """Run the benchmark that the options describe; return 1 if a run failed, else 0."""
     config = command_line(Config, __doc__)
     config.check_places()
     console = Console(width=None if sys.stdout.isatty() else 130)

@@ -62,7 +62,7 @@ SAMPLE_S = 0.005
 
 @dataclass
 class Memory:
-    """Anonymous memory in bytes."""
+    """Anonymous memory of the process in bytes."""
 
     before: int  # before the first epoch, with the loader built
     early: int = 0  # peak of the first tenth of the epochs
@@ -79,7 +79,7 @@ def anonymous_bytes() -> int:
 
 @contextmanager
 def peak() -> Iterator[list[int]]:
-    """Sample the memory in a thread; the yielded list holds the largest value so far."""
+    """Sample the memory in a thread; the one value of the yielded list is the largest sample so far."""
     found, done = [anonymous_bytes()], threading.Event()
 
     def sample() -> None:
@@ -96,7 +96,7 @@ def peak() -> Iterator[list[int]]:
 
 
 def measure(config: Config, dtype: DTypeName) -> Memory:
-    """Read all epochs with one loader of this dtype; return its memory."""
+    """Read all epochs with one loader of this dtype; return the memory of this process."""
     pack = open_pack(config.pack)
     split = pack.split(pack.splits[0])
     if len(split) < config.batch_size:

@@ -4,8 +4,8 @@ Example:
     python tools/bench_networks.py --networks compact_cnn wrn_28_2 --resolution 32 --json networks.jsonl \
         --peer cifar10-airbench/legacy/airbench94.py
 
-Each round measures every network once, so that other load on the machine affects all of them. Time is the CPU
-time of this process. Views are random numbers, so that no loader is measured.
+Each round runs one forward and one backward pass of every network, so that other load on the machine affects
+all networks. Weights are not updated. Time is the CPU time of this process. Views are random numbers.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ PEER = "airbench94"
 
 @dataclass(frozen=True)
 class Config:
-    """Measure networks with a linear classifier of ten classes, trained by cross-entropy."""
+    """Measure backbones with a linear classifier of ten classes, by the gradients of cross-entropy."""
 
     networks: tuple[str, ...] = ("compact_cnn", "tiny_resnet", "wrn_28_2")
-    """Backbones by name."""
+    """Names of the backbones."""
     peer: Path | None = None
     """Also measure this file: legacy/airbench94.py of a checkout of KellerJordan/cifar10-airbench."""
     resolution: Count = 32
@@ -78,11 +78,11 @@ class Measured:
     """The measurements of one network.
 
     Attributes:
-        img_per_core_s: images trained on per second of CPU time, median over the rounds.
-        slowest: images per second of CPU time in the slowest round.
-        fastest: images per second of CPU time in the fastest round.
+        img_per_core_s: images per second of CPU time, forward and backward; median over the rounds.
+        slowest, fastest: images per second of CPU time in the slowest and in the fastest round.
         mflop: 10^6 operations of convolutions and matrix products per image, forward and backward; a
             multiply-add counts as two.
+        parameters: number of trainable parameters.
     """
 
     network: str
@@ -94,7 +94,7 @@ class Measured:
 
 
 def networks_of(config: Config) -> dict[str, nn.Module]:
-    """Build each network with a linear classifier, and the peer with its own, in training mode."""
+    """Build each backbone with a linear classifier, and the peer with its own, in training mode."""
     built: dict[str, nn.Module] = {}
     for name in config.networks:
         backbone = build_backbone(name, config.resolution)
@@ -116,7 +116,7 @@ def step(network: nn.Module, x: Tensor, labels: Tensor) -> float:
 
 
 def measure(config: Config) -> list[Measured]:
-    """Measure all networks, taking turns."""
+    """Measure all networks, in turns."""
     torch.set_num_threads(config.num_threads)
     generator = torch.Generator().manual_seed(0)
     shape = (config.batch_size, 3, config.resolution, config.resolution)

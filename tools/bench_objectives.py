@@ -1,10 +1,10 @@
-"""Time the objectives, forward and backward, against plain loops that compute the same.
+"""Time seven objectives, forward and backward, against plain loops that compute the same.
 
 Example:
     python tools/bench_objectives.py --json objectives.jsonl
 
-The plain versions compute row by row, like the equations of the papers. Before the timing, both versions must
-give the same values and gradients. They take turns; the table has medians over the rounds.
+A plain version computes one row of a batch or a matrix at a time. Before the timing, both versions must give
+the same values and gradients, within rounding. They take turns; the table has medians over the rounds.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Config(RecordConfig):
     """Benchmark of objectives."""
 
     batch_size: Count = 256
-    """Rows of each view, B."""
+    """Images, and so embeddings of each view, B."""
     embedding: Count = 512
     """Features of an embedding, D."""
     classes: Count = 100
-    """Classes of the losses with labels."""
+    """Classes of FixMatch."""
     runs: Count = 5
     """Rounds; each version is timed once in every round."""
     num_threads: Count = 2
@@ -71,7 +71,7 @@ class Case:
 
     Attributes:
         ours: maps the inputs to a loss or to images.
-        plain: computes the same row by row.
+        plain: computes the same in a loop.
         inputs: tensors; gradients are computed for the floating-point ones.
     """
 
@@ -82,7 +82,7 @@ class Case:
 
 
 def barlow(z_a: Tensor, z_b: Tensor) -> Tensor:
-    """Return the loss of equation 1 of Barlow Twins, one row of the correlation matrix at a time."""
+    """Return equation 1 of Barlow Twins for standardised embeddings, one row of the matrix C at a time."""
     loss = torch.zeros(())
     for i in range(z_a.shape[1]):
         c = (z_a[:, i : i + 1] * z_b).mean(0)
@@ -127,7 +127,7 @@ def triplet(anchor: Tensor, positive: Tensor) -> Tensor:
 
 
 def fixmatch(labeled: Tensor, labels: Tensor, weak: Tensor, strong: Tensor) -> Tensor:
-    """Return the loss of equations 3 and 4 of FixMatch, one unlabelled image at a time."""
+    """Return the sum of the losses of equations 3 and 4 of FixMatch, one unlabelled image at a time."""
     loss = F.cross_entropy(labeled, labels)
     for guess, logits in zip(weak.detach().softmax(1), strong, strict=True):
         if float(guess.max()) >= 0.5:
@@ -170,7 +170,7 @@ def cases(config: Config) -> list[Case]:
 
 
 def step(kernel: Kernel, inputs: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor | None]]:
-    """Return a kernel's value and the gradients of its inputs."""
+    """Return a kernel's value, and the gradient of the sum of its squares for each floating-point input."""
     fresh = [t.clone().requires_grad_() if t.is_floating_point() else t for t in inputs]
     value = kernel(*fresh)
     value.square().sum().backward()  # type: ignore[no-untyped-call]
@@ -178,7 +178,7 @@ def step(kernel: Kernel, inputs: tuple[Tensor, ...]) -> tuple[Tensor, list[Tenso
 
 
 def check(case: Case) -> None:
-    """Raise RuntimeError unless both versions give the same values and gradients."""
+    """Raise RuntimeError unless both versions give the same values and gradients, within rounding."""
     (value, gradients), (expected, others) = step(case.ours, case.inputs), step(case.plain, case.inputs)
     pairs = [(value, expected), *zip(gradients, others, strict=True)]
     for found, plain in pairs:
@@ -200,7 +200,7 @@ def time_once(kernel: Kernel, inputs: tuple[Tensor, ...], at_least_s: float = 0.
 
 
 def run(config: Config) -> list[dict[str, Any]]:
-    """Check and time every objective; return one record for each."""
+    """Check and time every objective; return one record for each, also appended to --json."""
     torch.set_num_threads(config.num_threads)
     described = {"threads": config.num_threads, "torch": str(torch.__version__), **machine()}
     sizes = {"batch_size": config.batch_size, "embedding": config.embedding, "classes": config.classes}

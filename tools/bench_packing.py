@@ -1,4 +1,4 @@
-"""Compare our packer with other projects' writers and with a plain copying loop, in interleaved runs.
+"""Compare our packer with other projects' writers and with a plain copying loop, which all take turns.
 
 Example:
     python tools/bench_packing.py --source images96 --json packing.jsonl
@@ -32,8 +32,8 @@ class Config(RecordConfig):
     source: Path
     """Folder with one folder of JPEG files per class."""
     max_side: Count | None = None
-    """Shrink the longer side to this many pixels and encode with quality 90; without it and --short-side,
-    bytes are copied."""
+    """Shrink the longer side to this many pixels and encode with quality 90; without --max-side and
+    --short-side, bytes are copied. The plain loop always copies."""
     short_side: Count | None = None
     """Shrink the shorter side to this many pixels and encode with quality 90."""
     writers: tuple[str, ...] = ("plain loop", "sluice tar", "sluice beton", "webdataset", "ffcv", "litdata")
@@ -147,7 +147,7 @@ def measure(config: Config, name: str, run: int, num_files: int) -> dict[str, An
 
 
 def print_records(records: list[dict[str, Any]]) -> None:
-    """Print each writer's median and range, and its ratios to the plain loop and to webdataset."""
+    """Print each writer's speed and its ratios to the plain loop and webdataset, CPU time and peak memory."""
     rates = {
         name: [r["img_per_s"] for r in records if r["writer"] == name and r["status"] == "ok"]
         for name in dict.fromkeys(r["writer"] for r in records)

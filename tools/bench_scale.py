@@ -1,7 +1,7 @@
-"""Draw, pack, verify and open a large pack, stage by stage, and record time, memory and files.
+"""Draw images, pack, verify and open the large pack, stage by stage; record time, memory and files.
 
-Memory is the private memory of a stage's processes (anonymous pages, summed over the processes, sampled);
-the page cache and mapped files do not count.
+Memory is private memory (anonymous pages, summed over a stage's processes, sampled), without the page cache
+and mapped files; it is not measured for the opening of packs.
 
 Example:
     python tools/bench_scale.py --work scale --num-images 512000 --json scale.jsonl
@@ -38,13 +38,14 @@ class Config(RecordConfig):
     work: Path
     """Folder for the drawn images and the packs."""
     stages: tuple[Stage, ...] = ("draw", "pack", "verify", "decode", "open", "synthetic")
-    """Stages to run; later ones need the results of earlier ones."""
+    """Stages to run: `pack` needs the files of `draw`, the others need the pack. `decode`: verify, decoding
+    every image too. `synthetic`: open an index of many empty rows."""
     num_images: Count = 512_000
     """Files to draw; one in a hundred of them is damaged."""
     format: Literal["webdataset", "ffcv"] = "webdataset"
     """Format of the shards."""
     synthetic_rows: Count = 100_000_000
-    """Rows of the synthetic index, which consists of sparse files."""
+    """Rows of the index that the stage `synthetic` makes of sparse files."""
     workers: int = 0
     """Processes or threads, 0 for one per core."""
 
@@ -104,7 +105,7 @@ def main() -> None:
 
 
 def draw(config: Config) -> dict[str, Any]:
-    """Draw the images."""
+    """Draw the images with `draw_images.py`."""
     options = ["--out", config.work / "drawn", "--num-images", config.num_images]
     found = _run("draw_images.py", *options, "--workers", config.workers)
     return {**found, "img_per_s": config.num_images / found["seconds"]}
@@ -130,14 +131,14 @@ def pack(config: Config) -> dict[str, Any]:
 
 
 def verify(config: Config, *options: str) -> dict[str, Any]:
-    """Verify the pack."""
+    """Verify the pack with `verify_pack.py`; `options` are added to its command line."""
     found = _run("verify_pack.py", config.work / "pack", "--workers", config.workers, *options)
     num_images = read_manifest(config.work / "pack").num_images
     return {**found, "img_per_s": num_images / found["seconds"]}
 
 
 def opened(path: Path) -> dict[str, Any]:
-    """Open a pack in fresh processes; return the median and longest time, and the number of rows."""
+    """Open a pack in fresh processes; return median and longest milliseconds, and the number of rows."""
     read_manifest(path)  # for a missing pack, this raises an error of one line
     times = []
     for _ in range(_OPENINGS):
@@ -148,7 +149,7 @@ def opened(path: Path) -> dict[str, Any]:
 
 
 def synthetic(config: Config) -> dict[str, Any]:
-    """Open an index of many rows that consists of sparse files, under a manifest with as many images."""
+    """Make a pack whose index of `synthetic_rows` rows is in sparse files; return what `opened` measures."""
     manifest = read_manifest(config.work / "pack")
     out = config.work / "synthetic"
     shutil.rmtree(out, ignore_errors=True)

@@ -25,17 +25,17 @@ class Config(RecordConfig):
     """Measure the CPU seconds of one thread and the peak memory; drawing the scores is not timed."""
 
     rows: Count = 512_000
-    """Rows to select from. Report: 512,000."""
+    """Images to select from, a row of scores each. Report: 512,000."""
     classes: Count = 1000
     """Number of classes."""
     top_k: Count = 10
-    """Highest classes kept per row. Report: 10."""
+    """Classes with the highest scores that are kept per image. Report: 10."""
     per_class: Count = 500
-    """Rows kept per class. Report: up to 500."""
+    """Images kept per class. Report: up to 500."""
     chunk: Count = 8192
-    """Rows per update, which stand for a batch of a network."""
+    """Images per update of the selection; stands for the batch size of a network."""
     runs: Count = 5
-    """Repetitions; the median is printed, and the record has all of them."""
+    """Repetitions; median and range are printed, and the record has all of them."""
 
 
 if __name__ == "__main__":  # check the options before the slow imports below

@@ -3,11 +3,11 @@ r"""Measure training: each recipe's model alone, its loader alone, and both toge
 Example:
     python tools/bench_training.py --pack packs/mine --resolution 32 --batch-size 128 --json training.jsonl
 
-A rate is images per second, as the run itself measures it; an image counts once with all its views. A recipe
-runs twice in each precision, each time in a new process. "turns" alternates between log windows of fresh
-batches from the loader and log windows that repeat the last batch. "loader" fetches batches and does nothing
-with them. The first window is left out. A window of repeated batches and the window of fresh batches after it
-are only seconds apart, so a drift of the machine hardly changes their ratio.
+A rate is images per second, as the run itself measures it; an image counts once with all its views. In each
+round and precision, a recipe runs twice, each time in a new process. The run "turns" alternates between
+windows (--window steps) of fresh batches ("together") and windows that repeat the last batch ("model alone");
+the run "loader" only fetches batches. The first window is left out. A window of repeated batches and the next
+window, of fresh batches, are only seconds apart, so a drift of the machine hardly changes their ratio.
 
 What "together" can reach depends on whether model and loader share cores. If they do not (on a GPU, or with
 --num-threads 1 on two or more cores, one for torch and one for the loader), the limit is the slower of the
@@ -58,17 +58,17 @@ class Config(RecordConfig):
     recipes: tuple[RecipeName, ...] = get_args(RecipeName)
     """Recipes to measure."""
     backbone: str = "tiny_resnet"
-    """Backbone of the recipes; dcgan and ssl_gan train gan_discriminator_32 instead."""
+    """Backbone of the recipes; `dcgan` and `ssl_gan` train `gan_discriminator_32` instead."""
     resolution: Count = 32
-    """Side of the views in pixels; tiles are a third of it."""
+    """Side of the views in pixels; the tiles of `jigsaw` and `patches` have a third of it."""
     batch_size: Count = 128
     """Images per step; in recipes with labelled and unlabelled images, a quarter of them is labelled."""
     window: Count = 50
     """Steps per window. While a batch is repeated the loader works ahead, so up to three fresh batches come
     without waiting; in a long window their share is small."""
     pairs: Count = 3
-    """Pairs of windows in a run: repeated batches, then fresh ones. All windows together should fit into one
-    epoch, since deepcluster clusters anew in every epoch."""
+    """Number of pairs of windows in a run; in each, first one batch is repeated, then batches are fresh. All
+    windows should fit into one epoch, since `deepcluster` clusters anew in every epoch."""
     runs: Count = 1
     """Rounds; in each round, every recipe is measured once in every precision."""
     num_threads: Count = 2
@@ -150,10 +150,10 @@ def command_of(config: Config, recipe: str, precision: Precision, kind: Measure,
 
 
 def measure(config: Config, recipe: str, precision: Precision, kind: Measure) -> dict[str, Any]:
-    """Run a recipe for some steps and return the rates that it measured.
+    """Run a recipe for `config.steps` steps and return a record with the rates that it measured.
 
     Raises:
-        UserError: the run failed; the message has its last line.
+        UserError: the run failed; the message has the last line of its standard error.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"

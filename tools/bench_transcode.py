@@ -1,7 +1,7 @@
-"""Measure the time of each part of shrinking photographs, and the loss of quality by scaled decoding.
+"""Measure the time of each part of shrinking photographs, and the quality lost by decoding at a smaller size.
 
-Times are CPU time per image, in one thread. The PSNR of each way to decode is relative to decoding in full
-and shrinking by Pillow's Hamming filter; it is stated before and after encoding with quality 90.
+Times are CPU time per image, in one thread. The PSNR of each way to decode compares the small images, encoded
+with quality 90 and if possible also before, with decoding in full and shrinking by Pillow's Hamming filter.
 
 Example:
     python tools/bench_transcode.py --images photographs --json transcode.jsonl
@@ -30,9 +30,9 @@ class Config(RecordConfig):
     """Measure transcoding."""
 
     images: Path
-    """Folder with JPEG files, at any depth."""
+    """Folder with .jpg and .jpeg files, at any depth."""
     num_images: Count = 500
-    """Files to use at most, evenly spaced."""
+    """Largest number of files to use, evenly spaced in the order of their paths."""
     short_side: Count = 256
     """Shorter side of the result in pixels; images that are not larger are left out."""
     passes: Count = 3
@@ -177,7 +177,7 @@ def _times(photographs: list[_Photograph], passes: int) -> dict[str, float]:
 
 
 def _quality(photographs: list[_Photograph]) -> dict[str, dict[str, float]]:
-    """Return each rule's mean PSNR, and the share of images that its decoding scales down."""
+    """Return, for each way to decode, the mean PSNR and the share of images that decoding scales down."""
     found: dict[str, dict[str, float]] = {}
     for name, decode in _RULES.items():
         before, after, scaled = [], [], []
@@ -195,7 +195,7 @@ def _quality(photographs: list[_Photograph]) -> dict[str, dict[str, float]]:
         }
     made = [(p, data) for p in photographs if (data := _in_planes(p)) is not None]
     ratios = [_psnr(simplejpeg.decode_jpeg(data), _by_pillow(_whole(p), p)) for p, data in made]
-    # This rule keeps the colour planes at half size, so there are no pixels to compare before encoding.
+    # This way keeps colour planes at half size, so no pixels can be compared before encoding.
     found["in planes, as packed"] = {
         "encoded": float(np.mean(ratios)) if made else 0.0,
         "share_scaled": found["twice the target left"]["share_scaled"],

@@ -1,11 +1,11 @@
-"""Measure the cycles per pixel of each part of the CPU view engine, on one thread.
+"""Measure the cycles per pixel of decoding a JPEG and of each part of the CPU's view kernels, on one thread.
 
 Example:
     python tools/profile_kernels.py --resolution 96
 
-The clock is calibrated by a chain of dependent instructions (one cycle each), so the figures are core cycles
-at any frequency of the processor. Each figure is of the fastest of several passes over crops of
-scikit-learn's photographs.
+The core's frequency is measured at the start by a chain of dependent instructions (one cycle each); it should
+stay the same from then on. Each figure is of the fastest of several passes over crops of scikit-learn's
+photographs.
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ from loaders.views.policy import (
 
 @dataclass(frozen=True)
 class Images:
-    """Decoded and encoded images.
+    """Square images of one size, decoded and encoded.
 
     Attributes:
-        planes: uint8 [sum of 3 * H * W + 64], the channel planes of all images, then zeros.
+        planes: uint8, the 3 channel planes of each image in turn, then 64 zeros.
         starts: int64 [N], where each image begins in `planes`.
-        sides: int64 [N], height and width of each image.
+        sides: int64 [N], the height of each image, which is also its width.
         encoded: the JPEG bytes of each image.
     """
 
@@ -133,7 +133,7 @@ def photographs(config: Config) -> Images:
 
 
 def view_runner(policy: ViewPolicy, images: Images, width: int) -> Callable[[int], Any]:
-    """Return a function that renders a view of every image, with the parameters of a given epoch."""
+    """Return a function of an epoch that renders a view of every image, with random parameters."""
     count, resolution = len(images.starts), policy.resolution
     cubic = policy.interpolation == "bicubic"
     scratch = make_scratch(resolution, table_taps(width / resolution, cubic), width)

@@ -1,4 +1,4 @@
-"""Our own backends as contenders, on the benchmark's pack and with the presets that the recipes use."""
+"""Our own backends as contenders, on the benchmark's pack or a copy, with the presets of the recipes."""
 
 from __future__ import annotations
 
@@ -83,11 +83,11 @@ BUILT_AS = {
         "build_loader(backend='ffcv'): our views in FFCV's Loader",
     ),
 }
-"""Contenders by name."""
+"""How each of our backends is built, by the name of its contender."""
 
 
 def _batches(name: str, workload: Workload, corpus: Corpus) -> Iterator[Views]:
-    """Yield batches of one of our backends without end; a GPU has finished each batch when it is yielded.
+    """Yield the views of batches of one of our backends without end; a GPU has finished them when yielded.
 
     The ffcv backend reads the same .beton file as FFCV. The stream backend reads a local folder.
     """

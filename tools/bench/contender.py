@@ -15,17 +15,17 @@ Views = tuple[Any, ...]
 
 
 def refuses_nothing(workload: Workload) -> str | None:
-    """Return None, for a contender that has every operation of every workload."""
+    """Return None, for a contender that lacks no operation of the workloads."""
     return None
 
 
 def prepares_nothing(workload: Workload, corpus: Corpus) -> None:
-    """Do nothing, for a contender that reads the JPEG files of the corpus."""
+    """Do nothing, for a contender that reads the JPEG files of the corpus, or no files."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One loader to measure, in its best reasonable set-up.
+    """One loader or upper limit to measure, in its best reasonable set-up.
 
     Attributes:
         libraries: installed distributions whose versions are recorded.
@@ -34,7 +34,7 @@ class Contender:
         batches: yields batches of views without end. It need not clean up: its process ends after the run.
         refuses: returns why the contender cannot do a workload (the operation it lacks), or None.
         prepare: writes the images in the format that the contender reads, before the timed part.
-        kind: a peer, one of our backends, or a limit. A limit yields one arbitrary value per batch.
+        kind: "peer": another project's loader; "backend": ours; "limit": yields an empty tuple per batch.
         reads_pixels: whether it can read images stored as pixels in this benchmark.
         shares_crops: whether it can make several views of one crop, rotated or cut into tiles, in this
             benchmark.

@@ -31,7 +31,7 @@ _ONE_SHARD_MB = 1e6
 
 @dataclass(frozen=True)
 class Corpus:
-    """One epoch of images, with the same JPEG bytes for every contender.
+    """One epoch of images: the same JPEG bytes, or the pixels decoded from them, for every contender.
 
     Attributes:
         root: folder for the copies in other formats, which are written once and reused.
@@ -70,12 +70,12 @@ class Corpus:
 
 
 def pack_images(images: Path, cache: Path, batch_size: int, num_images: int = 0) -> Path:
-    """Pack a folder of JPEG files for a benchmark, repeated until an epoch is long enough to measure.
+    """Pack a folder of JPEG files, repeated if need be, for a benchmark, unless this pack exists.
 
     Args:
         images: folder that is searched recursively for JPEG files.
-        batch_size: images per batch; with `num_images` 0, an epoch has at least 4 batches.
-        num_images: images per epoch; 0 repeats all files as often as they fit into 256 MiB, at least once.
+        batch_size: images per batch; matters only if `num_images` is 0.
+        num_images: images per epoch; 0 repeats all files up to 256 MiB, but to four batches at least.
 
     Returns:
         The folder of the pack, which has one split, "train".
@@ -104,7 +104,7 @@ def pack_images(images: Path, cache: Path, batch_size: int, num_images: int = 0)
 def open_corpus(pack_path: Path, split_name: str, cache: Path, batch_size: int) -> Corpus:
     """Write a pack's images as files for contenders that read files, and return the corpus.
 
-    The corpus is also written to its root, where the contenders' processes read it.
+    The fields of the corpus are also written to its root, where the contenders' processes read them.
 
     Args:
         split_name: name of the split; an empty name takes the first split.
@@ -138,7 +138,7 @@ def open_corpus(pack_path: Path, split_name: str, cache: Path, batch_size: int) 
 
 
 def read_corpus(root: Path) -> Corpus:
-    """Return the corpus that `open_corpus` wrote to a folder."""
+    """Return the corpus whose fields `open_corpus` wrote to this root."""
     stored = parse_json((root / "corpus.json").read_text())
     return Corpus(root, Path(stored["pack"]), stored["split"], stored["num_images"], stored["uniform"])
 

@@ -1,4 +1,4 @@
-"""Interleaved runs of contenders, each run in its own process, whose memory this process samples."""
+"""Runs of contenders in turns, each run in its own process, whose memory this process samples."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Benchmark:
     Attributes:
         contenders: contenders in the order of the first round. Each round starts one contender later than the
             round before.
-        runs: number of rounds; every contender runs once in each.
-        warmup_s: untimed seconds before the timed part of each run.
-        limit_s: seconds after which a run is stopped and counts as failed.
+        runs: number of rounds; in each, every contender that has not failed runs once.
+        warmup_s: least untimed seconds, between the first batch and the timed part of each run.
+        limit_s: seconds after which a run, or its preparation, is stopped and counts as failed.
         started: UTC time at which the benchmark started. Every record has it, so that records of several
             benchmarks in one file can be told apart.
     """
@@ -47,7 +47,7 @@ class Benchmark:
 
 
 def prepare(benchmark: Benchmark) -> dict[str, Record]:
-    """Write the images in each contender's format; return a record per contender that cannot take part."""
+    """Write each contender's images, then warm the page cache; return records of those that cannot run."""
     absent: dict[str, Record] = {}
     for contender in benchmark.contenders:
         result: Record = {"status": "ok"}

@@ -1,4 +1,4 @@
-"""One timed run of one contender; the harness starts it as `python -m tools.bench.measure`."""
+"""One timed run of one contender, or its preparation, started as `python -m tools.bench.measure`."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class Timing:
 
     Attributes:
         images: source images delivered in the timed part.
-        cpu_s: CPU seconds spent in the timed part, summed over all processes.
+        cpu_s: CPU seconds spent in the timed part, summed over this process and its children.
         first_batch_s: seconds from the import of the contender to its first batch; torch is imported before.
-        num_processes: processes alive at the end, including this one.
+        num_processes: this process and its children at the end.
         num_threads: threads of these processes.
     """
 
@@ -61,7 +61,7 @@ class Timing:
 
 
 def pin(cores: int) -> None:
-    """Bind this process and its future children to the first `cores` of the cores it may use."""
+    """Bind this process and its future children to the first `cores` of its cores, if the system can."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
 
@@ -77,7 +77,7 @@ def measure(
     """Time a contender's batches for a fixed duration after a warm-up.
 
     The warm-up takes at least 8 batches, so that the timed part does not begin with batches that were
-    prefetched while the loader started. Only the first batch is checked.
+    prefetched while the loader started. Only the first batch is checked, and none of a limit.
 
     Args:
         start: `time.perf_counter()` before the contender was imported; None takes the time of this call.
@@ -101,7 +101,7 @@ def measure(
 
 
 def check_views(views: Views, workload: Workload) -> None:
-    """Raise ValueError unless each view has a full batch, NCHW or NHWC, whose first image is not constant."""
+    """Raise ValueError unless the views are full batches, NCHW or NHWC, with varied first images."""
     num, side = workload.batch_size, workload.side
     shapes = [tuple(view.shape) for view in views]
     expected = {(num, 3, side, side), (num, side, side, 3)}

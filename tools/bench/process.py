@@ -30,7 +30,7 @@ class Usage:
     Attributes:
         code: exit code; negative if a signal ended the process.
         seconds: wall time until the process ended.
-        cpu_s: CPU seconds, user and system.
+        cpu_s: CPU seconds, user and system, summed over its processes, each as of its last sample.
         peak_rss_bytes: peak resident memory, summed over its processes.
         peak_own_bytes: peak memory without mapped files, as the argument `memory` of `watched` counts it.
     """
@@ -43,7 +43,7 @@ class Usage:
 
 
 def private(process: psutil.Process) -> tuple[int, int]:
-    """Return resident bytes, and those without shared pages (mapped files, memory shared by workers)."""
+    """Return resident bytes, with and without shared pages (mapped files, memory shared by workers)."""
     memory = process.memory_info()
     return int(memory.rss), int(memory.rss - memory.shared)
 
@@ -68,7 +68,7 @@ def watched(
     memory: Memory = private,
     cwd: Path = ROOT,
 ) -> Usage:
-    """Run a command until it ends or a time limit passes, then end all processes that it started.
+    """Run a command until it ends or a time limit passes, then kill what is left in its session.
 
     Args:
         log: file for output and errors; a pipe that nobody reads would block the command. None drops the
@@ -135,10 +135,10 @@ def _end_family(process: subprocess.Popen[bytes]) -> None:
 
 
 def environment(num_threads: int | None = None) -> dict[str, str]:
-    """Return an environment with the project on Python's path and the libraries' numbers of threads set.
+    """Return this process's environment, with the project on Python's path and the variables `THREADS` set.
 
     Args:
-        num_threads: threads of each library; None leaves their variables as they are.
+        num_threads: threads of each library that reads such a variable; None leaves the variables unchanged.
     """
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     threads = dict.fromkeys(THREADS if num_threads else (), str(num_threads))
@@ -146,7 +146,7 @@ def environment(num_threads: int | None = None) -> dict[str, str]:
 
 
 def last_line(log: Path) -> str:
-    """Return the last line of a log, which says why the process failed; empty if the log is empty."""
+    """Return the last line of a log, which tells why a failed process failed; "" if the log is empty."""
     return (log.read_text(errors="replace").strip().splitlines() or [""])[-1]
 
 

@@ -1,4 +1,4 @@
-"""Timing of `StopSignal.agree` over gloo, by which ranks agree before every step whether to stop."""
+"""Timing of `StopSignal.agree` over gloo; ranks call it before every step to agree whether to stop."""
 
 from __future__ import annotations
 

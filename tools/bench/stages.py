@@ -37,7 +37,7 @@ class Work:
 
     Attributes:
         views: policy of each view of an image.
-        seconds: duration after which the measurement of a stage stops.
+        seconds: duration after which no further batch or step of a stage is measured.
     """
 
     split: Split
@@ -49,7 +49,7 @@ class Work:
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """Rows to measure: at most `_SAMPLE`, evenly spaced over the split."""
+        """Rows of the pack to read, decode and render: at most `_SAMPLE`, evenly spaced over the split."""
         places = np.linspace(0, len(self.split) - 1, min(_SAMPLE, len(self.split)))
         return self.split.rows(np.unique(places.round().astype(np.int64)))
 
@@ -79,7 +79,7 @@ def forget(pack: Pack) -> bool:
 
 
 def reading(work: Work, cold: bool) -> float:
-    """Return the seconds per image of reading encoded bytes, in as many threads as the loader has."""
+    """Return the seconds per image of reading, in `num_threads` threads; `cold` clears the page cache."""
     pack = work.split.pack
     if cold:
         forget(pack)
@@ -87,7 +87,7 @@ def reading(work: Work, cold: bool) -> float:
 
 
 def decoding(work: Work) -> float:
-    """Return the seconds per image of decoding; 0 for a pack that stores pixels."""
+    """Return the seconds per image of decoding; images stored as pixels take no time."""
     pack = work.split.pack
     rows = work.rows[pack.columns.encoding[work.rows] == ENCODING_JPEG]
     data = {row: pack.read(row) for row in rows.tolist()}
@@ -116,7 +116,7 @@ def _until(rows: Sequence[int], deadline: float) -> Iterator[int]:
 
 
 def rendering(work: Work, scratch: Path) -> float:
-    """Return the seconds per image of drawing all views, measured on a pack of the decoded images."""
+    """Return the seconds per image of rendering all views, by the loader on a pack of decoded images."""
     folder = scratch / "pixels"
     chosen = work.split.pack.pool(work.split.pack.splits).take(np.sort(work.rows))
     images = scratch / "images"
@@ -161,7 +161,7 @@ def _through(work: Work, step: Callable[[Batch], None]) -> float:
 
 
 def copying(work: Work) -> float:
-    """Return the seconds per image of copying a batch's views to the device; 0 if that is the CPU."""
+    """Return the seconds per image of copying a batch's views to the device; 0 if the device is the CPU."""
     device = torch.device(work.options.device)
     if device.type == "cpu":
         return 0.0

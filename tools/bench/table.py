@@ -19,8 +19,7 @@ class Row:
     Attributes:
         kind: peer, backend or limit.
         images_per_s: median over runs.
-        low: images per second of the slowest run.
-        high: images per second of the fastest run.
+        low, high: images per second of the slowest and of the fastest run.
         cpu_s_per_1000: median of the CPU seconds per 1,000 images.
         peak_anonymous_bytes: largest memory of any run, without the page cache.
         peak_rss_bytes: largest resident memory of any run.
@@ -122,7 +121,7 @@ def render(records: Sequence[Record]) -> Table:
 
 
 def notes(records: Sequence[Record]) -> list[str]:
-    """Return a line per contender that did not run or whose pixels differ, and one on our fastest backend."""
+    """Return lines on contenders that are absent or failed, differing pixels, and our fastest backend."""
     absent = [f"{r['contender']} {r['status']}: {r['reason']}" for r in records if r["status"] != "ok"]
     ran = [r for r in records if r["status"] == "ok"]
     different = [f"{r['contender']}: {r['differences']}" for r in ran if r["differences"]]
@@ -130,9 +129,9 @@ def notes(records: Sequence[Record]) -> list[str]:
 
 
 def _advice(records: Sequence[Record]) -> list[str]:
-    """Return a line that names the fastest of our backends, or says that two are equal within the noise.
+    """Return a line that names our fastest backend, or says that the two fastest are equal within the noise.
 
-    The list is empty if fewer than two of them ran.
+    The list is empty if fewer than two of our backends ran.
     """
     ours = [row for row in summarise(records) if row.kind == "backend"]
     if len(ours) < 2:

@@ -15,7 +15,7 @@ STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class CropFlip:
-    """A random resized crop with antialiasing, then a horizontal flip; uint8 pixels."""
+    """A random resized crop with antialiasing, then a horizontal flip; used by itself: uint8 pixels."""
 
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -62,7 +62,7 @@ class FixMatchView:
 
 @dataclass(frozen=True)
 class TurnedView(CropFlip):
-    """One of RotNet's four views of one crop and flip: view i is rotated by i quarter turns.
+    """One of RotNet's four views of one crop and flip, rotated by `turns` quarter turns; normalised float32.
 
     Source: Gidaris et al., "Unsupervised Representation Learning by Predicting Image Rotations" (2018).
     """
@@ -97,9 +97,9 @@ class Workload:
 
     Attributes:
         resolution: side of a view in pixels; for tiles, the side of a cell.
-        threads: threads or worker processes of a contender, and the number of cores it is pinned to.
+        threads: threads or worker processes of a contender, and the number of cores to which it is bound.
         interpolation: filter of the resized crop, antialiased if the contender can do that.
-        encoding: how the images are stored: as JPEG, or as pixels, which some contenders read.
+        encoding: how the images are stored: "jpeg", or "raw" (as pixels), which some contenders cannot read.
     """
 
     views: ViewSet
