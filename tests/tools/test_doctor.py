@@ -93,6 +93,13 @@ def test_only_jpeg_rows_are_decoded(packed: Pack, monkeypatch: pytest.MonkeyPatc
     assert len(decoded) == (encoding == ENCODING_JPEG).sum() == 8
 
 
+def test_a_slow_decoder_ends_at_the_deadline(packed: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[bytes] = []
+    monkeypatch.setattr(stages, "decode_row", slowed(lambda data: decoded.append(data) or 1, 0.04))
+    assert stages.decoding(work_on(packed)) > 0.02  # seconds per image that was decoded
+    assert 1 <= len(decoded) < len(packed), "work_on allows 0.05 s"
+
+
 def diagnosis(**changed: float) -> doctor.Diagnosis:
     values = {"cold": 4e-3, "warm": 1e-5, "decoding": 1e-3, "views": 1e-3, "copy": 0.0, "network": 2e-3}
     return doctor.Diagnosis(**{**values, "together": 4e-3, "shares_cores": True, **changed})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import count, islice
@@ -37,7 +37,7 @@ class Work:
 
     Attributes:
         views: policy of each view of an image.
-        seconds: duration after which no further batch or step of a stage is measured.
+        seconds: duration after which no further image, batch or step of a stage is measured.
     """
 
     split: Split
@@ -100,19 +100,14 @@ def decode_row(data: bytes) -> int:
 
 
 def _threaded(work: Work, task: Callable[[int], int]) -> float:
-    rows, start = work.rows.tolist(), time.perf_counter()
+    start = time.perf_counter()
+
+    def in_time(row: int) -> int | None:  # the pool takes all rows at once
+        return None if time.perf_counter() > start + work.seconds else task(row)
+
     with ThreadPoolExecutor(work.num_threads) as pool:
-        done = 0
-        for _ in pool.map(task, _until(rows, start + work.seconds)):
-            done += 1
+        done = sum(found is not None for found in pool.map(in_time, work.rows.tolist()))
     return (time.perf_counter() - start) / max(1, done)
-
-
-def _until(rows: Sequence[int], deadline: float) -> Iterator[int]:
-    for row in rows:
-        if time.perf_counter() > deadline:
-            return
-        yield row
 
 
 def rendering(work: Work, scratch: Path) -> float:
