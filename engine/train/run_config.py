@@ -422,7 +422,7 @@ def described(config: Any) -> dict[str, Any]:
 
         content["init_weights"] = weights_digest(config.init)
     if isinstance(config, ValidationOptions):
-        content["keep"] = config.keep or "last"  # as in older runs; checkpoints' rules hold the real value
+        content["keep"] = config.keep or "last"  # as in older runs; `run` may choose "best" for None
     content["loader"]["store"].pop("filesystem")
     found: dict[str, Any] = parse_json(to_json(content))
     return found
