@@ -86,7 +86,7 @@ class Export(_OfPack):
     name: str = TRUE_LABELS
     """Table to write."""
     split: str | None = None
-    """Split whose images are written; the whole pack by default."""
+    """Split whose labels are written; those of the whole pack by default."""
 
     def __post_init__(self) -> None:
         """Refuse a file that cannot be written."""

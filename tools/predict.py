@@ -310,7 +310,7 @@ def draw_sheet(config: Config, network: Exported, split: Split, guessed: Guessed
 
 
 def describe(config: Config, pack: Pack, split: Split, num_guessed: int) -> str:
-    """Return a line that says how many images have a guess, and where quarantined inputs are listed."""
+    """Return a line on the number of guesses, the files written, and the inputs that could not be read."""
     refused = pack.manifest.num_quarantined if is_own(config, pack) else 0
     quarantined = f", {refused:,} inputs quarantined, reasons in {pack.path / QUARANTINE_NAME}"
     sheet = "" if config.sheet is None else ", pictures with their guesses in sheet.png beside it"
@@ -348,10 +348,10 @@ def run(config: Config) -> Path:
 
 
 def main() -> None:
-    """Parse the command line and run."""
+    """Parse the command line, run the command, and suggest the next one for a run."""
     config = command_line(Config, __doc__)
     run(config)
-    if (Path(config.network) / "metrics.jsonl").is_file():  # a run; an export needs no further export
+    if (Path(config.network) / "metrics.jsonl").is_file():  # in a run, not in an export
         say_next("tools/export.py", "--run", config.network, "--form", "onnx", "--out", "network.onnx")
 
 

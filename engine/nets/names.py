@@ -87,7 +87,7 @@ def check_start(
     classifier: bool = False,
     remedy: str = "train with labels first",
 ) -> None:
-    """Refuse a start or a network that does not exist, before the libraries that read it are imported.
+    """Refuse a start or a network that cannot be used, before the libraries that read it are imported.
 
     Args:
         start: path, or timm:NAME or hf:REPO; None is not checked.
@@ -97,7 +97,7 @@ def check_start(
         remedy: what to do about such a run, for the message.
 
     Raises:
-        UserError: the start or the network does not exist, or the start has no weights or no classifier.
+        UserError: no such start or network; or a start with no weights, no classifier, or another network.
     """
     if backbone is not None:
         check_mentioned(backbone)

@@ -92,7 +92,7 @@ class PackConfig:
     """Options among `_OF_LABELS` that may name a split without labels."""
 
     def check_places(self) -> None:
-        """Refuse a pack, split, label table, start, backend or GPU that is missing or unusable.
+        """Refuse a pack, split, file of labels, start, backbone, backend or GPU that is missing or unusable.
 
         A pack in a store is checked later, since reading it takes heavy libraries.
 
@@ -134,7 +134,7 @@ class PackConfig:
             check_start(getattr(self, option, None), option, backbone, classifies)
 
     def _check_labels(self, manifest: Manifest, option: str, splits: tuple[str, ...]) -> None:
-        """Refuse a pack with several labels per image, and splits that need labels but have none."""
+        """Refuse several labels per image, no class names (for --extra-labels), and splits without labels."""
         manifest.require_one_label(self.pack)
         extra = getattr(self, "extra_labels", None)
         if extra is not None:
@@ -359,12 +359,12 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
         from engine.train import autocast
 
         options = self.loader_options()
-        exact = self.compares_pixels or self.start_resolution is not None  # compared, or shrunk, unrounded
+        exact = self.compares_pixels or self.start_resolution is not None  # targets, or resized later
         precision = "no" if exact else AcceleratorState().mixed_precision
         return replace(options, dtype=autocast.dtype_of_views(precision, options.device, self.out))
 
     def account(self, division: Division | None = None) -> Account:
-        """Look for images that the splits of the online probe share, if it has two.
+        """Return leaks between the online probe's splits, and notes on training images that it measures on.
 
         Args:
             division: the labels to train on and to validate on, for recipes with labels.
@@ -422,7 +422,7 @@ def described(config: Any) -> dict[str, Any]:
 
         content["init_weights"] = weights_digest(config.init)
     if isinstance(config, ValidationOptions):
-        content["keep"] = config.keep or "last"  # as in older runs; checkpoints' rules hold the real value
+        content["keep"] = config.keep or "last"  # as in older runs; `run` may choose "best" for None
     content["loader"]["store"].pop("filesystem")
     found: dict[str, Any] = parse_json(to_json(content))
     return found

@@ -84,7 +84,7 @@ def run_command(main: Callable[[], int | None]) -> None:
 
 
 def prepare_process() -> None:
-    """Set up what every command needs: UTF-8, freed memory kept, the usual Ctrl-C, help in paragraphs."""
+    """Set up what every command needs: UTF-8, freed memory kept, Ctrl-C that raises, help in paragraphs."""
     use_utf8()
     keep_freed_memory()
     heed_ctrl_c()

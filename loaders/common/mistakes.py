@@ -36,7 +36,7 @@ _MAY_BE_NONE = re.compile(r"(?m)^( +--\S+) \{None\}\|(.+)")
 _HELP = re.compile(r"For full helptext, (?:run|see):?\s+(.* --help)")
 
 
-# Words of other libraries for options here, without dashes, and the options that mean the same.
+# Names of options in other libraries, and the options here that mean the same; without dashes in front.
 _SYNONYMS = {
     **dict.fromkeys(("learning-rate", "base-lr"), ("lr", "lr-weights")),
     **dict.fromkeys(("data", "dataset", "data-dir", "data-path", "root"), ("pack", "splits", "images")),

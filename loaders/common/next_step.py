@@ -1,4 +1,4 @@
-"""Names commands in the form in which this one was called: the next command, and those in messages."""
+"""Suggested commands, in last lines and messages, written as this one was called: by file or `sluice`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def called() -> str | None:
 
 
 def as_called(text: str) -> str:
-    """Return a message that names scripts as `sluice` calls them, if this program was called by it."""
+    """Return a message in which scripts are commands of `sluice`, if this program was called by `sluice`."""
     if not (_called or "").startswith("sluice"):
         return text
     return _SCRIPT.sub(lambda found: " ".join(_begin(found[1])), text)

@@ -118,7 +118,7 @@ def _read(config: Any, description: str | None) -> Any:
 
 
 def _options(config: Any) -> set[str]:
-    """Return the names of the options of a configuration and of those nested in it, without prefixes."""
+    """Return the options of a configuration and of nested ones, without prefixes; none for subcommands."""
     found = fields(config) if is_dataclass(config) else ()
     inner = [part for one in found if is_dataclass(one.default) for part in fields(one.default)]
     return {one.name.replace("_", "-") for one in (*found, *inner)}

@@ -93,7 +93,7 @@ def append_to_pack(options: PackOptions, progress: Progress | None = None) -> Ma
 
 
 def _refuse_known_keys(base: Pack, build: Path, splits: tuple[SplitSource, ...]) -> None:
-    """Refuse an image, new or the same, whose key the pack has already; the build folder is then removed."""
+    """Refuse an image, even an unchanged one, whose key is in the pack; the build folder is then removed."""
     for split in splits:
         if split.split not in base.splits:
             continue
@@ -149,8 +149,8 @@ def _joined_options(old: dict[str, Any], options: PackOptions) -> dict[str, Any]
 def _move_into_place(out: Path, build: Path) -> Manifest:
     """Move the files in `next` into the pack, the manifest last, and remove the build folder.
 
-    A killed run can resume here. The folder `parts` goes before the manifest moves: without it, the pack is
-    complete.
+    A killed run can resume here: `parts` is removed before the manifest moves, so a build folder without
+    `parts` shows that at most the manifest is still to be moved.
     """
     target = build / NEXT_FOLDER
     for folder in (INDEX_FOLDER, LABELS_FOLDER, "."):

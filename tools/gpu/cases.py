@@ -1,9 +1,9 @@
-"""Write the cases for a bare GPU machine: images, drawn numbers, and the cpu backend's views.
+"""Write the data of the GPU suite: images, random numbers drawn for views, and the cpu backend's views.
 
     python tools/gpu/cases.py CASES.npz
 
-Copy the file to the machine together with the checkout. There, `tools/gpu/suite.py` needs only torch, Triton
-and numpy to read it. Without a file, tools/gpu_suite.sh writes one, if Sluice's other libraries are
+Copy the file to a GPU machine together with the checkout. Most groups of `tools/gpu/suite.py` then need only
+torch, Triton and numpy there. Without a file, tools/gpu_suite.sh writes one, if Sluice's other libraries are
 installed.
 """
 
@@ -49,7 +49,7 @@ def images_of(count: int, sides: tuple[int, int] = (24, 120)) -> list[NDArray[np
 
 
 def policies(side: int) -> list[ViewPolicy]:
-    """Return the presets at a resolution, with one tile and one rotation, and a rounded evaluation view."""
+    """Return policies to compare: presets (one rotation, one tile) and a view resized to whole pixels."""
     return [
         presets.crop_flip(side), presets.weak(side), presets.barlow_a(side), presets.barlow_b(side),
         presets.simclr(side), presets.fixmatch_strong(side), presets.fixmatch_strong_gentle(side),
@@ -81,7 +81,7 @@ def _views(images: list[NDArray[np.uint8]], view: ViewPolicy, drawn: ViewParamet
 
 
 def write(path: Path, side: int = 40, count: int = 24) -> None:
-    """Write the cases for parity, `count` images with views of `side` pixels, and for speed, see SPEED."""
+    """Write `count` images with views of `side` pixels, and random numbers for the sides in `SPEED`."""
     images = images_of(count)
     rows = np.arange(count)
     content: dict[str, Any] = {"pixels": np.concatenate([image.ravel() for image in images])}

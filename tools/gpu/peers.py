@@ -1,4 +1,4 @@
-"""The group of the GPU suite that compares other libraries' views on the device with ours in speed."""
+"""The group of the GPU suite that compares how fast other libraries and ours render views on the device."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ class Contender(NamedTuple):
 
     Attributes:
         name: name of the library, and of the set-up if the library has several.
-        draws: whether random numbers are drawn for each image or for the whole batch, as a text.
-        build: takes the pixels, uint8 [B, 3, H, W], and the workload; returns a function that draws a batch
-            of all views, float16 [B, 3, R, R] each.
+        needs: packages that must be importable.
+        draws: "of each image" or "of the whole batch", whichever has its own random numbers.
+        build: takes the pixels, uint8 [B, 3, H, W], and the workload; returns a function that renders every
+            view of all images, float16 [B, 3, R, R] each.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Contender(NamedTuple):
 
 
 def ours(cases: Cases, side: int, device: str) -> tuple[torch.Tensor, Callable[[], Any], str]:
-    """Return the pixels of all contenders, our function that draws the views, and our `Contender.draws`."""
+    """Return pixels for all contenders, a function that renders our views of them, and our `draws`."""
     first = Engine(cases, f"barlow_a@{side}", device, None, DTYPE, False)
     engines = [first, Engine(cases, f"barlow_b@{side}", device, first.pixels, DTYPE, False)]
     numbers, draws = _numbers(cases, side, first)
@@ -53,9 +54,9 @@ def ours(cases: Cases, side: int, device: str) -> tuple[torch.Tensor, Callable[[
 
 
 def _numbers(cases: Cases, side: int, engine: Engine) -> tuple[Iterator[tuple[Any, ...]], str]:
-    """Return the drawn numbers of each batch, and our `Contender.draws`.
+    """Return an endless iterator over the random numbers of our batches, and our `Contender.draws`.
 
-    Without numba, the numbers stored in the cases are repeated for every batch.
+    Without numba, every batch has the numbers that `cases.py` stored.
     """
     names = (f"barlow_a@{side}", f"barlow_b@{side}")
     if missing("numba"):
@@ -150,7 +151,7 @@ def peers(cases: Cases, device: str = "cuda", sides: tuple[int, ...] = (96, 224)
 
 
 def beside(contender: Contender, cases: Cases, side: int, device: str) -> dict[str, Any]:
-    """Return the views per second of a library and of ours, as medians over alternating turns."""
+    """Return a library's and our views per second (medians over turns), and how each draws random numbers."""
     pixels, our_views, our_draws = ours(cases, side, device)
     workload = Workload("barlow", side, len(pixels), os.cpu_count() or 1)
     calls = {"ours": our_views, "theirs": contender.build(pixels, workload)}

@@ -1,4 +1,4 @@
-"""Parts that the groups of the GPU suite share: output, cases, clocks, and the batch that they draw."""
+"""Shared by the groups of the GPU suite: output, the data of `cases.py`, clocks, and a batch to render."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def missing(*names: str) -> str:
 
 
 def installed(pattern: str) -> str | None:
-    """Return the version of the installed package whose name matches a pattern, or None."""
+    """Return the version of the first installed package, by name, that matches a pattern, or None."""
     found = {one.name: one.version for one in distributions() if fnmatch(one.name or "", pattern)}
     return found[min(found)] if found else None
 
@@ -68,7 +68,7 @@ def clocked(call: Callable[[], Any], times: int, device: str) -> float:
 
 
 def timed(call: Callable[[], Any], times: int, device: str = "cuda") -> float:
-    """Return the seconds per call, by the GPU's clock or on a CPU the host's; a first call is not timed."""
+    """Return the seconds per call after an untimed one, by the GPU's clock, or for a CPU by the host's."""
     call()
     if device != "cuda":
         return clocked(call, times, device)
@@ -84,14 +84,14 @@ def timed(call: Callable[[], Any], times: int, device: str = "cuda") -> float:
 
 
 class Cases:
-    """The cases in a file that `cases.py` wrote."""
+    """The content of a file that `cases.py` wrote."""
 
     def __init__(self, path: str) -> None:
         self.content = np.load(path, allow_pickle=False)
         self.about = parse_json(self.content["about"].tobytes())
 
     def drawn(self, name: str, count: int | None = None) -> SimpleNamespace:
-        """Return the drawn numbers of a view for the first `count` images; None for all images."""
+        """Return the random numbers of a view for the first `count` images, or for all if it is None."""
         names = ("box", "window", "shift", "flip", "codes", "args")
         return SimpleNamespace(**{one: self.content[f"{name}.{one}"][:count] for one in names})
 
@@ -105,13 +105,13 @@ class Cases:
         return found, sizes
 
     def speed(self, name: str) -> list[Any]:
-        """Return a view's name, its side, the side of its images, and whether it is bicubic."""
+        """Return a view's name, its side, the side of its images, and whether it is resized bicubically."""
         found: list[Any] = next(one for one in self.about["speed"] if one[0] == name)
         return found
 
 
 class Engine:
-    """A batch of views that is drawn repeatedly to measure speed, from pixels on the device."""
+    """A batch of views that is rendered repeatedly, from pixels on the device, to measure speed."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class Engine:
         """Allocate the batch and plan its launches.
 
         Args:
-            name: name of a view in the cases for speed.
+            name: name of a view that `cases.py` wrote for measurements of speed, such as "weak@96".
             pixels: uint8 [B, 3, H, W]; None takes random pixels.
             channels_last: whether the views' memory has the channels last.
         """
@@ -144,7 +144,7 @@ class Engine:
         self.plan(drawn)
 
     def plan(self, drawn: Any) -> None:
-        """Plan the launches for drawn numbers, and queue their copy to the device, as the loaders do."""
+        """Plan launches for drawn numbers, and queue a copy of these numbers to the device, as loaders do."""
         sides = np.full(self.batch, self.image_side)
         address = self.pixels.data_ptr() + np.arange(self.batch) * self.pixels[0].nbytes
         host = parameters_of(address, sides, sides, drawn, self.layout.resolution, self.layout.cubic)
@@ -155,7 +155,7 @@ class Engine:
         self.numbers = Parameters(*block.parts(memory.to(self.device, non_blocking=True)))
 
     def draw(self) -> int:
-        """Queue the launches of the batch; return their number."""
+        """Queue the launches that render the batch; return the number of launches."""
         return draw_views(
             self.numbers, self.extent, self.layout, self.gain, self.bias, self.out, self.kernels
         )

@@ -1,4 +1,4 @@
-"""Run one group of the GPU suite and print results as JSON lines; most need only torch, Triton and numpy.
+"""Run a group of the GPU suite and print JSON lines; most groups need only torch, Triton and numpy.
 
 usage: suite.py GROUP CASES.npz      see tools/gpu_suite.sh
 """
@@ -64,12 +64,12 @@ def _parity(cases: Cases, device: str, count: int | None = None, wanted: tuple[s
 
 
 def interpreter(cases: Cases) -> None:
-    """Compare two presets in Triton's interpreter with the cpu backend; this needs no GPU."""
+    """Compare two presets with the cpu backend in Triton's interpreter (TRITON_INTERPRET=1); needs no GPU."""
     _parity(cases, "cpu", 2, ("weak", "barlow_a"))
 
 
 def machine(_: Cases) -> None:
-    """Report the device, its copying speed, and the versions of libraries."""
+    """Report the device, the speed of copies to it, and the versions of libraries."""
     import triton
 
     say(
@@ -86,7 +86,7 @@ def machine(_: Cases) -> None:
 
 
 def parity(cases: Cases) -> None:
-    """Compare every preset on the GPU with the cpu backend."""
+    """Compare every view that `cases.py` wrote, rendered on the GPU, with the cpu backend's."""
     _parity(cases, "cuda")
 
 
@@ -151,7 +151,7 @@ def engine(cases: Cases) -> None:
 
 
 def _batchnorm_of_views() -> None:
-    """Compare BatchNorm over ranks on two joined views with BatchNorm on each view: results and time.
+    """Compare our BatchNorm on a batch of two views with torch's on each view: results and time.
 
     A single rank exercises the kernels, but sends no messages.
     """
@@ -210,7 +210,7 @@ EXPECTED_S = {"resume": 40, "fed": 150, "peers": 60, "fed_others": 150}
 
 
 def main() -> int:
-    """Run the group that the command line names; return 0, 1 if the group failed, or 3 if it needs a GPU."""
+    """Run the group that the command line names; return 0, 1 if it failed, or 3 without the GPU it needs."""
     group, cases = sys.argv[1], Cases(sys.argv[2])
     if group in ON_GPU and not torch.cuda.is_available():
         say(needs="a CUDA device")

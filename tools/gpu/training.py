@@ -1,4 +1,4 @@
-"""Groups of the GPU suite that train: time lost to drawing and loading, a compiled network, a resume."""
+"""Groups of the GPU suite that train: time lost to rendering or loading, a compiled network, a resume."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ End = dict[str, dict[str, torch.Tensor]]
 """Losses, weights and the optimizer's moments after a training: kind -> name -> tensor."""
 
 STALL_STEPS = 50
-# ResNet-18, and the networks whose stall has a goal in docs/device.md
+# ResNet-18, and the networks for whose stall (share of time lost) docs/device.md sets a goal
 NETWORKS = (("wrn_28_2", 32), ("resnet18", 96), ("resnet50", 96), ("resnet50", 224))
 OTHERS = (("resnet18", 32), ("resnet50", 32), ("wrn_28_2", 96), ("resnet18", 224), ("wrn_28_2", 224))
 FEEDS: tuple[BackendName, ...] = ("cpu", "dali", "resident")
@@ -63,7 +63,7 @@ def step(network: torch.nn.Module, views: torch.Tensor) -> None:
 
 
 def stall(cases: Cases) -> None:
-    """Measure the time that drawing on the device adds: 50 steps on fresh views against 50 on one batch."""
+    """Measure the time that rendering on the device adds: 50 steps on fresh views against 50 on one batch."""
     for name, side in NETWORKS:
         try:
             network = network_of(name, "cuda")
@@ -102,7 +102,7 @@ def compiled(cases: Cases) -> None:
 
 
 def packed(side: int, folder: Path) -> Path:
-    """Pack `NUM_IMAGES` images: the user's JPEG files (SUITE_IMAGES), or drawn ones of `side` pixels.
+    """Pack `NUM_IMAGES` JPEG files: from SUITE_IMAGES, repeated if too few, or generated, `side` pixels wide.
 
     Raises:
         UserError: SUITE_IMAGES names a folder without JPEG files.
@@ -155,7 +155,7 @@ def fed(cases: Cases, device: str = "cuda", networks: Any = NETWORKS, batch: int
 def loader_of(pack: Path, feed: BackendName, side: int, batch: int, device: str) -> EpochLoader:
     """Build a backend's loader of one Barlow view.
 
-    All steps fit into one epoch, since at the start of a new epoch no batch would be ready.
+    The split is repeated until all steps fit into one epoch: when an epoch begins, no batch is ready.
     """
     from loaders import LoaderOptions, build_loader
     from loaders.packs import Split, open_pack
@@ -188,7 +188,7 @@ def stall_of(loader: EpochLoader, network: torch.nn.Module, device: str) -> dict
 
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """Inside the block, make torch use deterministic algorithms, or its usual ones if `wanted` is False."""
+    """In the block, let torch use deterministic algorithms where it has any; usual ones if not `wanted`."""
     before = torch.are_deterministic_algorithms_enabled()
     warned = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(wanted, warn_only=True)
@@ -236,7 +236,7 @@ def trained(optimizer: str, pack: Path, out: Path, stops: tuple[int | None, ...]
 
 
 def apart(one: End, other: End) -> dict[str, float]:
-    """Return the largest difference of two trainings in each kind of state; NaN where one has a NaN."""
+    """Return the largest absolute difference of two trainings in each kind of state; NaN if it has a NaN."""
     return {
         kind: float(
             torch.stack([(one[kind][n] - other[kind][n]).abs().max().double() for n in one[kind]]).max()

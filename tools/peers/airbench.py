@@ -5,11 +5,11 @@ Example:
     python tools/peers/airbench.py --source cifar10-airbench/legacy/airbench94.py --pack packs/cifar10 \
         --out runs/airbench --epochs 9.9
 
-The author's file is run unchanged: network, schedule, views, look-ahead and test-time views are its own.
+The author's file is not edited: network, schedule, views, look-ahead and test-time views are its own.
 Calls that need a GPU are replaced by their CPU counterparts: half precision becomes float32, with bfloat16
 autocast of the network if the CPU supports bfloat16 in hardware.
 
-OUT/peer.json has the test accuracy with and without test-time views, and the core seconds of training alone.
+OUT/peer.json has the test accuracy with and without test-time views, and core seconds to train and to test.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from loaders.common.program import check_command_line, command_line
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Train the peer for some epochs and test it."""
+    """Train airbench94 and test it."""
 
     source: Path
     """The file legacy/airbench94.py of a checkout."""
     pack: Path
-    """Pack with the labelled splits train and test, of 10 classes."""
+    """Pack with labelled splits `train` and `test` of 10 classes."""
     out: Path
-    """Folder of peer.json; while the peer trains, also of the pixels that it reads."""
+    """Folder for peer.json and, while airbench94 runs, for the pixels that it reads."""
     epochs: Positive = 9.9
     """Training epochs; the author's value is 9.9."""
     seed: int = 0
@@ -71,7 +71,7 @@ _SIDE = 32
 
 
 def pixels_of(pack: Pack, split: str, num_threads: int) -> tuple[Tensor, Tensor]:
-    """Return decoded images, uint8 [N, 32, 32, 3], and labels, int64 [N]."""
+    """Return the images of a split at 32 x 32 pixels, uint8 [N, 32, 32, 3], and their labels, int64 [N]."""
     view = presets.evaluation(_SIDE, normalize=None)
     options = LoaderOptions(num_threads=num_threads)
     images, labels = [], []
@@ -85,7 +85,7 @@ def pixels_of(pack: Pack, split: str, num_threads: int) -> tuple[Tensor, Tensor]
 
 
 def load_peer(source: Path) -> Any:
-    """Import the peer's file as a module, changed to run on the CPU, without starting its training."""
+    """Import the author's file as a module, and make its network and its data loader use the CPU."""
     spec = spec_from_file_location("airbench94", source)
     assert spec is not None
     assert spec.loader is not None
@@ -134,7 +134,7 @@ def on_processor() -> Iterator[None]:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train and test the peer; write peer.json and return its content."""
+    """Train and test airbench94; write peer.json and return its content."""
     torch.set_num_threads(config.num_threads)
     folder = config.out / "cifar10"
     folder.mkdir(parents=True, exist_ok=True)
@@ -177,7 +177,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Parse the command line and run."""
+    """Parse the command line, run the command, and print the result."""
     found = run(command_line(Config, __doc__))
     print(
         f"airbench94: {found['top1']:.2%} ({found['top1_one_view']:.2%} with one view), "

@@ -21,7 +21,7 @@ def refuses(workload: Workload) -> str | None:
 
 
 def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
-    """Yield batches of views; a second view comes from the next batch, since FFCV decodes once per view."""
+    """Yield batches of views. FFCV decodes once per view: a second view is the next batch (other images)."""
     from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
     from ffcv.transforms import RandomHorizontalFlip, ToTensor

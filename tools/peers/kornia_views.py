@@ -17,7 +17,7 @@ def kornia_view(
 
     Args:
         view: a view of crop and flip, or a view of Barlow Twins.
-        workload: gives the resolution, the filter of the resize and the dtype.
+        workload: gives the resolution, the filter of the resize, the blur's size, and uint8 or float32.
         crop: whether to crop and resize; False if the images are crops already.
         cropping_mode: how kornia crops: "slice" image by image, "resample" all images in one warp.
 

@@ -1,1 +1,1 @@
-"""Parts of `tools/show_views.py`."""
+"""Contact sheets, and views rendered by torchvision to compare ours with."""

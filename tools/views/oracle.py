@@ -122,7 +122,7 @@ def _erase(x: Tensor, args: NDArray[np.float32], value: Tensor) -> Tensor:
 
 
 def _noise(args: NDArray[np.float32], side: int) -> Tensor:
-    """Return the noise in the box of `NOISE`, float32 [3, h, w] in [0, 1], drawn for each pixel."""
+    """Return the noise that `NOISE` writes into its box: float32 [3, h, w], each value random in [0, 1]."""
     top, left, bottom, right, *keys = (int(value) for value in args[:6])
     places = (np.arange(top, bottom)[:, None] * side + np.arange(left, right)).ravel()
     words = [philox(*map(np.uint64, (int(place), 0, 0, 0, *keys)))[:3] for place in places]

@@ -29,9 +29,9 @@ def draw_sheet(
     Args:
         rows: for each row, a picture per column, float [3, h, w] in [0, 1], and the notes: one below the
             first picture and one below each group.
-        tile: side of a tile in pixels; smaller pictures are enlarged by the largest whole factor that fits.
-        group: number of columns in a group; the columns after the first form groups with wider gaps between
-            them.
+        tile: side of a tile in pixels; a larger picture is shrunk to fit, a smaller one enlarged by the
+            largest whole factor that fits.
+        group: columns per group; the columns after the first form groups with wider gaps between groups.
 
     Returns:
         An RGB picture.
