@@ -153,7 +153,7 @@ def _enclosed(function: Any, said: Callable[[Any], str]) -> list[str]:
         except UserError:
             if wrapped is None or value is wrapped:
                 raise
-            # The decorator's own helpers, such as those of torch.no_grad(), may have no text.
+            # A decorator's own helpers, such as those of torch.no_grad(), need no description.
     return parts
 
 

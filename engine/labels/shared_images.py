@@ -76,7 +76,11 @@ def account(config: ClassifierConfig, division: Division | None = None) -> Accou
 
 
 def _validation_account(config: ClassifierConfig, division: Division) -> Account:
-    """Look for validation images, or copies, with labels that a run behind `config.init` was trained on."""
+    """Note or refuse validation images whose labels, or those of copies, a run behind `config.init` learned.
+
+    Raises:
+        UserError: the user chose such images, and leaks are not allowed.
+    """
     if division.validation is None:
         return Account(validation=division.said)
     pack = open_pack(config.pack)

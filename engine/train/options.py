@@ -128,8 +128,9 @@ class OptimizerOptions:
     grown_at: PositiveShare = 0.6
     """Share of the run after which views have their full size, if --start-resolution is given."""
     micro_batch: Count | None = None
-    """Gradient accumulation: images, counted as by --batch-size, that each process passes through the network
-    at once. Must divide a process's share of the batch; by default that share."""
+    """Gradient accumulation: images that each process passes through the network at once. Like --batch-size,
+    it counts only labelled images if there are both kinds. It must divide the process's share of the batch,
+    which is the default."""
 
     def check_optimizer(self) -> None:
         """Refuse options that are out of range or contradict each other.

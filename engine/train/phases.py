@@ -115,7 +115,7 @@ class Phases:
     """A command of several phases: its folder, its Accelerator and its finished phases."""
 
     def __init__(self, recipe: str, config: PhasesConfig, pack: Pack, division: Division, data: str) -> None:
-        """Claim the folder and join the processes.
+        """Claim the folder and join the process group.
 
         Args:
             recipe: name of the recipe.

@@ -118,7 +118,10 @@ def _read(config: Any, description: str | None) -> Any:
 
 
 def _options(config: Any) -> set[str]:
-    """Return the options of a configuration and of nested ones, without prefixes; none for subcommands."""
+    """Return the names, without prefixes, of a configuration's options and of those one level below it.
+
+    Only fields whose default is a configuration are entered. A union of subcommands gives the empty set.
+    """
     found = fields(config) if is_dataclass(config) else ()
     inner = [part for one in found if is_dataclass(one.default) for part in fields(one.default)]
     return {one.name.replace("_", "-") for one in (*found, *inner)}

@@ -17,7 +17,7 @@ from loaders.common.errors import UserError, brief
 from loaders.kernels.random import uniform4
 from loaders.order import permutation
 
-_STREAM = 2**16  # also the `view` of the random start; far from the streams of rows and classes
+_STREAM = 2**16  # of the permutation; `view` of the random start. No row or class has it
 _OPERATION = 2**16 + 1
 _NUM_EPOCHS = 2**32  # the counter of the random numbers has 32 bits for the epoch
 

@@ -14,7 +14,7 @@ from loaders.kernels.views.codes import AFFINE, BRIGHTNESS, CUTOUT, MAX_ARGUMENT
 
 _GEOMETRY = np.int64(0)  # `operation` in the counter of the geometry's random numbers
 _FIRST, _SECOND = np.int64(0), np.int64(1)  # `block` in the counter
-TILE_BLOCK = 16  # first `block` of tiles; a crop takes the blocks before it
+TILE_BLOCK = 16  # `block` of a tile in cell 0, then one per cell; the tries of a crop use 0 to 9
 
 
 @exact_kernel

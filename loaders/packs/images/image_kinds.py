@@ -70,7 +70,7 @@ _KINDS = (
     _Kind(-18, b"TRUEVISION-XFILE.", "a Targa file", _CONVERT),
     _Kind(0, b"icns", "an icon of macOS", _CONVERT),
 )  # fmt: skip
-# Formats that are read: a file with such a signature that its decoder refuses is damaged.
+# Signatures of formats that are read: a file that begins like this, but that its decoder refuses, is damaged.
 _DAMAGED = (
     (0, b"\x89PNG", "PNG"),
     (0, b"GIF8", "GIF"),
