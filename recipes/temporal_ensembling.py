@@ -55,7 +55,7 @@ class Config(SemiConfig):
     lr: float = 0.003
     """Peak learning rate of Adam. Paper: 0.003."""
     beta1: float = 0.9
-    """First beta of Adam, its momentum. Paper: 0.9, falling to 0.5 in the last 50 epochs."""
+    """First beta of Adam, its momentum, which stays. Paper: 0.9, falling to 0.5 in the last 50 epochs."""
     shift: Share = 0.0625
     """Largest shift of a view, as a fraction of its side. Paper: 2 of 32 pixels."""
 

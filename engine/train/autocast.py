@@ -116,7 +116,7 @@ def backend_of(asked: BackendName, pack: Path, *runs: Path) -> BackendName:
 
 
 def chosen(accelerator: Accelerator, loader: Loader[Any]) -> dict[str, str]:
-    """Return what "auto" resolved to, by the keys in `CHOSEN`, for a run's config.json and checkpoints."""
+    """Return precision, dtype of views and backend in use, by the keys in `CHOSEN`; a backend if known."""
     dtype = loader.fingerprint.get("dtype", "float32")
     taken_backend = str(getattr(loader, "backend", "")).partition(":")[0]  # "NAME: why"
     named = {BACKEND: taken_backend} if taken_backend in get_args(BackendName) else {}

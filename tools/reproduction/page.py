@@ -39,9 +39,9 @@ def accuracy_table(table: ResultTable, records: Sequence[Record]) -> AccuracyTab
                     title, columns = row.title + more + _over(own), _columns(table, found)
                     rows.append(Row(title, facts, columns, row.baseline and not place))
     kept = tuple(row for row in rows if any(row.shares) or row.title.endswith(_OVER))
-    columns = tuple(map(_column_name, table.labels_per_class))
+    headings = tuple(map(_column_name, table.labels_per_class))
     num_seeds = tuple(len(table.seeds[count]) for count in table.labels_per_class)
-    return AccuracyTable(("core s", "settings tried"), columns, kept, seeds, num_seeds)
+    return AccuracyTable(("core s", "settings tried"), headings, kept, seeds, num_seeds)
 
 
 def _over(records: Sequence[Record]) -> str:
