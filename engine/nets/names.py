@@ -34,8 +34,8 @@ def discriminator_width(name: str) -> int | None:
 def check_mentioned(name: str, option: str = "backbone") -> None:
     """Refuse a name that is not this project's and does not occur in timm's source files.
 
-    Importing timm would take ten seconds. A name that occurs in the files for another reason passes here;
-    `check_name` refuses it later.
+    Importing timm would take ten seconds. A name that occurs in the files for another reason passes here, and
+    any name if timm's files are not found; `check_name` refuses it later.
 
     Args:
         name: name of a network, possibly with timm's tag for its weights.
@@ -97,7 +97,7 @@ def check_start(
         remedy: what to do about such a run, for the message.
 
     Raises:
-        UserError: the start or the network does not exist, or the start has no weights or no classifier.
+        UserError: start or network does not exist, they do not match, or weights or classifier are missing.
     """
     if backbone is not None:
         check_mentioned(backbone)
