@@ -24,7 +24,7 @@ from engine.nets.weight_files import without_prefixes
 from loaders.common.errors import UserError
 
 LEAST_SHARE = 0.9
-"""Least share of a network's tensors that its file must have. A file of a deeper or wider network of the same
+"""Least share of a network's tensors that its file must have. A file of a shallower network of the same
 family has fewer of them; published files of the network itself lack only a few, such as a pooling norm."""
 
 # timm's names for torchvision.models.vision_transformer (VisionTransformer, EncoderBlock, MLPBlock).
@@ -53,7 +53,7 @@ class Fit:
     """How a checkpoint fits a network.
 
     Attributes:
-        weights: tensors of the network that are in the checkpoint, by the network's names.
+        weights: tensors of the checkpoint that fit the network in name and shape, by the network's names.
         head: weight [C, D] and bias [C] of the checkpoint's linear classifier; None if it has none.
         missing: names that the network has and the checkpoint lacks.
         unused: names that the checkpoint has and the network lacks.
@@ -74,7 +74,7 @@ class Fit:
         return self.total - len(self.missing) - len(self.wrong)
 
     def describe(self, source: str, name: str) -> str:
-        """Say in one line what matched and what did not."""
+        """Return one line that says what matched and what did not."""
         line = f"weights: {self.matched} of {self.total} tensors of {name} from {source}"
         line += f"; left as they were: {_some(self.missing)}" if self.missing else ""
         return line + (f"; not used: {_some(self.unused)}" if self.unused else "")
@@ -171,7 +171,7 @@ def _fit(tensors: dict[str, Tensor], network: nn.Module) -> Fit | None:
 
 
 def _pop_head(tensors: dict[str, Tensor], names: object) -> tuple[Tensor, Tensor] | None:
-    """Remove the classifier from the tensors, and return it if it is a linear layer."""
+    """Remove the classifiers from the tensors; return the first linear one (or 1x1 convolution), if any."""
     found = None
     for name in (names,) if isinstance(names, str) else (names if isinstance(names, (tuple, list)) else ()):
         weight, bias = tensors.pop(f"{name}.weight", None), tensors.pop(f"{name}.bias", None)

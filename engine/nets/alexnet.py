@@ -41,7 +41,7 @@ class AlexNet(nn.Module):
 
         Args:
             x: views [B, 3, H, W], H and W of at least 63.
-            name: one of `LAYERS`; the report reads its features from conv4.
+            name: one of `LAYERS`.
 
         Returns:
             [B, channels, H', W'], after BatchNorm and ReLU.

@@ -42,7 +42,7 @@ class ResidualBlock(nn.Module):
         """Build the block.
 
         Args:
-            stride: stride of the first convolution; the shortcut averages before its 1x1 convolution.
+            stride: stride of the first convolution; if above 1, the shortcut averages stride x stride pixels.
         """
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
@@ -138,7 +138,7 @@ def build_backbone(name: str, resolution: int, weights: Mapping[str, Tensor] | N
 
 
 def keep_gradients_finite(network: nn.Module) -> None:
-    """Pad maps that are narrower than a convolution's stride, under autocast on a CPU.
+    """Let a network pad maps that are narrower than a convolution's stride, under autocast on a CPU.
 
     For such maps in bfloat16, oneDNN's gradients read uninitialised memory and can be NaN. Zeros up to the
     stride change no output, since the convolution pads with zeros there anyway.

@@ -21,7 +21,7 @@ _PREFIXES = ("average.backbone.", "classifier.backbone.", "backbone.")
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Return whether a path is one of a run's `checkpoints/step-XXXXXXXX`."""
+    """Return whether a path is a checkpoint folder, such as a run's `checkpoints/step-XXXXXXXX`."""
     return (path / "meta.json").is_file()
 
 

@@ -1,4 +1,4 @@
-"""A backbone with a linear classifier: the network that every recipe with labels trains.
+"""A backbone with a linear classifier: the network whose files recipes with labels leave.
 
 classifier.safetensors       the weights as trained
 classifier-ema.safetensors   the moving average of the weights, if the recipe keeps one
@@ -78,7 +78,7 @@ class Classifier(nn.Module):
         return logits
 
     def at(self, resolution: int) -> Classifier:
-        """Return the classifier, or one with the same weights, for views of a resolution, in evaluation mode.
+        """Return this classifier, or another with its weights, for views of a resolution, in evaluation mode.
 
         Raises:
             UserError: the backbone cannot take the resolution.
@@ -180,7 +180,7 @@ def foreign_classifier(foreign: Foreign) -> Classifier:
 
 
 def best_weights(run: Path) -> Weights | None:
-    """Return which classifier of a run to use: the averaged one, else the trained one; None for neither."""
+    """Return which classifier of a run to use: the averaged, else that as trained; None if it has none."""
     kinds: tuple[Weights, ...] = ("ema", "raw")
     return next((kind for kind in kinds if (run / FILE_NAMES[kind]).is_file()), None)
 

@@ -23,7 +23,7 @@ def last_map(backbone: nn.Module, x: Tensor) -> Tensor:
 
 
 class MapHead(nn.Module):
-    """Enlarges a map by nearest-neighbour doubling and 3x3 convolutions; a 1x1 convolution gives logits."""
+    """Enlarges a map to `side` by nearest-neighbour doubling and 3x3 convolutions; a 1x1 one gives logits."""
 
     def __init__(self, backbone: nn.Module, resolution: int, side: int, width: int, num_logits: int) -> None:
         """Measure the backbone's map and build the layers; call `seed_everything` first.
@@ -32,7 +32,7 @@ class MapHead(nn.Module):
         frozen, since no gradient would reach them.
 
         Raises:
-            UserError: the backbone gives no square maps [B, C, H', W'], such as a ViT.
+            UserError: the backbone, such as a ViT, gives no square maps [B, C, H', W'].
         """
         super().__init__()
         channels, own = _measure(backbone, resolution)
@@ -50,7 +50,7 @@ class MapHead(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(channels, num_logits, 1))
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Map [B, C, H', W'] to logits [B, num_logits, side, side]."""
+        """Map [B, C, H', W'] to logits [B, num_logits, side, side]; those of a larger map are averaged."""
         logits: Tensor = self.layers(maps)
         return logits if logits.shape[-1] == self.side else F.adaptive_avg_pool2d(logits, self.side)
 

@@ -48,7 +48,7 @@ class CompactCnn(nn.Module):
     stage_modules = tuple(f"blocks.{i}" for i in range(3))  # their outputs are the maps of the stages
 
     num_features = 256
-    reduction = 8  # about side of the views / side of the last map
+    reduction = 8  # roughly: side of the views / side of the last map
 
     def __init__(self) -> None:
         """Build the network."""

@@ -1,4 +1,4 @@
-"""The description of a network in its weights file: the backbone, its view of images, and its classes.
+"""The description of a network in its weights file: backbone, evaluation view, classes, origin of weights.
 
 It is a single JSON text in the metadata of the safetensors file: the order of several entries would differ
 from process to process, and equal runs must end with equal files.
@@ -26,7 +26,7 @@ class Origin:
     """Third-party weights with which training began; all weights trained from them keep this record.
 
     Attributes:
-        source: name that the user gave: timm:NAME, hf:REPO, a folder or a file.
+        source: what the user gave: `timm:NAME`, `hf:REPO`, a folder or a file.
         licence: licence that the publisher states; "" if none is stated.
     """
 
@@ -41,9 +41,9 @@ class Description:
     Attributes:
         backbone: name, as `build_backbone` takes it.
         view: evaluation view. Older files lack it; their runs used the usual view of their resolution.
-        classes: names of the classes, in the order of the logits; None in the file of a backbone, and in old
+        classes: names of the classes, in the order of the logits; None for a backbone, a checkpoint, and old
             files of classifiers.
-        num_classes: number of classes; 0 in the file of a backbone.
+        num_classes: number of classes; 0 for a backbone and a checkpoint.
         origin: third-party weights with which training began; None if it began with random weights.
     """
 

@@ -1,4 +1,4 @@
-"""Exporting a classifier to the formats of other libraries, comparing the results, and loading the files.
+"""Exporting a classifier or backbone to other libraries' formats, comparing outputs, and loading the files.
 
 Every format keeps the name of the backbone, the view of images, the names of the classes, and the origin of
 the weights (timm and hf: only its licence).
@@ -48,8 +48,8 @@ from loaders.common.json_text import parse_json
 from loaders.common.notice import tell
 
 TOLERANCE = 1e-4
-"""Largest difference of a logit between a network and its export, relative to the largest logit if that is
-above 1."""
+"""Largest difference allowed between a logit of a network and of its export, relative to the largest
+magnitude of a logit if that is above 1."""
 _BROKEN = (BadZipFile, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, zlib.error)
 """Exceptions that reading a damaged program raises."""
 _TORCHVISION_VITS = {
@@ -320,7 +320,7 @@ def load_exported(path: Path, backbone: str | None = None) -> Exported:
 
     Raises:
         MissingBackendError: the file is an ONNX graph, and onnxruntime is not installed.
-        UserError: there is no file or folder, or it holds no classifier that can be read.
+        UserError: nothing at `path` can be read, or a run or weights file has no classifier or class names.
     """
     if path.suffix == ".onnx":
         return OnnxNetwork(_checked(path))

@@ -3,10 +3,10 @@
 timm:NAME       weights that timm names, such as timm:resnet18.a1_in1k; timm downloads and caches them
 hf:REPO         a repository on the Hugging Face hub that timm can load, such as hf:timm/resnet18.a1_in1k
 FOLDER          a folder from `timm.models.save_for_hf`: config.json beside the weights
-FILE            .safetensors, .pth, .pt, .bin or .ckpt, with the name of its network
+FILE            .safetensors, .pth, .pt, .bin or .ckpt; needs --backbone unless it states its network
 
 The view of images and the licence come with the weights. For a FILE without them, the view is timm's for the
-network, and the licence is not known.
+network (the usual one at 32 pixels for networks of this project), and the licence is not known.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _read(source: str, stamp: int, backbone: str | None) -> Foreign:
 
 
 def _fetched(source: str, name: str) -> Foreign:
-    """Let timm fetch and build a network, and return its weights and configuration."""
+    """Let timm build a network with the weights of a name or a folder; return the `Foreign`."""
     with _place(source, name):
         model: Any = timm.create_model(name, pretrained=True)
     config: dict[str, Any] = dict(model.pretrained_cfg)
@@ -171,7 +171,7 @@ def _one_line(expected: str, remedy: str) -> Iterator[None]:
 
 
 def _view(config: Mapping[str, Any], name: str) -> EvaluationView:
-    """Return the evaluation view in timm's configuration; without one, the usual view at 32 pixels."""
+    """Return the evaluation view nearest to timm's; without a configuration, the usual one at 32 pixels."""
     if not config:
         return EvaluationView.usual(32)
     found = resolve_data_config({}, pretrained_cfg=dict(config))
@@ -193,7 +193,7 @@ def _named(config: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def _imagenet(model: nn.Module) -> tuple[str, ...] | None:
-    """Return the synsets (names of ImageNet's folders) of an ImageNet classifier; None for another."""
+    """Return the synsets (ImageNet's folders), if the number of classes tells a subset; else None."""
     subset = infer_imagenet_subset(model)
     return tuple(ImageNetInfo(subset).label_names()) if subset else None
 

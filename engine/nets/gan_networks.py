@@ -1,4 +1,4 @@
-"""Generator and discriminator of the DCGAN, with labels or without, for square images of 16 to 224 pixels.
+"""Generator and discriminator of the recipes `dcgan` and `ssl_gan`, for square images of 16 to 224 pixels.
 
 Sources: Radford et al. 2015, "Unsupervised Representation Learning with Deep Convolutional Generative
 Adversarial Networks" (arXiv 1511.06434), and Salimans et al. 2016, appendix and published code.
@@ -18,7 +18,7 @@ _SLOPE = 0.2  # of the leaky ReLU
 
 
 def _halvings(resolution: int) -> tuple[int, int]:
-    """Return how many halvings of the resolution reach 4, 5, 6 or 7 pixels, and which of these."""
+    """Return how many halvings of the resolution reach 4, 5, 6 or 7 pixels, and which; refuse other sizes."""
     halvings = int(math.log2(max(1, resolution // 4)))
     first = resolution // 2**halvings
     if resolution != first * 2**halvings or not 2 <= halvings <= 5:
@@ -72,7 +72,7 @@ class Discriminator(nn.Module):
 
         Args:
             width: channels of the first three layers; the others have twice as many. 96 in the paper.
-            dropout: dropout before the second and third group of layers; on the image it is 0.4 times this.
+            dropout: probability of dropout after the third and the sixth layer; on the image, 0.4 times this.
         """
         super().__init__()
         wide = 2 * width

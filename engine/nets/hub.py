@@ -20,9 +20,9 @@ from loaders.common.notice import tell
 def why_silent() -> str:
     """Return why the hub does not answer a request; "" if it gives any answer.
 
-    The hub's own functions would try six times, half a minute for each of several files. Here, the hub's own
-    client, which knows HF_ENDPOINT and proxies, sends one request; in a thread, since the DNS look-up has no
-    time limit.
+    The hub's own functions would try six times, which takes half a minute for each of several files. Here,
+    the hub's own client, which knows HF_ENDPOINT and proxies, sends one request, in a thread, since the DNS
+    look-up has no time limit.
     """
     limit = float(settings.HF_HUB_ETAG_TIMEOUT)
     said: list[str] = []

@@ -16,8 +16,8 @@ class Layer:
     """The layer whose output is taken as features.
 
     Attributes:
-        name: name of a module in the backbone, such as conv4 of alexnet_bn, stages.2 of tiny_resnet, layer3
-            of a timm ResNet or blocks.8 of a ViT; "" for the representation of the backbone.
+        name: name of a module in the backbone, such as `conv4` of `alexnet_bn`, `stages.2` of `tiny_resnet`,
+            `layer3` of a timm ResNet or `blocks.8` of a ViT; "" for the representation of the backbone.
         side: a map is averaged to side x side before it is flattened; tokens are averaged.
     """
 

@@ -56,8 +56,8 @@ class Start:
     def load(self) -> nn.Module:
         """Build the backbone with its weights, on the CPU, in evaluation mode.
 
-        If the start is a run with labels, it is the backbone of the averaged classifier, or else of the
-        classifier as trained.
+        For a run with labels, return the backbone of the averaged classifier, or else that of the classifier
+        as trained.
         """
         if is_foreign(self.path):
             return read_foreign(self.path, self.backbone).build(self.resolution).eval()
@@ -78,10 +78,10 @@ def find_start(path: Path, backbone: str | None = None) -> Start:
 
     Args:
         path: path of a run, a checkpoint or a weights file; or a name, see `engine.nets.foreign`.
-        backbone: name of the network, if the user gives one; needed for a file that does not state it.
+        backbone: name of the network of third-party weights; needed for a file that does not state it.
 
     Raises:
-        UserError: there is nothing to start from, or it cannot be read or is not for `backbone`.
+        UserError: nothing is there, it cannot be read, or third-party weights are not for `backbone`.
     """
     if is_foreign(path):
         foreign = read_foreign(path, backbone)

@@ -11,7 +11,7 @@ _DOUBLINGS = 4
 
 
 class Decoder(nn.Sequential):
-    """Maps a latent vector to an image, by four nearest-neighbour doublings, each with a 3x3 convolution.
+    """Maps z to the logits of an image, by four nearest-neighbour doublings, each with a 3x3 convolution.
 
     Transposed convolutions would leave checkerboard patterns instead (Odena et al. 2016, "Deconvolution and
     Checkerboard Artifacts").
@@ -23,7 +23,7 @@ class Decoder(nn.Sequential):
         Args:
             num_latent: size of z.
             resolution: side of the image, a multiple of 16.
-            width: channels after the last doubling; each earlier doubling leaves twice as many.
+            width: channels after the last doubling; each earlier one leaves twice as many as the next.
 
         Raises:
             UserError: the resolution is no multiple of 16.

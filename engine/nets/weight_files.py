@@ -35,10 +35,10 @@ _PREFIXES = (
     *("_orig_mod", "module", "model", "backbone", "encoder", "encoder_q", "base_encoder"),
     *("teacher", "student", "ema"),
 )
-"""Modules that wrap a network in checkpoints: torch.compile, DistributedDataParallel, Lightning, DINO's
-MultiCropWrapper (utils.py), solo-learn and lightly (`backbone`, formerly `encoder`), MoCo (`encoder_q`) and
-MoCo v3 (`base_encoder`, main_lincls.py). `momentum_encoder` is not among them, since MoCo's authors evaluate
-the other encoder."""
+"""Names of modules around a network in checkpoints, from torch.compile, DistributedDataParallel, Lightning,
+DINO (utils.py, MultiCropWrapper), solo-learn and lightly (`backbone`, formerly `encoder`), MoCo (`encoder_q`)
+and MoCo v3 (`base_encoder`, main_lincls.py). `momentum_encoder` is not among them, since MoCo's authors
+evaluate the other encoder."""
 
 
 _OF_TENSORS = re.compile(
@@ -52,10 +52,10 @@ _PICKLES_BYTES = 16 * 2**20  # bytes at the start of a file that are searched fo
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a weights file from inside its wrappers; names keep their prefixes.
+    """Read the tensors of a weights file, also under keys such as `state_dict`; names keep their prefixes.
 
     Raises:
-        UserError: the file does not exist, is cut off, is no checkpoint, holds code, or has no tensors.
+        UserError: the file does not exist, cannot be read as a checkpoint, holds code, or has no tensors.
     """
     if not path.is_file():
         raise UserError(f"weights: expected a file at {path}, found none; give the path of one")
@@ -82,7 +82,7 @@ def _pickled(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about a pickle protocol that torch does not use
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many kinds; naming pickle's would need an import of pickle
+    except Exception as error:  # of many kinds; to name pickle's own, one would have to import pickle
         code = _code_in(path)
         if code:
             raise UserError(
@@ -101,7 +101,7 @@ def _pickled(path: Path) -> Any:
 
 
 def _code_in(path: Path) -> list[str]:
-    """Return the names that a file's pickles import, except those for tensors; empty if it has no pickle."""
+    """Return what a file's pickles import besides `argparse.Namespace` and what builds tensors."""
     try:
         found = set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # of many kinds; the file is not torch's zip, but perhaps a bare pickle
@@ -162,7 +162,7 @@ def _no_checkpoint(path: Path) -> UserError:
 
 
 def _unwrapped(content: Any) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint from inside its wrappers, which may be nested."""
+    """Return the tensors of a checkpoint from under the keys `_WRAPPERS`, which may be nested."""
     if not isinstance(content, Mapping):
         return {}
     for name in _WRAPPERS:
