@@ -1,4 +1,4 @@
-"""A backbone with a linear classifier: the network whose files recipes with labels leave.
+"""A backbone with a linear classifier: the network that recipes with labels leave.
 
 classifier.safetensors       the weights as trained
 classifier-ema.safetensors   the moving average of the weights, if the recipe keeps one

@@ -41,7 +41,7 @@ class Foreign:
     """A network with third-party weights; every call of `build` builds a new one.
 
     Attributes:
-        source: name that the user gave.
+        source: name or path that the user gave.
         backbone: name, as `build_backbone` takes it.
         view: evaluation view that belongs to the weights.
         origin: source and licence of the weights.

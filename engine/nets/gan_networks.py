@@ -107,7 +107,7 @@ class Discriminator(nn.Module):
         return self.forward_features(x).mean(dim=(2, 3))
 
     def set_dropout(self, dropout: float) -> None:
-        """Set the dropout; on the image it is 0.4 times this."""
+        """Set the probability of dropout; on the image it is 0.4 times this."""
         first, *others = [module for module in self.layers if isinstance(module, nn.Dropout)]
         first.p = 0.4 * dropout
         for module in others:
