@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,30 @@ def test_killed_while_appending(tmp_path: Path, stride: int) -> None:
         assert folder_hashes(out) == expected, step
         step += stride
     assert kills >= 5
+
+
+def test_killed_after_the_last_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, more, _ = sources(tmp_path)
+    out, remove = tmp_path / "p", shutil.rmtree
+    pack_dataset(options(out, first))
+
+    def killed(path, *args, **kwargs):
+        if len_or_none(out) == 20 and Path(path).name == "next":
+            raise KeyboardInterrupt
+        remove(path, *args, **kwargs)
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        append_to_pack(options(out, more))
+    monkeypatch.undo()
+    assert append_to_pack(options(out, more)) == open_pack(out).manifest
+    assert not (out / ".build").exists()
+
+
+@pytest.mark.parametrize("name", ["threads", "Ray"])
+def test_an_unknown_executor_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=f"--executor '{name}': expected processes or ray"):
+        replace(options(tmp_path / "p", sources(tmp_path)[0]), executor=name)
 
 
 def len_or_none(out: Path) -> int | None:
